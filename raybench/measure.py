@@ -1,0 +1,160 @@
+"""What a run is measured by: a clock, counts on the model, and the machine's fingerprint."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+CPU_FEATURES = ("avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
+
+
+class Stopwatch:
+    """Adds up the seconds between `start` and `stop`; waits for a GPU before it reads the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def start(self) -> None:
+        self._since = self._now()
+
+    def stop(self) -> None:
+        self.seconds += self._now() - self._since
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(
+    precision: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> tuple[torch.dtype, str]:
+    """The dtype of the forward pass, and the reason in words."""
+    if precision != "auto":
+        return (torch.bfloat16 if precision == "bf16" else torch.float32), "as asked"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "the GPU has bf16"
+        return torch.float32, "the GPU has no bf16"
+    # Emulated bf16 is slower than fp32, so the processor must have the instructions.
+    features = cpu_features() & {"avx512_bf16", "amx_bf16"}
+    if features:
+        return torch.bfloat16, f"the CPU has {', '.join(sorted(features))}"
+    return torch.float32, "the CPU has neither avx512_bf16 nor amx_bf16"
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """Those of `CPU_FEATURES` that this processor has (Linux; elsewhere none are known)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return frozenset()
+    flags = next((li for li in cpuinfo.read_text().splitlines() if li.startswith("flags")), "")
+    return frozenset(CPU_FEATURES) & set(flags.split())
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(model: nn.Module, image_size: int) -> int:
+    """Floating-point operations of one image's forward pass; a multiply-add counts as two.
+
+    Counted by torch on the operations that run. A pruned weight counts like any other: dense
+    kernels multiply by its zero.
+    """
+    counter = FlopCounterMode(display=False)
+    probe = copy.deepcopy(model).cpu().float().eval()
+    with counter, torch.inference_mode():
+        probe(torch.zeros(1, 3, image_size, image_size))
+    return counter.get_total_flops()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The allocator's peak on a GPU, the process's largest resident size on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@cache
+def machine() -> dict[str, str | int]:
+    """The machine as columns: what a ratio or a time in the table was measured on."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [li for li in cpuinfo.read_text().splitlines() if li.startswith("model name")]
+        processor = names[0].split(":", 1)[1].strip() if names else processor
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    host = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    return {
+        "cpu": processor,
+        "cpu_features": " ".join(sorted(cpu_features())),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "gpu": gpu,
+        "host": host,
+    }
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Code and versions as columns.
+
+    `ray job submit` leaves `.git` behind, so the submitter may hand the commit on in
+    RAYBENCH_COMMIT; the hash of the sources is always there.
+    """
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for file in sorted([*root.glob("raybench/**/*.py"), *root.glob("trainers/**/*.py")]):
+        digest.update(file.read_bytes())
+    commit = os.environ.get("RAYBENCH_COMMIT") or _git_commit(root)
+    packages = {name: _version(name) for name in ("torch", "torchvision", "timm", "ray", "optuna")}
+    return {
+        "commit": commit,
+        "source_sha256": digest.hexdigest(),
+        "python": platform.python_version(),
+        **packages,
+    }
+
+
+def _git_commit(root: Path) -> str:
+    """The commit's hash, with `-dirty` behind it where tracked files differ; "" without git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return described.stdout.strip() if described.returncode == 0 else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,50 @@
+"""What a technique is. One file each beside this one; a technique knows the model and no more."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+__all__ = ["Memory", "Progress", "Technique"]
+
+Memory = dict[str, Tensor]
+"""What a technique must remember that is not in the model (masks, averages). The loop owns it,
+saves it with the checkpoint and hands it back, so that a technique itself stays a frozen value."""
+
+
+class Progress(NamedTuple):
+    """Where a run stands: `step` optimizer steps are done of `steps` in all."""
+
+    step: int
+    steps: int
+
+    @property
+    def share(self) -> float:
+        """Share of training that is done, from 0 to 1."""
+        return self.step / self.steps
+
+
+class Technique:
+    """Five moments at which a technique may act; each does nothing by default.
+
+    A subclass is a frozen dataclass whose fields are the technique's hyperparameters. The work
+    itself belongs in plain functions on a module, which a reader can call without a trainer.
+    """
+
+    def reshape(self, model: nn.Module) -> None:
+        """Changes layers in place, before the model is wrapped and its optimizer is built."""
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        """Term added to the loss of every step."""
+        return 0.0
+
+    def after_step(self, model: nn.Module, progress: Progress, memory: Memory) -> None:
+        """Acts on the weights after each optimizer step; `progress.step` counts that step."""
+
+    def finish(self, model: nn.Module) -> None:
+        """Turns the trained model, in place, into what is evaluated and stored."""
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Columns about the model: every epoch, and at the end from the stored file."""
+        return {}

@@ -1,0 +1,180 @@
+"""Magnitude pruning during training (Zhu & Gupta 2017, "To prune, or not to prune", section 3).
+
+The rule is that of TensorFlow Model Optimization, step for step:
+
+    sparsity
+    final   ┤                 ●────●────●   polynomial: final + (initial - final) * (1 - x) ** power
+            │           ●  ╵                x = (step - begin) / (end - begin)
+            │       ●      ╵
+            │    ●         ╵                ● every `frequency` steps the weights of smallest
+    initial ┤  ●           ╵                  magnitude are set to zero, and stay there
+            └──┴───┴───┴───┴───┴────┴──▶ step
+             begin        end
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from raybench.techniques import Memory, Progress, Technique
+
+Scope = Literal["global", "layer"]
+
+
+def polynomial_decay(
+    step: int,
+    *,
+    initial_sparsity: float,
+    final_sparsity: float,
+    begin: int,
+    end: int,
+    power: float,
+    frequency: int,
+) -> float | None:
+    """Sparsity to prune to at `step`, or None where the rule leaves the masks alone.
+
+    TF-MOT's `PolynomialDecay`. The last update falls on the last multiple of `frequency` before
+    `end`, so the final sparsity is reached only where `frequency` divides `end - begin`.
+    """
+    if not begin <= step <= end or (step - begin) % frequency:
+        return None
+    x = min(1.0, max(0.0, (step - begin) / (end - begin)))
+    return float(final_sparsity + (initial_sparsity - final_sparsity) * (1.0 - x) ** power)
+
+
+def constant_sparsity(
+    step: int, *, target_sparsity: float, begin: int, end: int, frequency: int
+) -> float | None:
+    """Sparsity to prune to at `step`, or None. TF-MOT's `ConstantSparsity`; end -1 is for ever."""
+    if step < begin or (end != -1 and step > end) or (step - begin) % frequency:
+        return None
+    return target_sparsity
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that pruning may touch: of convolutions and linear layers, by parameter name.
+
+    Biases and batch norms are under 2 % of a ResNet's bytes and carry its scale: never pruned.
+    """
+    return {
+        f"{name}.weight" if name else "weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad
+    }
+
+
+@torch.no_grad()
+def magnitude_masks(weights: dict[str, Tensor], sparsity: float, scope: Scope) -> Memory:
+    """Keeps the largest magnitudes: a bool mask per weight, False where it is pruned.
+
+    Exactly `round((1 - sparsity) * n)` entries are True (TF-MOT's count), among all weights
+    (`global`) or in each (`layer`). Weights that are zero already go first, so a growing sparsity
+    never revives one.
+    """
+    if scope == "layer":
+        return {name: _smallest_out(weight.abs(), sparsity) for name, weight in weights.items()}
+    flat = torch.cat([weight.abs().flatten() for weight in weights.values()])
+    pieces = _smallest_out(flat, sparsity).split([weight.numel() for weight in weights.values()])
+    return {
+        name: piece.view_as(weight)
+        for (name, weight), piece in zip(weights.items(), pieces, strict=True)
+    }
+
+
+def _smallest_out(magnitude: Tensor, sparsity: float) -> Tensor:
+    mask = torch.ones_like(magnitude, dtype=torch.bool)
+    pruned = magnitude.numel() - round((1 - sparsity) * magnitude.numel())
+    smallest = magnitude.flatten().topk(pruned, largest=False, sorted=False).indices
+    mask.view(-1)[smallest] = False
+    return mask
+
+
+@torch.no_grad()
+def apply_masks(model: nn.Module, masks: Memory) -> None:
+    """Sets the pruned weights to zero."""
+    weights = dict(model.named_parameters())
+    for name, mask in masks.items():
+        # masked_fill_ and not a product: a product would keep NaN and make -0.0.
+        weights[name].masked_fill_(~mask, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Technique):
+    """Prunes by magnitude while training.
+
+    `begin` and `end` are shares of all steps, because a sweep varies the number of epochs;
+    they are laid on the grid of `frequency`, so that the last update reaches `final_sparsity`
+    exactly. One-shot pruning without retraining is `schedule="constant", begin=1.0`.
+    """
+
+    final_sparsity: float = 0.6
+    initial_sparsity: float = 0.0
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    begin: float = 0.1
+    end: float = 0.6
+    power: float = 3.0
+    frequency: int = 20
+    scope: Scope = "global"
+
+    def __post_init__(self) -> None:
+        for name in ("initial_sparsity", "final_sparsity"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is {value}: a sparsity lies in [0, 1)")
+        if not 0 <= self.begin <= 1 or not 0 <= self.end <= 1:
+            raise ValueError(f"begin {self.begin}, end {self.end}: shares of training, in [0, 1]")
+        if self.schedule == "polynomial" and self.begin >= self.end:
+            raise ValueError(f"begin {self.begin} is not before end {self.end}: the ramp is empty")
+        if self.frequency < 1:
+            raise ValueError(f"frequency is {self.frequency}: prune every 1 step or more")
+        if self.power <= 0:
+            raise ValueError(f"power is {self.power}: it must be above 0")
+
+    def sparsity_at(self, progress: Progress) -> float | None:
+        """Sparsity to prune to after this step, or None where the masks stay."""
+        begin = max(1, round(self.begin * progress.steps))
+        if self.schedule == "constant":
+            return constant_sparsity(
+                progress.step,
+                target_sparsity=self.final_sparsity,
+                begin=begin,
+                end=-1,
+                frequency=self.frequency,
+            )
+        updates = max(1, round((self.end - self.begin) * progress.steps / self.frequency))
+        # A short run may not hold one whole period: then it takes the steps that it has.
+        frequency = min(self.frequency, max(1, progress.steps - begin))
+        updates = min(updates, max(1, (progress.steps - begin) // frequency))
+        return polynomial_decay(
+            progress.step,
+            initial_sparsity=self.initial_sparsity,
+            final_sparsity=self.final_sparsity,
+            begin=begin,
+            end=begin + updates * frequency,
+            power=self.power,
+            frequency=frequency,
+        )
+
+    def after_step(self, model: nn.Module, progress: Progress, memory: Memory) -> None:
+        # Mask first: momentum has moved pruned weights (one SGD step made a 0.0 a -0.244), and
+        # unmasked they would compete in the next choice of the smallest.
+        apply_masks(model, memory)
+        sparsity = self.sparsity_at(progress)
+        if sparsity is not None:
+            memory.update(magnitude_masks(dict(prunable(model)), sparsity, self.scope))
+            apply_masks(model, memory)
+
+    def finish(self, model: nn.Module) -> None:
+        # A no-op after the last update; before it, what stopping now would have to store.
+        apply_masks(model, magnitude_masks(dict(prunable(model)), self.final_sparsity, self.scope))
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        weights = prunable(model).values()
+        total = sum(weight.numel() for weight in weights)
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        return {"sparsity": zeros / total if total else math.nan}
