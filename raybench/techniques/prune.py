@@ -81,17 +81,17 @@ def magnitude_masks(weights: dict[str, Tensor], sparsity: float, scope: Scope) -
     flat = torch.cat([weight.abs().flatten() for weight in weights.values()])
     pieces = _smallest_out(flat, sparsity).split([weight.numel() for weight in weights.values()])
     return {
-        name: piece.view_as(weight)
+        name: piece.view(weight.shape)
         for (name, weight), piece in zip(weights.items(), pieces, strict=True)
     }
 
 
 def _smallest_out(magnitude: Tensor, sparsity: float) -> Tensor:
-    mask = torch.ones_like(magnitude, dtype=torch.bool)
-    pruned = magnitude.numel() - round((1 - sparsity) * magnitude.numel())
-    smallest = magnitude.flatten().topk(pruned, largest=False, sorted=False).indices
-    mask.view(-1)[smallest] = False
-    return mask
+    flat = magnitude.flatten()
+    pruned = flat.numel() - round((1 - sparsity) * flat.numel())
+    mask = torch.ones_like(flat, dtype=torch.bool)
+    mask[flat.topk(pruned, largest=False, sorted=False).indices] = False
+    return mask.view(magnitude.shape)
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Everything that runs on Ray; no other folder imports it."""

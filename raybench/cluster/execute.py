@@ -1,0 +1,59 @@
+"""Running a sweep's trials with Ray Tune."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+
+from ray import tune
+
+from raybench.cluster.scheduler import Heartbeat, SweepScheduler
+from raybench.cluster.searcher import SweepSearcher
+from raybench.cluster.trial import TrialActor
+from raybench.cluster.workers import WorkersActor
+from raybench.progress import Progress
+from raybench.sweep import Sweep
+
+
+def execute(
+    sweep: Sweep, progress: Progress, *, workers: int, gpus: float, concurrent: int
+) -> None:
+    """Runs trials until the sweep has no more; an interrupt ends it after the current events.
+
+    Raises:
+        OSError: the results could not be written any more.
+    """
+    searcher = SweepSearcher(sweep, threads=1)
+    heartbeat = Heartbeat(searcher, progress)
+    if workers == 1:
+        trainable = tune.with_resources(TrialActor, {"CPU": 1, "GPU": gpus})
+    else:
+        # The slot itself takes nothing: its worker group holds the CPUs, for the whole sweep.
+        trainable = tune.with_resources(
+            tune.with_parameters(WorkersActor, workers=workers, gpus=gpus), {"CPU": 0}
+        )
+    with tempfile.TemporaryDirectory(prefix="raybench-") as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own deprecations
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=SweepScheduler(searcher),
+                num_samples=-1,  # the searcher says when it is over
+                reuse_actors=True,
+                max_concurrent_trials=concurrent,
+            ),
+            run_config=tune.RunConfig(
+                name=sweep.name,
+                storage_path=scratch,  # nothing of Tune's is kept
+                verbose=0,
+                callbacks=[heartbeat],
+                stop=heartbeat,
+                # Ours are Epoch.save, every 15 s; Tune would ask for one at a trial's end.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+        tuner.fit()
+    if searcher.failure is not None:
+        raise searcher.failure

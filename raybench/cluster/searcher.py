@@ -1,0 +1,72 @@
+"""The sweep as Tune's search algorithm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from raybench.cluster.trial import Job
+from raybench.sweep import Sweep, Task
+
+
+class SweepSearcher(Searcher):
+    """Hands the sweep's Tasks to Tune; the study, its seeds and its states are the sweep's.
+
+    Tune's OptunaSearch tells stopped trials as complete, leaves NaN trials running for ever and
+    repeats configurations after a restore.
+    """
+
+    def __init__(self, sweep: Sweep, threads: int) -> None:
+        super().__init__()
+        self.sweep = sweep
+        self.threads = threads
+        self.tasks: dict[str, Task] = {}  # by Tune's trial id
+        self.failure: Exception | None = None
+        """What ended the sweep from here, such as a full disk."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        task = None
+        try:
+            if self.failure is None:
+                task = self.sweep.ask()
+        except Exception as error:
+            self.failure = error
+        if task is None:
+            return Searcher.FINISHED
+        self.tasks[trial_id] = task
+        job = Job(
+            experiment=task.experiment.to_json(),
+            checkpoint=str(task.checkpoint),
+            model=None if self.sweep.keep == "none" else str(task.model),
+            threads=self.threads,
+        )
+        return job.config()
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        task = self.tasks.pop(trial_id)
+        if error:  # the process is gone; everything milder came as a result
+            try:
+                self.sweep.finish(task.number, "FAILED", "the worker process died")
+            except OSError as broken:
+                self.failure = broken
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """The scheduler takes the results: it gets the last one too, and decides on it."""
+
+    # Tune would pickle the searcher to resume from; we resume from the study and the rows.
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SweepSearcher:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (str, ("SweepSearcher",))
+

@@ -1,0 +1,114 @@
+"""The Tune trainable of one-worker trials: an actor that is kept from trial to trial."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from raybench import family, measure
+from raybench.experiment import Experiment, from_json
+from raybench.loop import Diverged, Epoch
+
+CHECKPOINT_EVERY_S = 15.0  # at most so much of a trial's work is done again after a kill
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial as it travels to the worker."""
+
+    experiment: str
+    checkpoint: str
+    model: str | None
+    threads: int
+
+    def config(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def report(epoch: Epoch, started: float) -> dict[str, Any]:
+    """An Epoch as a result for Tune: one string, which Tune neither flattens nor interprets."""
+    said = {"epoch": epoch.number, "last": epoch.last, "metrics": epoch.metrics}
+    return {"report": json.dumps(said), "started": started}
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """A failed trial as a result: no exception for Tune, which would end the warm actor."""
+    return {"report": json.dumps({"failed": reason(error)}), "started": 0.0}
+
+
+def reason(error: BaseException) -> str:
+    """A trial's `stop_reason`: diverged, out_of_memory, or the error's type and first line."""
+    text = str(error)
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text:
+        return "out_of_memory"
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def epochs(experiment: Experiment, job: Job, *, writes: bool = True) -> Generator[Epoch, None, None]:
+    """The experiment's epochs, resumed where there is a checkpoint, and saved now and then.
+
+    Of several workers one `writes`.
+    """
+    checkpoint = Path(job.checkpoint)
+    resume = checkpoint if checkpoint.exists() else None
+    store = Path(job.model) if job.model else None
+    saved = time.monotonic()
+    train = family.load(experiment.family).train
+    for epoch in train(experiment, resume=resume, store=store):
+        if writes and not epoch.last and time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            epoch.save(checkpoint)
+            saved = time.monotonic()
+        yield epoch
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """What the worker knows of its machine, as columns of the trial's row."""
+    return {**measure.machine(), **measure.provenance(), "threads": job.threads}
+
+
+class TrialActor(tune.Trainable):
+    """`step` is one epoch. Tune resets the actor for the next trial (`reuse_actors`): importing
+    torch, mapping the images and oneDNN's first choice of kernels are paid once."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._epochs.close()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return report(next(self._epochs), self._started) | self._first()
+        except Exception as error:
+            return failure(error) | self._first()
+
+    def cleanup(self) -> None:
+        self._epochs.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        import torch
+
+        self._job = Job(**config)
+        self._told = False
+        self._started = time.time()
+        # One thread per CPU that the trial has: two on one core are up to 10 times slower.
+        torch.set_num_threads(self._job.threads)
+        self._epochs = epochs(from_json(self._job.experiment), self._job)
+
+    def _first(self) -> dict[str, str]:
+        """The machine's columns, with the first result alone."""
+        if self._told:
+            return {}
+        self._told = True
+        return {"environment": json.dumps(environment(self._job))}

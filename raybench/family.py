@@ -1,0 +1,33 @@
+"""A family of experiments by name: `trainers.<name>`, or the dotted name of a module of your own.
+
+The module has `train(experiment, *, resume=None, store=None)`, a generator of Epochs; `columns`,
+the types of the metrics that it adds to `loop.METRICS`; and, where it has one, `table(trials)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from raybench.experiment import nearest
+from raybench.loop import METRICS
+
+
+def load(name: str) -> ModuleType:
+    """The family's module. Raises ValueError where there is none of that name."""
+    import trainers
+
+    path = name if "." in name else f"trainers.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not path.startswith(error.name):
+            raise  # the trainer exists, and misses a package of its own
+        known = [module.name for module in pkgutil.iter_modules(trainers.__path__)]
+        raise ValueError(f"no family {name!r}; {nearest(name, known)}") from error
+
+
+def metrics(name: str) -> dict[str, type]:
+    """The metrics that the family reports, with their types."""
+    return METRICS | load(name).columns

@@ -1,0 +1,73 @@
+"""The plots of a report, as SVG text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from raybench.results.front import front
+from raybench.results.read import Results
+
+AGAINST = {"sparsity": "sparsity", "model_bytes": "bytes of the stored file"}
+COLORS = ("#3b6ea5", "#c1553b", "#5a9367", "#8a5a9e")
+
+
+def all_plots(results: Results) -> Iterator[tuple[str, str]]:
+    """Title and SVG of each plot that the columns allow."""
+    complete = results.trials[results.trials["status"] == "COMPLETE"]
+    for column, label in AGAINST.items():
+        if column in complete and complete[column].notna().any():
+            yield f"Accuracy against {label}", _scatter(results, complete, column, label)
+    if not results.epochs.empty:
+        yield "Validation accuracy by epoch", _curves(results)
+
+
+def _scatter(results: Results, complete: pd.DataFrame, column: str, label: str) -> str:
+    figure, axes = _axes(label, "validation accuracy")
+    for color, (model, rows) in zip(COLORS, complete.groupby("model"), strict=False):
+        axes.scatter(rows[column], rows["accuracy"], color=color, label=str(model), zorder=3)
+    best = front(results.trials, results.objectives)
+    if column in results.objectives and len(best) > 1:
+        best = best.sort_values(column)
+        axes.plot(best[column], best["accuracy"], color="#999", label="Pareto front", zorder=2)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _curves(results: Results) -> str:
+    figure, axes = _axes("epoch", "validation accuracy")
+    status = results.trials.set_index("number")["status"]
+    for number, rows in results.epochs.groupby("number"):
+        complete = status.get(number) == "COMPLETE"
+        axes.plot(
+            rows["epoch"],
+            rows["accuracy"],
+            color=COLORS[0] if complete else "#bbb",
+            linewidth=1.5 if complete else 0.8,
+            zorder=3 if complete else 2,
+        )
+    axes.plot([], [], color=COLORS[0], label="complete")
+    axes.plot([], [], color="#bbb", label="stopped early or failed")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color="#eee")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    text = StringIO()
+    # Without a date, so that the same results give the same file.
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

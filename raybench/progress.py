@@ -1,0 +1,106 @@
+"""What a person sees of a running sweep: a live table at a terminal, else a line per 30 s."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from raybench.sweep import FINISHED, Sweep
+
+LINE_EVERY_S = 30.0
+SHOWN = 12  # rows of the live table
+
+
+class Progress:
+    """Draws the sweep whenever `update` is called, as often as the medium allows."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._began = time.monotonic()
+        self._done_before = self._count(*FINISHED)
+        self._next = self._began + LINE_EVERY_S
+        self._console = Console(file=sys.stderr)
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(self._table(), console=self._console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def update(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        if self._live is not None:
+            self._next = now + 0.5
+            self._live.update(self._table(), refresh=True)
+        else:
+            self._next = now + LINE_EVERY_S
+            print(f"raybench: {self.line()}", file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """Counts, the best so far and the time left, in one line."""
+        done = self._count(*FINISHED)
+        parts = [f"{done}/{done + self.sweep.unfinished} trials"]
+        for status in ("RUNNING", "PRUNED", "FAILED"):
+            if count := self._count(status):
+                parts.append(f"{count} {status.lower()}")
+        name, direction = next(iter(self.sweep.space.objectives.items()))
+        values = [
+            row[name]
+            for row in self.sweep.store.trials.values()
+            if row["status"] == "COMPLETE" and row.get(name) is not None
+        ]
+        if values:
+            best = max(values) if direction == "max" else min(values)
+            parts.append(f"best {name} {best:.4g}")
+        parts.append(f"{_span(time.monotonic() - self._began)} gone")
+        left = self.seconds_left()
+        if left is not None:
+            parts.append(f"about {_span(left)} left")
+        return ", ".join(parts)
+
+    def seconds_left(self) -> float | None:
+        """Estimate from the trials that have ended in this run; None before the first."""
+        done = self._count(*FINISHED) - self._done_before
+        if not done:
+            return None
+        return (time.monotonic() - self._began) / done * self.sweep.unfinished
+
+    def _count(self, *statuses: str) -> int:
+        return sum(row["status"] in statuses for row in self.sweep.store.trials.values())
+
+    def _table(self) -> Table:
+        table = Table(title=f"{self.sweep.name}: {self.line()}", title_justify="left")
+        objectives = list(self.sweep.space.objectives)
+        for column in ("trial", "status", "epoch", *objectives, "suggested"):
+            table.add_column(column, overflow="fold")
+        rows = sorted(self.sweep.store.trials.values(), key=lambda row: row["number"])
+        running = [row for row in rows if row["status"] == "RUNNING"]
+        ended = [row for row in rows if row["status"] != "RUNNING"]
+        for row in ended[-max(0, SHOWN - len(running)) :] + running:
+            values = [_short(row.get(name)) for name in objectives]
+            epoch = f"{row.get('epoch') or 0}/{row['recipe.epochs']}"
+            table.add_row(str(row["number"]), row["status"], epoch, *values, row["params"])
+        return table
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _span(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

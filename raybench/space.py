@@ -1,0 +1,227 @@
+"""Search spaces: loading a file under `search_spaces/`, and checking it before anything starts.
+
+A space is a function of an `optuna.Trial` that returns an Experiment, beside a dict `objectives`
+(column -> "max" or "min") and, where wanted, a list `enqueue` of parameters to try first.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from raybench import data, family, models
+from raybench.experiment import Experiment, checked, nearest
+
+DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked search space."""
+
+    path: Path
+    question: str
+    family: str
+    objectives: dict[str, str]
+    enqueue: tuple[dict[str, Any], ...]
+    fingerprint: str
+    """Changes when the code of the file does; comments and docstrings do not count."""
+    sample: Callable[[optuna.trial.BaseTrial], Experiment]
+    examples: tuple[Experiment, ...]
+    """The experiments of the dry run: `enqueue`, then random ones."""
+
+    @property
+    def workers(self) -> int:
+        """Workers of every trial. Raises ValueError where they differ: slots are kept."""
+        counts = {example.parallel.workers for example in self.examples}
+        if len(counts) > 1:
+            raise ValueError(f"{self.path}: trials of {sorted(counts)} workers in one sweep; "
+                             "take one --workers, and a sweep for each")
+        return counts.pop()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the command line says about every Experiment; None leaves the space's value."""
+
+    epochs: int | None = None
+    data: str | None = None
+    workers: int | None = None
+    seed: int = 0
+
+    def apply(self, experiment: Experiment) -> Experiment:
+        recipe, parallel = experiment.recipe, experiment.parallel
+        if self.epochs is not None:
+            recipe = replace(recipe, epochs=self.epochs)
+        if self.workers is not None:
+            parallel = replace(parallel, workers=self.workers)
+        return replace(
+            experiment,
+            data=experiment.data if self.data is None else self.data,
+            seed=experiment.seed + self.seed,
+            recipe=recipe,
+            parallel=parallel,
+        )
+
+
+def load(path: Path, overrides: Overrides) -> Space:
+    """The space in a file, after a dry run with random trials.
+
+    Raises:
+        ValueError: in one line, what is wrong with the file and what to do.
+    """
+    module = _executed(path)
+    for name in ("space", "objectives"):
+        if not hasattr(module, name):
+            raise ValueError(f"{path} defines no `{name}`; a search space has both")
+    objectives, enqueue = dict(module.objectives), tuple(getattr(module, "enqueue", ()))
+
+    def sample(trial: optuna.trial.BaseTrial) -> Experiment:
+        experiment = module.space(trial)
+        if not isinstance(experiment, Experiment):
+            kind = type(experiment).__name__
+            raise ValueError(f"space(trial) returned {kind}, not an Experiment")
+        return checked(overrides.apply(experiment))
+
+    examples = _dry_run(path, sample, enqueue)
+    name = _family(path, examples)
+    _check_objectives(path, objectives, name)
+    _check_runnable(path, examples)
+    tree = ast.parse(path.read_text())
+    return Space(
+        path=path,
+        question=(module.__doc__ or "").strip(),
+        family=name,
+        objectives=objectives,
+        enqueue=enqueue,
+        fingerprint=hashlib.sha256(_code(tree).encode()).hexdigest()[:16],
+        sample=sample,
+        examples=examples,
+    )
+
+
+def _executed(path: Path) -> Any:
+    if not path.is_file():
+        siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
+        advice = nearest(str(path), siblings) if siblings else "there are no .py files beside it"
+        raise ValueError(f"{path} does not exist; {advice}")
+    spec = importlib.util.spec_from_file_location(f"search_space_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses of the file look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(_explained(path, error)) from error
+    return module
+
+
+def _dry_run(
+    path: Path,
+    sample: Callable[[optuna.trial.BaseTrial], Experiment],
+    enqueue: tuple[dict[str, Any], ...],
+) -> tuple[Experiment, ...]:
+    """Samples Experiments at random."""
+    examples = []
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        for params in enqueue:
+            study.enqueue_trial(params)
+        for _ in range(len(enqueue) + DRY_RUNS):
+            trial = study.ask()
+            try:
+                examples.append(sample(trial))
+            except Exception as error:
+                raise ValueError(_explained(path, error)) from error
+    optuna.logging.set_verbosity(before)
+    return tuple(examples)
+
+
+def _family(path: Path, examples: tuple[Experiment, ...]) -> str:
+    names = {example.family for example in examples}
+    if len(names) > 1:
+        raise ValueError(f"{path} mixes the families {sorted(names)}; a sweep has one")
+    name = names.pop()
+    try:
+        family.load(name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return name
+
+
+def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
+    """Opens the data and builds every model once, without memory for its weights."""
+    built = set()
+    for example in examples:
+        try:
+            classes = data.load(example).classes
+            if (example.model, example.image_size) not in built:
+                with torch.device("meta"):
+                    models.build(example.model, classes=classes, image_size=example.image_size)
+                built.add((example.model, example.image_size))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _check_objectives(path: Path, objectives: dict[str, str], name: str) -> None:
+    if not objectives:
+        raise ValueError(f'{path}: objectives is empty; say e.g. {{"accuracy": "max"}}')
+    numeric = [k for k, kind in family.metrics(name).items() if kind in (int, float)]
+    for objective, direction in objectives.items():
+        if objective.startswith("test_"):
+            raise ValueError(
+                f"{path}: objective {objective!r} would choose by the test split; "
+                f"take {objective.removeprefix('test_')!r}, which is of the validation split"
+            )
+        if objective not in numeric:
+            advice = nearest(objective, numeric)
+            raise ValueError(f"{path}: {name} reports no objective {objective!r}; {advice}")
+        if direction not in ("max", "min"):
+            raise ValueError(f'{path}: objective {objective!r} is {direction!r}, not "max"/"min"')
+
+
+def _explained(path: Path, error: Exception) -> str:
+    """One line: the file, the line in it, what went wrong, and the nearest valid name."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    line = frames[-1].lineno if frames else getattr(error, "lineno", None)
+    where = f"{path}:{line}" if line else str(path)
+    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if unknown:
+        kind, name = unknown.groups()
+        return f"{where}: {kind} has no field {name!r}; {nearest(name, _field_names(kind))}"
+    if isinstance(error, ValueError):
+        return f"{where}: {error}"
+    return f"{where}: {type(error).__name__}: {error}"
+
+
+def _field_names(kind: str) -> list[str]:
+    """Field names of the dataclass called `kind`, wherever it was imported from."""
+    for module in list(sys.modules.values()):
+        candidate = getattr(module, kind, None)
+        if isinstance(candidate, type) and is_dataclass(candidate):
+            return [field.name for field in fields(candidate)]
+    return []
+
+
+def _code(tree: ast.Module) -> str:
+    """The program without its docstrings (an AST holds no comments)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return ast.dump(tree)

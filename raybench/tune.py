@@ -1,0 +1,124 @@
+"""python -m raybench.tune: runs or resumes a sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from raybench.progress import Progress
+from raybench.report import reading, summary
+from raybench.results.read import read
+from raybench.space import Overrides, load
+from raybench.sweep import Sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """Runs a sweep of experiments from a search space; the same command after a crash goes on.
+
+    Examples:
+
+      python -m raybench.tune --space search_spaces/pruning.py
+      python -m raybench.tune --space search_spaces/pruning.py --data cifar10 --trials 100
+      ray job submit --working-dir . -- python -m raybench.tune --space search_spaces/pruning.py
+
+    A larger --trials extends a finished sweep. Results lie in DIR/NAME as Parquet.
+    """
+
+    space: Path
+    """File with space(trial) and objectives."""
+    name: str | None = None
+    """Name of the sweep, and of its folder. Default: the space file's stem."""
+    trials: int = 20
+    """Trials in all, those of earlier runs of this sweep included."""
+    epochs: int | None = None
+    """Epochs of each trial, where the space shall not say."""
+    data: str | None = None
+    """digits, cifar10, cifar100, beans, or a folder of images."""
+    workers: int | None = None
+    """Data-parallel workers of each trial."""
+    gpus: float | None = None
+    """GPUs of each worker, fractions allowed. Default: 1 where the cluster has any."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    """Folder of all sweeps. On several nodes it must be one that all of them see."""
+    seed: int = 0
+    """Added to the seed of every experiment, and the seed of the search."""
+    concurrent: int | None = None
+    """Trials at once. Default: what the cluster holds."""
+    keep: Literal["best", "all", "none"] = "best"
+    """Which trained models stay; best is the Pareto front."""
+    early_stopping: bool = True
+    """Stops the trials that fall behind (asynchronous successive halving)."""
+
+
+def run(options: Tune) -> int:
+    """The exit code: 0, 1 all trials failed, 2 usage, 130 interrupted and resumable."""
+    overrides = Overrides(
+        epochs=options.epochs, data=options.data, workers=options.workers, seed=options.seed
+    )
+    folder = options.results / (options.name or options.space.stem)
+    try:
+        # What can be checked without Ray is checked first: an error shows within seconds.
+        space = load(options.space, overrides)
+        sweep = Sweep(
+            folder,
+            space,
+            trials=options.trials,
+            overrides=overrides,
+            keep=options.keep,
+            early_stopping=options.early_stopping,
+        )
+    except (ValueError, OSError) as error:
+        return _refused(error)
+    try:
+        if sweep.unfinished:
+            _execute(sweep, options)
+    except (ValueError, OSError) as error:
+        return _refused(error)
+    finally:
+        with contextlib.suppress(OSError):  # a full disk has been reported already
+            sweep.close()
+    return _outcome(sweep, folder)
+
+
+def _execute(sweep: Sweep, options: Tune) -> None:
+    # Imported here: Ray takes a second to import, and every check above can do without.
+    from raybench.cluster.execute import execute
+    from raybench.cluster.session import concurrency, session
+
+    workers = sweep.space.workers
+    with session():
+        concurrent, gpus = concurrency(workers, options.gpus, options.concurrent)
+        with Progress(sweep) as progress:
+            execute(sweep, progress, workers=workers, gpus=gpus, concurrent=concurrent)
+
+
+def _outcome(sweep: Sweep, folder: Path) -> int:
+    statuses = [row["status"] for row in sweep.store.trials.values()]
+    if sweep.exhausted:
+        print(f"raybench.tune: the space holds only {len(statuses)} different experiments")
+    if sweep.unfinished:
+        print(
+            f"raybench.tune: interrupted with {sweep.unfinished} trials to go; "
+            "the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
+    results = read(folder)
+    for text in (summary(results), reading(folder)):
+        print(text)
+    return 1 if all(status == "FAILED" for status in statuses) else 0
+
+
+def _refused(error: Exception) -> int:
+    print(f"raybench.tune: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run(tyro.cli(Tune, prog="python -m raybench.tune")))
