@@ -135,6 +135,12 @@ def columns() -> dict[str, type]:
     return dict(_columns(Experiment, ""))
 
 
+def technique_types() -> dict[str, type[Technique]]:
+    """Field name -> class of every technique that an Experiment can have, in order."""
+    types = {name: _dataclass_in(hint) for name, hint in _hints(Experiment).items()}
+    return {name: kind for name, kind in types.items() if kind and issubclass(kind, Technique)}
+
+
 def flatten(experiment: Experiment) -> dict[str, Any]:
     """The Experiment as one row of `columns()`; None where a technique is off."""
     plain = _plain(experiment)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raybench import family, plots
+from raybench.experiment import columns
 from raybench.results.front import front
 from raybench.results.read import Results, read
 
@@ -78,9 +79,8 @@ def front_table(results: Results) -> pd.DataFrame:
     shown = ["number", *results.objectives]
     if "test_accuracy" in found:
         shown.append("test_accuracy")
-    searched = [c for c in found.columns if "." in c or c in ("model", "data", "seed")]
     complete = results.trials[results.trials["status"] == "COMPLETE"]
-    varied = [c for c in searched if complete[c].nunique(dropna=False) > 1]
+    varied = [name for name in columns() if complete[name].nunique() > 1]
     return found[[*shown, *varied]]
 
 

@@ -58,6 +58,7 @@ class Overrides:
 
     epochs: int | None = None
     data: str | None = None
+    subset: float | None = None
     workers: int | None = None
     seed: int = 0
 
@@ -70,6 +71,7 @@ class Overrides:
         return replace(
             experiment,
             data=experiment.data if self.data is None else self.data,
+            subset=experiment.subset if self.subset is None else self.subset,
             seed=experiment.seed + self.seed,
             recipe=recipe,
             parallel=parallel,

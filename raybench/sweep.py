@@ -15,9 +15,9 @@ import hashlib
 import json
 import logging
 import math
+import time
 import warnings
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from raybench import family
-from raybench.experiment import Experiment, flatten
+from raybench.experiment import Experiment
 from raybench.results import schema
 from raybench.results.front import ranks
 from raybench.results.store import Row, Store, repair_tail
@@ -49,6 +49,8 @@ class Task:
     """State to go on from where the file exists, and to save to."""
     model: Path
     """Where the trained model is to be stored."""
+    asked: float
+    """When the sweep gave it out, in seconds since the epoch."""
 
 
 class Sweep:
@@ -181,25 +183,19 @@ class Sweep:
             self.rungs = Rungs(self.space.objectives, experiment.recipe.epochs)
             for row in self.store.epoch_rows():
                 self.rungs.record(row["number"], row["epoch"], row)
-        name = f"{self.name}-{number:04d}"
-        row = self.store.trials.get(number) or {
-            "sweep": self.name,
-            "trial": name,
-            "number": number,
-            "key": key,
-            "params": json.dumps(trial.params),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            **flatten(experiment),
-        }
-        self.store.put_trial({**row, "status": "RUNNING"})
+        row = self.store.trials.get(number)
+        if row is None:
+            row = schema.started(self.name, number, experiment, trial.params)
+            self.store.put_trial(row)
         self._running[number] = trial
         self._experiments[number] = json.loads(experiment.to_json())
         return Task(
             number=number,
-            trial=name,
+            trial=row["trial"],
             experiment=experiment,
             checkpoint=self._state / "checkpoints" / f"{number}.pt",
-            model=self.folder / "models" / f"{name}.safetensors",
+            model=self.folder / "models" / f"{row['trial']}.safetensors",
+            asked=time.time(),
         )
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:

@@ -40,6 +40,8 @@ class Tune:
     """Epochs of each trial, where the space shall not say."""
     data: str | None = None
     """digits, cifar10, cifar100, beans, or a folder of images."""
+    subset: float | None = None
+    """Share of the training images to use, where the machine is slow."""
     workers: int | None = None
     """Data-parallel workers of each trial."""
     gpus: float | None = None
@@ -59,7 +61,11 @@ class Tune:
 def run(options: Tune) -> int:
     """The exit code: 0, 1 all trials failed, 2 usage, 130 interrupted and resumable."""
     overrides = Overrides(
-        epochs=options.epochs, data=options.data, workers=options.workers, seed=options.seed
+        epochs=options.epochs,
+        data=options.data,
+        subset=options.subset,
+        workers=options.workers,
+        seed=options.seed,
     )
     folder = options.results / (options.name or options.space.stem)
     try:

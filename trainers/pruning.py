@@ -26,6 +26,8 @@ base = Experiment(
 one_shot = Prune(schedule="constant", begin=1.0)
 """The baseline without retraining: dense training, then one cut after the last step."""
 
+objectives = {"accuracy": "max", "model_bytes": "min"}
+
 columns: dict[str, type] = {
     "sparsity": float,  # zeros among the weights of convolutions and linear layers, of the file
 }

@@ -28,9 +28,10 @@ def execute(
     if workers == 1:
         trainable = tune.with_resources(TrialActor, {"CPU": 1, "GPU": gpus})
     else:
-        # The slot itself takes nothing: its worker group holds the CPUs, for the whole sweep.
+        # The slot's worker group holds the CPUs, for the whole sweep. The slot itself must hold
+        # something, and one byte of memory is what keeps nothing from its workers.
         trainable = tune.with_resources(
-            tune.with_parameters(WorkersActor, workers=workers, gpus=gpus), {"CPU": 0}
+            tune.with_parameters(WorkersActor, workers=workers, gpus=gpus), {"CPU": 0, "memory": 1}
         )
     with tempfile.TemporaryDirectory(prefix="raybench-") as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own deprecations

@@ -11,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raybench.cluster.searcher import SweepSearcher
 from raybench.progress import Progress
+from raybench.sweep import Task
 
 
 class SweepScheduler(FIFOScheduler):
@@ -25,18 +26,20 @@ class SweepScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         try:
-            ends = self._take(self.searcher.tasks[trial.trial_id].number, result)
+            ends = self._take(self.searcher.tasks[trial.trial_id], result)
         except Exception as error:
             # Tune would take this for the trial's fault and go on; it is ours: a full disk.
             self.searcher.failure = error
             ends = True
         return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
-    def _take(self, number: int, result: dict[str, Any]) -> bool:
+    def _take(self, task: Task, result: dict[str, Any]) -> bool:
         """Whether the trial ends with this result."""
-        sweep, said = self.searcher.sweep, json.loads(result["report"])
+        sweep, number = self.searcher.sweep, task.number
+        said = json.loads(result["report"])
         if "environment" in result:
-            sweep.note(number, **json.loads(result["environment"]))
+            queued = max(0.0, result["started"] - task.asked)
+            sweep.note(number, queue_s=queued, **json.loads(result["environment"]))
         if "failed" in said:
             sweep.finish(number, "FAILED", said["failed"])
             return True

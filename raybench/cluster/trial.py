@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from raybench import family, measure
+from raybench import data, family, measure
 from raybench.experiment import Experiment, from_json
 from raybench.loop import Diverged, Epoch
 
@@ -37,9 +37,9 @@ def report(epoch: Epoch, started: float) -> dict[str, Any]:
     return {"report": json.dumps(said), "started": started}
 
 
-def failure(error: BaseException) -> dict[str, Any]:
+def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
     """A failed trial as a result: no exception for Tune, which would end the warm actor."""
-    return {"report": json.dumps({"failed": reason(error)}), "started": 0.0}
+    return {"report": json.dumps({"failed": reason(error)}), "started": started}
 
 
 def reason(error: BaseException) -> str:
@@ -71,8 +71,13 @@ def epochs(experiment: Experiment, job: Job, *, writes: bool = True) -> Generato
 
 
 def environment(job: Job) -> dict[str, Any]:
-    """What the worker knows of its machine, as columns of the trial's row."""
-    return {**measure.machine(), **measure.provenance(), "threads": job.threads}
+    """What the worker knows of its machine and data, as columns of the trial's row."""
+    known = {**measure.machine(), **measure.provenance(), "threads": job.threads}
+    try:
+        known["data_sha256"] = data.load(from_json(job.experiment)).sha256
+    except (ValueError, OSError):  # the trial itself fails with the same, and says so
+        known["data_sha256"] = None
+    return known
 
 
 class TrialActor(tune.Trainable):
@@ -91,7 +96,7 @@ class TrialActor(tune.Trainable):
         try:
             return report(next(self._epochs), self._started) | self._first()
         except Exception as error:
-            return failure(error) | self._first()
+            return failure(error, self._started) | self._first()
 
     def cleanup(self) -> None:
         self._epochs.close()

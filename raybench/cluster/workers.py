@@ -19,6 +19,8 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,7 +32,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raybench.cluster import trial
 from raybench.cluster.trial import Job
-from raybench.experiment import from_json
+from raybench.experiment import Experiment, from_json
 
 START_S = 300.0  # deadline for a group of workers to be there
 STOP_S = 30.0  # deadline for a stopped trial to let go of its workers
@@ -210,3 +212,31 @@ class WorkersActor(tune.Trainable):
 
     def cleanup(self) -> None:
         self._group.close()
+
+
+def run_once(
+    experiment: Experiment, gpus: float, scratch: Path, store: Path | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Epoch number and metrics of one experiment on a worker group of its own.
+
+    Raises:
+        RuntimeError: the training failed; the message is the trial's `stop_reason`.
+    """
+    job = Job(
+        experiment=experiment.to_json(),
+        checkpoint=str(scratch / "checkpoint.pt"),
+        model=str(store.absolute()) if store else None,
+        threads=1,
+    )
+    group = WorkerGroup(experiment.parallel.workers, gpus)
+    try:
+        group.start(job)
+        last = False
+        while not last:
+            said = json.loads(group.next_report()["report"])
+            if "failed" in said:
+                raise RuntimeError(said["failed"])
+            yield said["epoch"], said["metrics"]
+            last = said["last"]
+    finally:
+        group.close()

@@ -7,6 +7,7 @@ pandas drops a column that the first lacks, and fails on one that is empty there
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ OUTCOME: dict[str, type] = {
 }
 PROVENANCE: dict[str, type] = {
     "started": str,  # UTC, ISO 8601
+    "queue_s": float,  # from the suggestion to the worker's start on it
     "data_sha256": str,
     "commit": str,
     "source_sha256": str,
@@ -57,6 +59,22 @@ def trial_schema(metrics: dict[str, type], about: dict[str, Any]) -> pa.Schema:
 def epoch_schema(metrics: dict[str, type], about: dict[str, Any]) -> pa.Schema:
     """Schema of the table with a row a trial and epoch."""
     return _schema(IDENTITY | {"epoch": int} | metrics, about)
+
+
+def started(
+    sweep: str, number: int, described: experiment.Experiment, params: dict[str, Any]
+) -> dict[str, Any]:
+    """The row of a trial that has just started."""
+    return {
+        "sweep": sweep,
+        "trial": f"{sweep}-{number:04d}",
+        "number": number,
+        "status": "RUNNING",
+        "key": described.key(),
+        "params": json.dumps(params),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **experiment.flatten(described),
+    }
 
 
 def _schema(columns: dict[str, type], about: dict[str, Any]) -> pa.Schema:

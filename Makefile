@@ -1,0 +1,23 @@
+# Two commands do all the set-up: `make sweep` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: sweep test clean
+
+sweep: .venv/installed
+	$(BIN)/python -m raybench.tune --space search_spaces/pruning.py
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Does it pay on this machine? One file a benchmark; each measures both sides in one run."""

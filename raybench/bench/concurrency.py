@@ -1,0 +1,44 @@
+"""Two trials at once against one, on two cores: does the second core give what it should?"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from raybench.bench import real_space
+from raybench.bench.timed import run
+from raybench.cluster.session import session
+from raybench.space import Overrides, Space, load
+
+ROUNDS = 3
+TRIALS = 4
+
+claims = {"ratio": "reach 1.8"}
+
+
+def measure() -> dict[str, float]:
+    """Ratio of whole trials a minute, medians of interleaved rounds."""
+    overrides = Overrides(epochs=2, subset=1.0)
+    space = load(Path(str(real_space.__file__)), overrides)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as scratch, session():
+        for number in range(ROUNDS):
+            for concurrent in (1, 2):
+                folder = Path(scratch) / f"{concurrent}-{number}"
+                rates[concurrent].append(_rate(folder, space, overrides, concurrent))
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    return {
+        "ratio": median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "trials_per_min_1": median(rates[1]),
+        "trials_per_min_2": median(rates[2]),
+        "rounds": ROUNDS,
+    }
+
+
+def _rate(folder: Path, space: Space, overrides: Overrides, concurrent: int) -> float:
+    """Whole trials a minute, from the first one's start in its worker to the last one's end."""
+    sweep = run(folder, space, overrides, trials=TRIALS, workers=1, concurrent=concurrent)
+    return 60 * TRIALS / (sweep.ends[-1] - sweep.first_start())

@@ -1,0 +1,181 @@
+"""python -m raybench.train: one experiment."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from filelock import FileLock, Timeout
+
+from raybench import data, family, measure
+from raybench.experiment import Experiment, checked, technique_types
+from raybench.results import schema
+from raybench.results.store import Row, Store
+
+SHOWN = ("loss", "accuracy", "sparsity", "model_bytes", "images_per_s", "test_accuracy")
+LOCK_S = 60.0  # deadline for another run that is writing its row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Runs one experiment and prints an epoch a line; every field of Experiment is a flag.
+
+    Examples:
+
+      python -m raybench.train pruning
+      python -m raybench.train pruning --prune.final-sparsity 0.8 --data cifar10 --recipe.epochs 30
+      python -m raybench.train pruning --model resnet44 --workers 2 --store resnet44.safetensors
+
+    A technique is on when one of its flags is given. The result becomes a row of
+    DIR/FAMILY-runs, which `python -m raybench.report` reads like a sweep.
+    """
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    workers: int | None = None
+    """Data-parallel workers, as --parallel.workers."""
+    gpus: float | None = None
+    """GPUs of each worker of several. Default: 1 where the cluster has any."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    """Folder of all results."""
+    store: Path | None = None
+    """Where the trained model goes; `raybench.artefact.load` reads it back."""
+
+
+def parse(arguments: list[str]) -> Train:
+    """The command line, on top of the family's base experiment.
+
+    Raises:
+        ValueError: no such family, or a value that its field does not take.
+    """
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else "pruning"
+    base: Experiment = family.load(name).base
+    # Every technique is shown with its defaults, or its flags would be hidden in a subcommand.
+    off = {
+        field: technique()
+        for field, technique in technique_types().items()
+        if getattr(base, field) is None
+    }
+    default = Train(experiment=replace(base, **off))
+    options = tyro.cli(
+        tyro.conf.AvoidSubcommands[Train],
+        default=default,
+        args=arguments[1:] if arguments and arguments[0] == name else arguments,
+        prog=f"python -m raybench.train {name}",
+    )
+    said = {field: any(a.startswith(f"--{field}.") for a in arguments) for field in off}
+    experiment = replace(options.experiment, **{f: None for f in off if not said[f]})
+    if options.workers is not None:
+        parallel = replace(experiment.parallel, workers=options.workers)
+        experiment = replace(experiment, parallel=parallel)
+    return replace(options, experiment=checked(experiment))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code: 0, 1 the training failed, 2 usage, 130 interrupted."""
+    try:
+        options = parse(arguments)
+        experiment = options.experiment
+        images = data.load(experiment)
+        experiment_folder(options).mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"raybench.train: {error}", file=sys.stderr)
+        return 2
+    device = measure.pick_device()
+    dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
+    print(
+        f"{experiment.model} on {experiment.data} ({len(images.train):,} / "
+        f"{len(images.validation):,} / {len(images.test):,} images), {experiment.recipe.epochs} "
+        f"epochs, {device}, {str(dtype)[6:]} ({reason}), "
+        f"{experiment.parallel.workers} worker(s)",
+        flush=True,
+    )
+    epochs: list[Row] = []
+    status, failed = "COMPLETE", None
+    try:
+        for number, metrics in _reports(options):
+            epochs.append({"epoch": number, **metrics})
+            shown = (f"{n} {_short(metrics[n])}" for n in SHOWN if n in metrics)
+            print(f"epoch {number}/{experiment.recipe.epochs}  {'  '.join(shown)}", flush=True)
+    except KeyboardInterrupt:
+        print("raybench.train: interrupted", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        print(f"raybench.train: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        status, failed = "FAILED", f"{type(error).__name__}: {error}"
+        print(f"raybench.train: {failed}", file=sys.stderr)
+    try:
+        folder = _record(options, images.sha256, epochs, status, failed)
+    except (ValueError, OSError) as error:
+        print(f"raybench.train: {error}", file=sys.stderr)
+        return 2
+    print(f"Parquet: {folder}/trials, {folder}/epochs")
+    return 1 if failed else 0
+
+
+def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Epoch number and metrics, from this process or from a group of workers."""
+    experiment = options.experiment
+    if experiment.parallel.workers == 1:
+        train = family.load(experiment.family).train
+        for epoch in train(experiment, store=options.store):
+            yield epoch.number, epoch.metrics
+        return
+    from raybench.cluster.session import concurrency, session
+    from raybench.cluster.workers import run_once
+
+    with session(), tempfile.TemporaryDirectory() as scratch:
+        _, gpus = concurrency(experiment.parallel.workers, options.gpus, 1)
+        yield from run_once(experiment, gpus, Path(scratch), options.store)
+
+
+def experiment_folder(options: Train) -> Path:
+    return options.results / f"{options.experiment.family}-runs"
+
+
+def _record(
+    options: Train, data_sha256: str, epochs: list[Row], status: str, failed: str | None
+) -> Path:
+    """Appends the run to the tables of its family's runs."""
+    folder, experiment = experiment_folder(options), options.experiment
+    module, metrics = family.load(experiment.family), family.metrics(experiment.family)
+    about = {
+        "family": experiment.family,
+        "sweep": folder.name,
+        "objectives": getattr(module, "objectives", {"accuracy": "max"}),
+    }
+    (folder / ".state").mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".state" / "lock", timeout=LOCK_S):
+            store = Store(
+                folder, schema.trial_schema(metrics, about), schema.epoch_schema(metrics, about)
+            )
+            number = max(store.trials, default=-1) + 1
+            row = schema.started(folder.name, number, experiment, {})
+            identity = {name: row[name] for name in schema.IDENTITY}
+            for epoch in epochs:
+                store.put_epoch({**identity, **epoch})
+            provenance = {**measure.machine(), **measure.provenance()}
+            outcome = {"status": status, "stop_reason": failed, "data_sha256": data_sha256}
+            last = epochs[-1] if epochs else {}
+            threads = torch.get_num_threads()
+            store.put_trial({**row, **last, **provenance, **outcome, "threads": threads})
+            store.close()
+    except Timeout as error:
+        raise ValueError(f"another run held {folder} for {LOCK_S:g} s") from error
+    return folder
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
