@@ -61,9 +61,7 @@ def load(path: Path | str) -> nn.Module:
     for name, shape in json.loads(about["sparse"]).items():
         state[name] = _unpack(stored[name + BITS], stored[name + VALUES], shape)
     experiment = from_json(about["experiment"])
-    model = build(
-        experiment.model, classes=int(about["classes"]), image_size=experiment.image_size
-    )
+    model = build(experiment.model, classes=int(about["classes"]), image_size=experiment.image_size)
     for _, technique in experiment.techniques():
         technique.reshape(model)
     model.load_state_dict(state)

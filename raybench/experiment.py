@@ -48,7 +48,7 @@ class Recipe:
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}: it must be above 0")
         for name in ("momentum", "weight_decay", "crop"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # `not >=`, so that NaN is refused as well
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
         for name in ("warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
@@ -154,16 +154,20 @@ def flatten(experiment: Experiment) -> dict[str, Any]:
 
 
 def nearest(name: str, valid: list[str]) -> str:
-    """Advice for a misspelt name: " Did you mean 'lr'?", or the valid names."""
+    """Advice for a misspelt name: "did you mean 'lr'?", or the valid names, or a few of many."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(valid))}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if len(valid) > 50:
+        return f"there are {len(valid)}, such as {', '.join(valid[:5])}"
+    return f"there are {', '.join(sorted(valid))}"
 
 
 # --- Dataclasses to and from plain values -------------------------------------------------------
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
@@ -200,7 +204,7 @@ def _plain(value: Any) -> Any:
 
 def _said(value: Any) -> dict[str, Any]:
     """`_plain` without what stands at its default."""
-    said = {}
+    said: dict[str, Any] = {}
     for field in fields(value):
         inner = getattr(value, field.name)
         if inner == field.default:
@@ -228,7 +232,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         hint = _dataclass_in(hint) or hint
-    if is_dataclass(hint):
+    if is_dataclass(hint) and isinstance(value, dict):
         return _build(hint, value, where)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):

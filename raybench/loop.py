@@ -48,7 +48,8 @@ METRICS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. `save` writes the state from which `resume=path` goes on."""
+    """What one epoch gave. `save` writes the state from which `resume=path` goes on; it is to be
+    called before the next epoch is asked for."""
 
     number: int
     of: int
@@ -90,7 +91,7 @@ def fit(
     for _, technique in techniques:
         technique.reshape(model)
     # channels_last: 1.1 to 1.6 times faster convolutions on a CPU, harmless elsewhere.
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     wrapped = replicas.wrap(model)
     optimizer = build_optimizer(wrapped, recipe)
 
@@ -181,7 +182,7 @@ def fit(
             "peak_memory_bytes": measure.peak_memory_bytes(device),
         }
 
-        def save(path: Path, epoch: int = number) -> None:
+        def save(path: Path, epoch: int = number, metrics: Metrics = metrics) -> None:
             state = {
                 "key": experiment.key(),
                 "epoch": epoch,

@@ -13,9 +13,9 @@ from raybench.experiment import Recipe
 def learning_rate(recipe: Recipe, share: float) -> float:
     """Learning rate when `share` (0 to 1) of the steps are done.
 
-        lr ┤    ╭─╮
-           │   ╱   ╲     linear rise over `warmup`, then cosine, linear or constant
-         0 ┼──╱     ╲──▶ share
+    lr ┤    ╭─╮
+       │   ╱   ╲     linear rise over `warmup`, then cosine, linear or constant
+     0 ┼──╱     ╲──▶ share
     """
     if share < recipe.warmup:
         return recipe.lr * share / recipe.warmup

@@ -21,7 +21,6 @@ from raybench.results.front import front
 from raybench.results.read import Results, read
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Prints a sweep's family table and its Pareto front; --html adds the plots, in one file.
@@ -142,7 +141,7 @@ def _cell(value: object) -> str:
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
 td, th {{ padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: right }}
 svg {{ max-width: 100%; height: auto }}

@@ -143,7 +143,9 @@ def _read_parquet(files: list[Path], size: int) -> tuple[dict[str, Labelled], in
             data = cell["bytes"] if isinstance(cell, dict) else cell
             if data is None:
                 raise ValueError(f"--data: row {row} of {file} holds no image bytes")
-            images.setdefault(split, []).append(_opened(BytesIO(data), f"row {row} of {file}", size))
+            images.setdefault(split, []).append(
+                _opened(BytesIO(data), f"row {row} of {file}", size)
+            )
         labels.setdefault(split, []).extend(table.column(label_column).to_pylist())
     return _labelled(images, labels, named, str(files[0].parent))
 
@@ -180,7 +182,8 @@ def _labelled(
 ) -> tuple[dict[str, Labelled], int]:
     if "train" not in images:
         raise ValueError(f"--data {where}: it has {', '.join(images)} images but none to train on")
-    classes = named or 1 + max(labels["train"])
+    whole = [label for label in labels["train"] if isinstance(label, int)]
+    classes = named or 1 + max(whole, default=-1)
     for split, values in labels.items():
         for row, label in enumerate(values):
             if not isinstance(label, int) or not 0 <= label < classes:
@@ -215,4 +218,3 @@ def _resized(image: Image.Image, size: int) -> np.ndarray:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image)
-

@@ -47,8 +47,10 @@ class Space:
         """Workers of every trial. Raises ValueError where they differ: slots are kept."""
         counts = {example.parallel.workers for example in self.examples}
         if len(counts) > 1:
-            raise ValueError(f"{self.path}: trials of {sorted(counts)} workers in one sweep; "
-                             "take one --workers, and a sweep for each")
+            raise ValueError(
+                f"{self.path}: trials of {sorted(counts)} workers in one sweep; "
+                "take one --workers, and a sweep for each"
+            )
         return counts.pop()
 
 
@@ -203,7 +205,9 @@ def _explained(path: Path, error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = frames[-1].lineno if frames else getattr(error, "lineno", None)
     where = f"{path}:{line}" if line else str(path)
-    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    unknown = re.search(
+        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
+    )
     if unknown:
         kind, name = unknown.groups()
         return f"{where}: {kind} has no field {name!r}; {nearest(name, _field_names(kind))}"
@@ -224,6 +228,7 @@ def _field_names(kind: str) -> list[str]:
 def _code(tree: ast.Module) -> str:
     """The program without its docstrings (an AST holds no comments)."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-            node.body = node.body[1:]
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            described = ast.get_docstring(node) is not None
+            node.body = node.body[described:]
     return ast.dump(tree)

@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from raybench import family
@@ -162,8 +163,8 @@ class Sweep:
     def unfinished(self) -> int:
         """Trials that have been started or are still to come."""
         done = sum(row["status"] in FINISHED for row in self.store.trials.values())
-        total = len(self.store.trials) if self.exhausted else max(
-            self.trials, len(self.store.trials)
+        total = (
+            len(self.store.trials) if self.exhausted else max(self.trials, len(self.store.trials))
         )
         return total - done
 
@@ -183,10 +184,9 @@ class Sweep:
             self.rungs = Rungs(self.space.objectives, experiment.recipe.epochs)
             for row in self.store.epoch_rows():
                 self.rungs.record(row["number"], row["epoch"], row)
-        row = self.store.trials.get(number)
-        if row is None:
-            row = schema.started(self.name, number, experiment, trial.params)
-            self.store.put_trial(row)
+        if number not in self.store.trials:
+            self.store.put_trial(schema.started(self.name, number, experiment, trial.params))
+        row = self.store.trials[number]
         self._running[number] = trial
         self._experiments[number] = json.loads(experiment.to_json())
         return Task(
@@ -250,7 +250,10 @@ class Sweep:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-        directions = ["maximize" if d == "max" else "minimize" for d in self._directions()]
+        directions = [
+            StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE
+            for d in self._directions()
+        ]
         study = optuna.create_study(
             study_name=self.name, storage=storage, directions=directions, load_if_exists=True
         )

@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> Train:
     name = arguments[0] if arguments and not arguments[0].startswith("-") else "pruning"
     base: Experiment = family.load(name).base
     # Every technique is shown with its defaults, or its flags would be hidden in a subcommand.
-    off = {
+    off: dict[str, Any] = {
         field: technique()
         for field, technique in technique_types().items()
         if getattr(base, field) is None
@@ -69,7 +69,8 @@ def parse(arguments: list[str]) -> Train:
         prog=f"python -m raybench.train {name}",
     )
     said = {field: any(a.startswith(f"--{field}.") for a in arguments) for field in off}
-    experiment = replace(options.experiment, **{f: None for f in off if not said[f]})
+    unsaid: dict[str, Any] = {field: None for field in off if not said[field]}
+    experiment = replace(options.experiment, **unsaid)
     if options.workers is not None:
         parallel = replace(experiment.parallel, workers=options.workers)
         experiment = replace(experiment, parallel=parallel)

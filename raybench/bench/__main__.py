@@ -53,8 +53,11 @@ def run(options: Bench) -> int:
         return 0
     for name, value in figures.items():
         claim = module.claims.get(name, "")
-        print(f"{name:32} {value:>14,.4g}   {claim}" if not isinstance(value, list) else
-              f"{name:32} {value}")
+        print(
+            f"{name:32} {value:>14,.4g}   {claim}"
+            if not isinstance(value, list)
+            else f"{name:32} {value}"
+        )
     return 0
 
 

@@ -38,9 +38,7 @@ def measure() -> dict[str, float]:
             figures[f"start_s_{workers}_max"] = max(starts)
         space = load(Path(str(trivial_space.__file__)), Overrides())
         began = time.perf_counter()
-        sweep = run(
-            folder / "trivial", space, Overrides(), trials=TRIALS, workers=1, concurrent=2
-        )
+        sweep = run(folder / "trivial", space, Overrides(), trials=TRIALS, workers=1, concurrent=2)
         with_start = time.perf_counter() - began
         # From the first trial's end to the last's: the actors start once a sweep, not per trial.
         swept = (sweep.ends[-1] - sweep.ends[0]) / (TRIALS - 1) * TRIALS

@@ -1,1 +1,27 @@
 """Everything that runs on Ray; no other folder imports it."""
+
+import os
+from pathlib import Path
+
+# Read by Ray when it is imported or when its processes start, so they are set here, before any
+# module of this package can import it.
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # our own table instead of Tune's
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative --data paths keep their meaning in workers
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    # Train looks at its workers' results every 2 s otherwise; ours come by another way.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_worker_niceness": "0",  # 15 by default: it would distort every ratio to plain torch
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tfevents a trial
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots: the study and the rows are ours
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+# Ray 2.60 starts clusters with token authentication and leaves the token here, but its clients
+# send it only when told to.
+if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")

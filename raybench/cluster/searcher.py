@@ -25,7 +25,7 @@ class SweepSearcher(Searcher):
         self.failure: Exception | None = None
         """What ended the sweep from here, such as a full disk."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         task = None
         try:
             if self.failure is None:
@@ -69,4 +69,3 @@ class SweepSearcher(Searcher):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (str, ("SweepSearcher",))
-

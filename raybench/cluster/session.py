@@ -8,25 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Read by Ray when it is imported or when its processes start, so they stand before the import.
-SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # our own table instead of Tune's
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative --data paths keep their meaning in workers
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    # Train looks at its workers' results every 2 s otherwise; ours come by another way.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_worker_niceness": "0",  # 15 by default: it would distort every ratio to plain torch
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tfevents a trial
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots: the study and the rows are ours
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
-for _name, _value in SETTINGS.items():
-    os.environ.setdefault(_name, _value)
+import ray
 
-import ray  # noqa: E402
+from raybench.cluster import SETTINGS
 
 
 @contextmanager
@@ -47,14 +31,19 @@ def session() -> Iterator[None]:
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     passed = [*SETTINGS, "RAYBENCH_DATA", "RAYBENCH_CACHE", "RAYBENCH_COMMIT"]
     environment = {name: os.environ[name] for name in passed if name in os.environ}
-    ray.init(
-        address=address or "local",
-        include_dashboard=None if joins else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        runtime_env={"env_vars": environment} if joins and not submitted else None,
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if joins else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": environment} if joins and not submitted else None,
+        )
+    except ConnectionError as error:
+        raise ValueError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). Is it up, and is "
+            "RAY_AUTH_MODE=token set where it wants a token? Unset RAY_ADDRESS to run here"
+        ) from error
     # Said once a process otherwise, on top of our own table.
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)

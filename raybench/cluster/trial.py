@@ -52,7 +52,9 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
-def epochs(experiment: Experiment, job: Job, *, writes: bool = True) -> Generator[Epoch, None, None]:
+def epochs(
+    experiment: Experiment, job: Job, *, writes: bool = True
+) -> Generator[Epoch, None, None]:
     """The experiment's epochs, resumed where there is a checkpoint, and saved now and then.
 
     Of several workers one `writes`.
@@ -72,7 +74,7 @@ def epochs(experiment: Experiment, job: Job, *, writes: bool = True) -> Generato
 
 def environment(job: Job) -> dict[str, Any]:
     """What the worker knows of its machine and data, as columns of the trial's row."""
-    known = {**measure.machine(), **measure.provenance(), "threads": job.threads}
+    known: dict[str, Any] = {**measure.machine(), **measure.provenance(), "threads": job.threads}
     try:
         known["data_sha256"] = data.load(from_json(job.experiment)).sha256
     except (ValueError, OSError):  # the trial itself fails with the same, and says so

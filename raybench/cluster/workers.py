@@ -46,16 +46,14 @@ class Mailbox:
 
     def __init__(self, workers: int) -> None:
         self._jobs: list[asyncio.Queue[Any]] = [asyncio.Queue() for _ in range(workers)]
-        self._words: list[asyncio.Queue[str]] = [asyncio.Queue() for _ in range(workers)]
+        self._words: list[asyncio.Queue[Any]] = [asyncio.Queue() for _ in range(workers)]
         self._reports: asyncio.Queue[Any] = asyncio.Queue()
         self._idle: set[int] = set()
 
     async def put_job(self, job: dict[str, Any] | None) -> None:
-        for queue in self._words:  # a word that the last trial did not wait for
-            while not queue.empty():
-                queue.get_nowait()
-        while not self._reports.empty():
-            self._reports.get_nowait()
+        for stale in (*self._words, self._reports):  # what the last trial did not wait for
+            while not stale.empty():
+                stale.get_nowait()
         for queue in self._jobs:
             queue.put_nowait(job)
 

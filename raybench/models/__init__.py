@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,7 @@ def build(name: str, *, classes: int, image_size: int) -> nn.Module:
     # The libraries are imported only here: torchvision alone costs a second per process.
     import torchvision.models as zoo
 
-    if name in ("resnet18", "resnet34", "resnet50", "mobilenet_v2") or name.startswith("vgg"):
+    if re.fullmatch(r"resnet(18|34|50)|vgg(11|13|16|19)(_bn)?|mobilenet_v2", name):
         model: nn.Module = zoo.get_model(name, weights=None, num_classes=classes)
         return _small_stem(name, model, classes) if image_size <= SMALL_IMAGES else model
     return _from_timm(name, classes, image_size)
@@ -59,7 +60,7 @@ def _from_timm(name: str, classes: int, image_size: int) -> nn.Module:
     if not timm.is_model(name):
         known = ["resnet20", "resnet44", "resnet18", "vgg11", "mobilenet_v2", *timm.list_models()]
         raise ValueError(f"no model {name!r}; {nearest(name, known)}")
-    settings: dict[str, int] = {}
+    settings: dict[str, Any] = {}
     if name.startswith(("vit_", "deit_", "mixer_")):
         settings["img_size"] = image_size
         if image_size <= SMALL_IMAGES and not name.startswith("mixer_"):

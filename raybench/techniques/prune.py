@@ -3,13 +3,13 @@
 The rule is that of TensorFlow Model Optimization, step for step:
 
     sparsity
-    final   ┤                 ●────●────●   polynomial: final + (initial - final) * (1 - x) ** power
-            │           ●  ╵                x = (step - begin) / (end - begin)
-            │       ●      ╵
-            │    ●         ╵                ● every `frequency` steps the weights of smallest
-    initial ┤  ●           ╵                  magnitude are set to zero, and stay there
-            └──┴───┴───┴───┴───┴────┴──▶ step
-             begin        end
+    final   ┤              ●   ●─────────   polynomial: final + (initial - final) * (1 - x) ** power
+            │          ●       ╵            x = (step - begin) / (end - begin)
+            │      ●           ╵
+            │                  ╵            ● every `frequency` steps the weights of smallest
+    initial ┤  ●               ╵              magnitude are set to zero, and stay there
+            └──┴───┴───┴───┴───┴──▶ step
+             begin            end
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def constant_sparsity(
     return target_sparsity
 
 
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable(model: nn.Module) -> dict[str, Tensor]:
     """The weights that pruning may touch: of convolutions and linear layers, by parameter name.
 
     Biases and batch norms are under 2 % of a ResNet's bytes and carry its scale: never pruned.
@@ -132,7 +132,7 @@ class Prune(Technique):
             raise ValueError(f"begin {self.begin} is not before end {self.end}: the ramp is empty")
         if self.frequency < 1:
             raise ValueError(f"frequency is {self.frequency}: prune every 1 step or more")
-        if self.power <= 0:
+        if not self.power > 0:
             raise ValueError(f"power is {self.power}: it must be above 0")
 
     def sparsity_at(self, progress: Progress) -> float | None:
@@ -146,6 +146,7 @@ class Prune(Technique):
                 end=-1,
                 frequency=self.frequency,
             )
+        begin = min(begin, progress.steps - 1)  # a ramp has two ends, and reaches the second
         updates = max(1, round((self.end - self.begin) * progress.steps / self.frequency))
         # A short run may not hold one whole period: then it takes the steps that it has.
         frequency = min(self.frequency, max(1, progress.steps - begin))
@@ -166,12 +167,12 @@ class Prune(Technique):
         apply_masks(model, memory)
         sparsity = self.sparsity_at(progress)
         if sparsity is not None:
-            memory.update(magnitude_masks(dict(prunable(model)), sparsity, self.scope))
+            memory.update(magnitude_masks(prunable(model), sparsity, self.scope))
             apply_masks(model, memory)
 
     def finish(self, model: nn.Module) -> None:
         # A no-op after the last update; before it, what stopping now would have to store.
-        apply_masks(model, magnitude_masks(dict(prunable(model)), self.final_sparsity, self.scope))
+        apply_masks(model, magnitude_masks(prunable(model), self.final_sparsity, self.scope))
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         weights = prunable(model).values()

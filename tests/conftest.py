@@ -1,0 +1,45 @@
+"""What all tests share: one thread, fixed examples, and the smallest experiment that trains."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from raybench import data
+from raybench.experiment import Experiment
+from trainers.pruning import base
+
+torch.set_num_threads(1)
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
+
+
+@pytest.fixture
+def tiny() -> Experiment:
+    """The pruning family on 129 digits of 8x8 pixels: 2 epochs of 4 steps, in fp32."""
+    recipe = replace(base.recipe, epochs=2, batch=32, crop=1, precision="fp32")
+    return replace(base, image_size=8, subset=0.1, recipe=recipe)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of decoded images that is empty, and nobody else's."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("RAYBENCH_CACHE", str(cache))
+    data._arrays.cache_clear()
+    yield cache
+    data._arrays.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> str:
+    """The name of the real data set; skips where `RAYBENCH_DATA` does not lead to it."""
+    root = os.environ.get("RAYBENCH_DATA")
+    if not root or not (Path(root) / "cifar10").is_dir():
+        pytest.skip("RAYBENCH_DATA is not set to a folder with cifar10")
+    return "cifar10"

@@ -1,0 +1,91 @@
+"""A real Ray head node for tests, started and ended as a person would, and commands against it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+READY_S = 120.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """The addresses of a running head, and the environment in which its clients run."""
+
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+
+
+@contextmanager
+def head(*, dashboard: bool) -> Iterator[Head]:
+    """`ray start --head --block` with two CPUs; ended by its own process group.
+
+    Never `ray stop`: it would end every Ray on the machine.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # A short path: those of Ray's sockets may not exceed 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="rb-"))
+    port, page = _free_port(), _free_port()
+    command = [
+        str(BIN / "ray"),
+        *("start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
+        f"--port={port}",
+        f"--include-dashboard={str(dashboard).lower()}",
+        f"--dashboard-port={page}",
+        f"--temp-dir={folder}",
+    ]
+    log = folder / "head.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + READY_S
+        while not (found := re.search(r"--address='([\d.]+:\d+)'", _plain(log.read_text()))):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield Head(found[1], f"http://127.0.0.1:{page}", environment)
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, on which `--block` ends what it started; then SIGKILL to what is left."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    for pid in _session(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[int]:
+    """Processes of the session that the head was started in."""
+    listed = subprocess.run(["ps", "-eo", "pid,sid"], capture_output=True, text=True, timeout=20)
+    rows = [line.split() for line in listed.stdout.splitlines()[1:]]
+    return [int(pid) for pid, session in rows if int(session) == leader]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[\d;]*m", "", text)

@@ -1,0 +1,150 @@
+"""The file of a trained model: the same bits come back, from less than the dense bytes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+
+from raybench import artefact
+from raybench.models import build
+from raybench.models.resnet_cifar import ResNetCifar
+from raybench.techniques.prune import Prune, magnitude_masks, prunable
+from trainers.pruning import base
+
+
+def pruned(sparsity: float, seed: int = 0, scope: str = "global") -> ResNetCifar:
+    torch.manual_seed(seed)
+    model = build("resnet20", classes=10, image_size=32)
+    weights = prunable(model)
+    for name, mask in magnitude_masks(dict(weights), sparsity, scope).items():
+        weights[name].data.masked_fill_(~mask, 0.0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.num_batches_tracked.fill_(seed + 12345)
+    return model
+
+
+def assert_same_bits(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    left, right = one.state_dict(), other.state_dict()
+    assert list(left) == list(right)
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype
+        assert torch.equal(tensor, right[name]), name
+
+
+class TestRoundTrip:
+    @settings(max_examples=12)
+    @given(
+        sparsity=st.floats(0, 1),
+        seed=st.integers(0, 1000),
+        scope=st.sampled_from(["global", "layer"]),
+    )
+    def test_gives_back_every_bit(self, tmp_path_factory, sparsity, seed, scope):
+        model = pruned(sparsity, seed, scope)
+        path = tmp_path_factory.mktemp("artefact") / "model.safetensors"
+        artefact.save(model, base, 10, path)
+        assert_same_bits(model, artefact.load(path))
+
+    def test_of_channels_last_weights_is_the_same(self, tmp_path):
+        model = pruned(0.5).to(memory_format=torch.channels_last)
+        artefact.save(model, base, 10, tmp_path / "m")
+        assert_same_bits(model, artefact.load(tmp_path / "m"))
+
+    def test_keeps_values_that_are_no_numbers(self, tmp_path):
+        model = pruned(0.9)
+        model.conv1.weight.data.view(-1)[:3] = torch.tensor([torch.nan, torch.inf, 1e-42])
+        artefact.save(model, base, 10, tmp_path / "m")
+        back = artefact.load(tmp_path / "m").conv1.weight.view(-1)
+        assert back[0].isnan()
+        assert back[1:3].tolist() == [torch.inf, pytest.approx(1e-42)]
+
+    def test_gives_a_plain_module_that_is_ready_to_use(self, tmp_path):
+        model = pruned(0.7).eval()
+        artefact.save(model, base, 10, tmp_path / "m")
+        back = artefact.load(str(tmp_path / "m"))
+        assert type(back) is ResNetCifar
+        assert not back.training
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in back.modules())
+        x = torch.randn(2, 3, 32, 32)
+        assert torch.equal(back(x), model(x))
+
+    def test_needs_nothing_but_the_file(self, tmp_path):
+        """Model, classes and techniques stand in its header."""
+        experiment = replace(base, model="resnet44", image_size=8, prune=Prune())
+        model = build("resnet44", classes=3, image_size=8)
+        artefact.save(model, experiment, 3, tmp_path / "m")
+        assert_same_bits(model, artefact.load(tmp_path / "m"))
+
+
+class TestSize:
+    def test_is_what_encode_says(self, tmp_path):
+        model = pruned(0.6)
+        said = artefact.save(model, base, 10, tmp_path / "deep" / "er" / "m")
+        path = tmp_path / "deep" / "er" / "m"
+        assert said == path.stat().st_size == len(artefact.encode(model, base, 10))
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_shrinks_with_every_zero(self):
+        sizes = [len(artefact.encode(pruned(s), base, 10)) for s in (0, 0.2, 0.4, 0.6, 0.8, 0.95)]
+        assert sizes == sorted(set(sizes), reverse=True)
+        assert sizes[0] / sizes[3] == pytest.approx(2.3, abs=0.1)
+
+    def test_never_exceeds_the_dense_file(self):
+        """A few zeros would cost more bits than they save."""
+        dense = len(artefact.encode(pruned(0.0), base, 10))
+        assert len(artefact.encode(pruned(0.01), base, 10)) <= dense
+
+
+class TestBroken:
+    def test_a_truncated_file_raises(self, tmp_path):
+        path = tmp_path / "m"
+        artefact.save(pruned(0.5), base, 10, path)
+        whole = path.read_bytes()
+        for length in (0, 4, 8, 500, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(SafetensorError):
+                artefact.load(path)
+
+    def test_nothing_is_ever_unpickled(self, tmp_path, monkeypatch):
+        path = tmp_path / "m"
+        model = pruned(0.5)
+        artefact.save(model, base, 10, path)
+        header = struct.unpack("<Q", path.read_bytes()[:8])[0]
+        assert "__metadata__" in json.loads(path.read_bytes()[8 : 8 + header])
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("unpickled")
+
+        for name in ("load", "loads", "Unpickler"):
+            monkeypatch.setattr(pickle, name, refuse)
+        assert_same_bits(model, artefact.load(path))
+
+    def test_a_pickle_is_refused_unread(self, tmp_path):
+        class Trap:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "sprung"), "w"))
+
+        (tmp_path / "pickle").write_bytes(pickle.dumps(Trap()))
+        torch.save(Trap(), tmp_path / "torch")
+        for name in ("pickle", "torch"):
+            with pytest.raises(SafetensorError):
+                artefact.load(tmp_path / name)
+        assert not (tmp_path / "sprung").exists()
+
+    def test_a_failing_write_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "m"
+        artefact.save(pruned(0.5), base, 10, path)
+        before = path.read_bytes()
+        monkeypatch.setattr(artefact, "encode", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            artefact.save(pruned(0.9), base, 10, path)
+        assert path.read_bytes() == before

@@ -1,0 +1,248 @@
+"""Experiment: a value with a stable name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raybench.experiment import (
+    Experiment,
+    Parallel,
+    Recipe,
+    checked,
+    columns,
+    flatten,
+    from_json,
+)
+from raybench.techniques.prune import Prune
+
+GOLDEN = Experiment(
+    family="pruning",
+    model="resnet44",
+    recipe=Recipe(epochs=3, lr=0.25),
+    prune=Prune(final_sparsity=0.8, scope="layer"),
+)
+GOLDEN_KEY = "a24ee2255b36aae3"
+
+shares = st.floats(0, 1, exclude_max=True)
+recipes = st.builds(
+    Recipe,
+    epochs=st.integers(1, 1000),
+    batch=st.integers(1, 256).map(lambda n: 4 * n),
+    optimizer=st.sampled_from(["sgd", "adamw"]),
+    lr=st.floats(1e-9, 1e3),
+    momentum=shares,
+    weight_decay=st.floats(0, 10),
+    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    warmup=shares,
+    label_smoothing=shares,
+    crop=st.integers(0, 8),
+    flip=st.booleans(),
+    precision=st.sampled_from(["auto", "fp32", "bf16"]),
+)
+prunes = st.builds(
+    Prune,
+    final_sparsity=shares,
+    initial_sparsity=shares,
+    schedule=st.sampled_from(["polynomial", "constant"]),
+    begin=st.floats(0, 0.5, exclude_max=True),
+    end=st.floats(0.5, 1),
+    power=st.floats(0.1, 10),
+    frequency=st.integers(1, 1000),
+    scope=st.sampled_from(["global", "layer"]),
+)
+experiments = st.builds(
+    Experiment,
+    family=st.just("pruning"),
+    model=st.text(max_size=5),
+    data=st.text(max_size=5),
+    image_size=st.integers(8, 224),
+    subset=st.floats(0, 1, exclude_min=True),
+    seed=st.integers(-5, 2**40),
+    recipe=recipes,
+    parallel=st.builds(Parallel, workers=st.sampled_from([1, 2, 4])),
+    prune=st.none() | prunes,
+)
+
+
+class TestValue:
+    def test_hashable_and_frozen(self):
+        twin = replace(GOLDEN, seed=0)
+        assert len({GOLDEN, twin, replace(GOLDEN, seed=1)}) == 2
+        with pytest.raises(FrozenInstanceError):
+            GOLDEN.seed = 2
+
+    @given(experiments)
+    def test_json_round_trip(self, experiment):
+        back = from_json(experiment.to_json())
+        assert back == experiment
+        assert hash(back) == hash(experiment)
+        assert back.key() == experiment.key()
+        assert checked(experiment) == experiment
+
+    def test_techniques_are_listed_by_field_name(self):
+        assert GOLDEN.techniques() == [("prune", GOLDEN.prune)]
+        assert replace(GOLDEN, prune=None).techniques() == []
+
+
+class TestKey:
+    def test_equals_the_golden_literal(self):
+        """A changed literal would orphan every sweep that lies on a disk."""
+        assert GOLDEN.key() == GOLDEN_KEY
+
+    def test_is_the_same_in_another_process(self):
+        program = (
+            "import sys; from raybench.experiment import from_json; "
+            "print(from_json(sys.argv[1]).key())"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", program, GOLDEN.to_json()],
+            env={**os.environ, "PYTHONHASHSEED": "12345"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert said.stdout.strip() == GOLDEN.key()
+
+    @given(experiments, experiments)
+    def test_is_equal_only_for_equal_experiments(self, one, other):
+        assert (one.key() == other.key()) == (one == other)
+
+    @given(experiments, recipes)
+    def test_counts_every_field_of_the_recipe(self, experiment, recipe):
+        values = vars(recipe)
+        for name in values:
+            if name == "batch":
+                continue  # has to divide over the workers
+            changed = replace(experiment, recipe=replace(experiment.recipe, **{name: values[name]}))
+            same = values[name] == getattr(experiment.recipe, name)
+            assert (changed.key() == experiment.key()) == same
+
+    def test_ignores_whether_one_is_written_as_a_float(self):
+        for change in ({"lr": 1}, {"weight_decay": 0}):
+            as_float = {name: float(value) for name, value in change.items()}
+            one = replace(GOLDEN, recipe=Recipe(**change))
+            other = replace(GOLDEN, recipe=Recipe(**as_float))
+            assert one.key() == other.key()
+            assert checked(one).key() == one.key()
+
+    def test_tells_a_technique_with_all_defaults_from_none(self):
+        assert replace(GOLDEN, prune=Prune()).key() != replace(GOLDEN, prune=None).key()
+
+    def test_ignores_fields_at_their_defaults(self):
+        """So that a field that is added later changes no key."""
+        short = json.dumps({"family": "pruning", "model": "resnet20"})
+        full = from_json(short).to_json()
+        assert len(json.loads(full)) > 2
+        assert from_json(short).key() == from_json(full).key()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            ({"modle": "resnet20"}, ["Experiment", "'modle'", "'model'"]),
+            ({"recipe": {"epoch": 3}}, ["Experiment.recipe", "'epoch'", "'epochs'"]),
+            ({"recipe": {"wieght_decay": 3}}, ["'wieght_decay'", "'weight_decay'"]),
+            ({"prune": {"sparsity": 0.5}}, ["Experiment.prune", "'sparsity'", "_sparsity'"]),
+            ({"prune": {"frequncy": 5}}, ["Experiment.prune", "'frequncy'", "'frequency'"]),
+        ],
+    )
+    def test_unknown_field_names_the_nearest(self, values, words):
+        with pytest.raises(ValueError, match="has no field") as error:
+            from_json(json.dumps({"family": "pruning", "model": "resnet20", **values}))
+        assert all(word in str(error.value) for word in words), error.value
+
+    @pytest.mark.parametrize(
+        ("values", "field", "kind"),
+        [
+            ({"seed": "1"}, "Experiment.seed", "int"),
+            ({"seed": 1.5}, "Experiment.seed", "int"),
+            ({"seed": None}, "Experiment.seed", "int"),
+            ({"model": 20}, "Experiment.model", "str"),
+            ({"recipe": {"lr": "0.1"}}, "Experiment.recipe.lr", "float"),
+            ({"recipe": {"epochs": True}}, "Experiment.recipe.epochs", "int"),
+            ({"recipe": {"flip": 1}}, "Experiment.recipe.flip", "bool"),
+            ({"prune": {"frequency": 2.0}}, "Experiment.prune.frequency", "int"),
+            ({"recipe": 3}, "Experiment.recipe", "Recipe"),
+            ({"recipe": None}, "Experiment.recipe", "Recipe"),
+            ({"prune": 0.5}, "Experiment.prune", "Prune"),
+        ],
+    )
+    def test_wrong_type_names_field_and_type(self, values, field, kind):
+        with pytest.raises(ValueError, match="must be of type") as error:
+            from_json(json.dumps({"family": "pruning", "model": "resnet20", **values}))
+        assert str(error.value).startswith(f"{field} is ")
+        assert str(error.value).endswith(f"of type {kind}")
+
+    def test_checked_finds_what_the_constructor_lets_through(self):
+        wrong = Experiment(family="pruning", model="resnet20", recipe=Recipe(optimizer="adam"))
+        with pytest.raises(ValueError, match=r"recipe\.optimizer is 'adam'; did you mean 'adamw'"):
+            checked(wrong)
+
+    def test_a_missing_field_is_named(self):
+        with pytest.raises(ValueError, match="'model'"):
+            from_json('{"family": "pruning"}')
+
+    @pytest.mark.parametrize(
+        ("kind", "values"),
+        [
+            *[(Recipe, {name: 0}) for name in ("epochs", "batch", "lr")],
+            *[(Recipe, {"lr": lr}) for lr in (-0.1, math.nan)],
+            *[(Recipe, {n: -1}) for n in ("momentum", "weight_decay", "crop", "warmup")],
+            *[(Recipe, {n: math.nan}) for n in ("momentum", "weight_decay", "warmup")],
+            *[(Recipe, {n: 1.0}) for n in ("warmup", "label_smoothing")],
+            (Parallel, {"workers": 0}),
+            (Experiment, {"subset": 0.0}),
+            (Experiment, {"subset": 1.5}),
+            (Experiment, {"image_size": 4}),
+            *[(Prune, {"final_sparsity": s}) for s in (1.0, -0.1, math.nan)],
+            (Prune, {"initial_sparsity": 1.0}),
+            *[(Prune, {"begin": b}) for b in (-0.1, 1.1, math.nan)],
+            (Prune, {"end": 1.1}),
+            (Prune, {"begin": 0.6, "end": 0.6}),
+            (Prune, {"frequency": 0}),
+            *[(Prune, {"power": p}) for p in (0.0, -1.0, math.nan)],
+        ],
+    )
+    def test_impossible_values_are_refused_by_name(self, kind, values):
+        needed = {"family": "pruning", "model": "resnet20"} if kind is Experiment else {}
+        with pytest.raises(ValueError, match=next(iter(values))):
+            kind(**needed, **values)
+
+    def test_a_batch_that_does_not_divide_is_refused(self):
+        with pytest.raises(ValueError, match=r"recipe\.batch 10 does not divide over 4 workers"):
+            replace(GOLDEN, recipe=Recipe(batch=10), parallel=Parallel(workers=4))
+
+
+class TestRow:
+    @given(experiments)
+    def test_flatten_has_exactly_the_columns(self, experiment):
+        row = flatten(experiment)
+        assert list(row) == list(columns())
+        for name, value in row.items():
+            assert type(value) is columns()[name] or (value is None and name.startswith("prune."))
+
+    def test_null_where_a_technique_is_off(self):
+        row = flatten(replace(GOLDEN, prune=None))
+        off = [name for name in row if name.startswith("prune.")]
+        assert len(off) == len(vars(Prune()))
+        assert all(row[name] is None for name in off)
+        assert all(row[name] is not None for name in row if name not in off)
+
+    def test_values_stand_under_their_dotted_names(self):
+        row = flatten(GOLDEN)
+        assert row["model"] == "resnet44"
+        assert row["recipe.lr"] == 0.25
+        assert row["prune.scope"] == "layer"
+        assert columns()["recipe.schedule"] is str
+        assert columns()["prune.final_sparsity"] is float

@@ -1,0 +1,84 @@
+"""Models: their sizes, their shapes, and advice for a misspelt name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raybench.measure import count_parameters
+from raybench.models import build
+from raybench.models.resnet_cifar import ResNetCifar
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("resnet20", 269_722), ("resnet20_b", 272_474), ("resnet44", 658_586)],
+)
+def test_parameters_are_those_of_the_paper(name, parameters):
+    assert count_parameters(build(name, classes=10, image_size=32)) == parameters
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_b"])
+def test_own_models_map_images_to_logits(name):
+    model = build(name, classes=7, image_size=32).eval()
+    x = torch.randn(3, 3, 32, 32)
+    logits = model(x)
+    assert logits.shape == (3, 7)
+    assert logits.isfinite().all()
+    assert torch.allclose(model(x[:1]), logits[:1], atol=1e-4)  # no image sees another
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_a_stage_halves_the_resolution_and_doubles_the_channels():
+    model = build("resnet20", classes=10, image_size=32).eval()
+    x = torch.relu(model.bn1(model.conv1(torch.randn(1, 3, 32, 32))))
+    shapes = []
+    for stage in (model.layer1, model.layer2, model.layer3):
+        x = stage(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+def test_the_same_seed_gives_the_same_weights():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return build("resnet20", classes=10, image_size=32).conv1.weight
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+def test_layers_are_six_n_plus_two():
+    with pytest.raises(ValueError, match="layers is 21"):
+        ResNetCifar(21, 10)
+
+
+def test_library_models_take_small_images_and_a_wrong_name_gets_advice():
+    """Shapes alone, on the meta device: no weight is drawn and nothing is multiplied."""
+    finest = {  # side of the first feature map, or the number of patches, of a 32x32 image
+        "resnet18": ("conv1", (64, 32, 32)),
+        "vgg11": ("features.0", (64, 32, 32)),
+        "mobilenet_v2": ("features.0", (32, 32, 32)),
+        "vit_tiny_patch16_224": ("patch_embed", (64, 192)),
+    }
+    for name, (part, shape) in finest.items():
+        seen = {}
+        with torch.device("meta"):
+            model = build(name, classes=7, image_size=32)
+            model.get_submodule(part).register_forward_hook(
+                lambda module, inputs, output, seen=seen: seen.update(shape=output.shape)
+            )
+            assert model(torch.empty(2, 3, 32, 32)).shape == (2, 7), name
+        assert tuple(seen["shape"][1:]) == shape, name
+
+    for wrong, right in (
+        ("resnet_44", "resnet44"),
+        ("resnt18", "resnet18"),
+        ("vgg_11", "vgg11"),
+        ("mobilenetv2", "mobilenet_v2"),
+    ):
+        with pytest.raises(ValueError, match=f"no model '{wrong}'; did you mean '{right}'"):
+            build(wrong, classes=10, image_size=32)
+    with pytest.raises(ValueError, match="there are .* such as resnet20, resnet44") as error:
+        build("qqqq", classes=10, image_size=32)
+    assert len(str(error.value)) < 200
