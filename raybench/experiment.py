@@ -193,7 +193,8 @@ def _plain(value: Any) -> Any:
     """Nested dicts; an int in a float field becomes a float, so that 1 and 1.0 are one key."""
     if not is_dataclass(value):
         return value
-    hints = _hints(type(value))
+    kind: Any = type(value)
+    hints = _hints(kind)
     plain = {}
     for field in fields(value):
         inner = getattr(value, field.name)
@@ -205,6 +206,8 @@ def _plain(value: Any) -> Any:
 def _said(value: Any) -> dict[str, Any]:
     """`_plain` without what stands at its default."""
     said: dict[str, Any] = {}
+    kind: Any = type(value)
+    hints = _hints(kind)
     for field in fields(value):
         inner = getattr(value, field.name)
         if inner == field.default:
@@ -212,7 +215,7 @@ def _said(value: Any) -> dict[str, Any]:
         if is_dataclass(inner):
             said[field.name] = _said(inner)
         else:
-            said[field.name] = float(inner) if _hints(type(value))[field.name] is float else inner
+            said[field.name] = float(inner) if hints[field.name] is float else inner
     return said
 
 

@@ -90,14 +90,14 @@ def load(path: Path, overrides: Overrides) -> Space:
     for name in ("space", "objectives"):
         if not hasattr(module, name):
             raise ValueError(f"{path} defines no `{name}`; a search space has both")
-    objectives, enqueue = dict(module.objectives), tuple(getattr(module, "enqueue", ()))
+    objectives, enqueue = _declared(path, module)
 
     def sample(trial: optuna.trial.BaseTrial) -> Experiment:
         experiment = module.space(trial)
         if not isinstance(experiment, Experiment):
             kind = type(experiment).__name__
             raise ValueError(f"space(trial) returned {kind}, not an Experiment")
-        return checked(overrides.apply(experiment))
+        return checked(overrides.apply(checked(experiment)))
 
     examples = _dry_run(path, sample, enqueue)
     name = _family(path, examples)
@@ -133,27 +133,42 @@ def _executed(path: Path) -> Any:
     return module
 
 
+def _declared(path: Path, module: Any) -> tuple[dict[str, str], tuple[dict[str, Any], ...]]:
+    objectives, enqueue = module.objectives, getattr(module, "enqueue", ())
+    if not isinstance(objectives, dict) or not objectives:
+        raise ValueError(f'{path}: objectives is {objectives}; say e.g. {{"accuracy": "max"}}')
+    if not isinstance(enqueue, list | tuple) or not all(isinstance(e, dict) for e in enqueue):
+        raise ValueError(f'{path}: enqueue is a list of parameters, e.g. [{{"lr": 0.1}}, …]')
+    return dict(objectives), tuple(enqueue)
+
+
 def _dry_run(
     path: Path,
     sample: Callable[[optuna.trial.BaseTrial], Experiment],
     enqueue: tuple[dict[str, Any], ...],
 ) -> tuple[Experiment, ...]:
     """Samples Experiments at random."""
-    examples = []
+    examples: list[Experiment] = []
+    suggested: set[str] = set()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        for params in enqueue:
-            study.enqueue_trial(params)
-        for _ in range(len(enqueue) + DRY_RUNS):
-            trial = study.ask()
-            try:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+            for params in enqueue:
+                study.enqueue_trial(params)
+            for _ in range(len(enqueue) + DRY_RUNS):
+                trial = study.ask()
                 examples.append(sample(trial))
-            except Exception as error:
-                raise ValueError(_explained(path, error)) from error
-    optuna.logging.set_verbosity(before)
+                suggested |= trial.params.keys()
+    except Exception as error:
+        raise ValueError(_explained(path, error)) from error
+    finally:
+        optuna.logging.set_verbosity(before)
+    for name in {name for params in enqueue for name in params} - suggested:
+        advice = nearest(name, list(suggested))
+        raise ValueError(f"{path}: enqueue sets {name!r}, which is never suggested; {advice}")
     return tuple(examples)
 
 
@@ -184,8 +199,6 @@ def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
 
 
 def _check_objectives(path: Path, objectives: dict[str, str], name: str) -> None:
-    if not objectives:
-        raise ValueError(f'{path}: objectives is empty; say e.g. {{"accuracy": "max"}}')
     numeric = [k for k, kind in family.metrics(name).items() if kind in (int, float)]
     for objective, direction in objectives.items():
         if objective.startswith("test_"):
@@ -211,9 +224,10 @@ def _explained(path: Path, error: Exception) -> str:
     if unknown:
         kind, name = unknown.groups()
         return f"{where}: {kind} has no field {name!r}; {nearest(name, _field_names(kind))}"
+    said = " ".join(str(error).split())
     if isinstance(error, ValueError):
-        return f"{where}: {error}"
-    return f"{where}: {type(error).__name__}: {error}"
+        return f"{where}: {said}"
+    return f"{where}: {type(error).__name__}: {said}"
 
 
 def _field_names(kind: str) -> list[str]:

@@ -11,9 +11,7 @@ has neither is run again, under its old number and with its old parameters.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import math
 import time
 import warnings
@@ -21,17 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from filelock import FileLock, Timeout
-from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from raybench import family
+from raybench import family, study
 from raybench.experiment import Experiment
 from raybench.results import schema
 from raybench.results.front import ranks
-from raybench.results.store import Row, Store, repair_tail
+from raybench.results.store import Row, Store
 from raybench.rungs import Rungs
 from raybench.space import Overrides, Space
 
@@ -87,14 +82,19 @@ class Sweep:
         except Timeout as error:
             raise ValueError(f"another process is running the sweep in {folder}") from error
         self._check_identity(overrides)
-        metrics = family.metrics(space.family)
+        self._metrics = metrics = family.metrics(space.family)
         about = {"family": space.family, "sweep": self.name, "objectives": space.objectives}
         self.store = Store(
             self.folder, schema.trial_schema(metrics, about), schema.epoch_schema(metrics, about)
         )
         self.early_stopping = early_stopping
-        self.rungs: Rungs | None = None
-        self._study = self._open_study()
+        longest = max(example.recipe.epochs for example in space.examples)
+        self.rungs = Rungs(space.objectives, longest)
+        for row in self.store.epoch_rows():
+            self.rungs.record(row["number"], row["epoch"], row)
+        self._study = study.open_study(
+            self._state / "study.journal", self.name, space.objectives, space.enqueue
+        )
         self._running: dict[int, Trial] = {}
         self._waiting = self._reconcile()
         self._keys = {row["key"]: n for n, row in self.store.trials.items()}
@@ -104,22 +104,35 @@ class Sweep:
 
     def ask(self) -> Task | None:
         """The next trial to run, or None when the sweep has all that it was to have."""
-        if self._waiting:
-            return self._start(self._waiting.pop(0))
-        for _ in range(DUPLICATES):
-            if len(self.store.trials) >= self.trials:
+        for _ in range(DUPLICATES + len(self._waiting)):
+            if self._waiting:
+                number, identifier = self._waiting.pop(0)
+                self._study.sampler = study.sampler(self._seed, number)
+                trial = Trial(self._study, identifier)
+            elif len(self.store.trials) >= self.trials:
                 return None
-            number = len(self._study.get_trials(deepcopy=False))
-            # A seed a number: neither a restart nor the order of arrival repeats a suggestion.
-            self._study.sampler = self._sampler(number)
-            task = self._start(self._study.ask())
+            else:
+                # A seed a number: neither a restart nor the order of arrival repeats one.
+                number = len(self._study.get_trials(deepcopy=False))
+                self._study.sampler = study.sampler(self._seed, number)
+                trial = self._study.ask()
+            task = self._start(trial)
             if task is not None:
                 return task
         self.exhausted = True
         return None
 
     def report(self, number: int, epoch: int, metrics: Row) -> bool:
-        """Takes an epoch's metrics; whether the trial shall stop here."""
+        """Takes an epoch's metrics; whether the trial shall stop here.
+
+        Raises:
+            ValueError: the family reports a metric that it does not declare.
+        """
+        if undeclared := metrics.keys() - self._metrics:
+            raise ValueError(
+                f"the family {self.space.family} reports {', '.join(sorted(undeclared))}, which "
+                "stands neither in loop.METRICS nor in its `columns`"
+            )
         row = self.store.trials[number]
         identity = {name: row[name] for name in schema.IDENTITY}
         self.store.put_epoch({**identity, "epoch": epoch, **metrics})
@@ -129,10 +142,8 @@ class Sweep:
             value = metrics.get(next(iter(self.space.objectives)))
             if value is not None:
                 self._running[number].report(float(value), epoch)
-        if self.rungs is None or not self.early_stopping:
-            return False
         self.rungs.record(number, epoch, metrics)
-        return not self.rungs.keeps(number, epoch)
+        return self.early_stopping and not self.rungs.keeps(number, epoch)
 
     def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
         """Ends a trial: COMPLETE, PRUNED or FAILED, with the reason of the last two."""
@@ -142,12 +153,12 @@ class Sweep:
             missing = [n for n, v in zip(self.space.objectives, values, strict=True) if v is None]
             status, stop_reason = "FAILED", f"it did not report {', '.join(missing)}"
         row |= {"status": status, "stop_reason": stop_reason}
-        self.store.put_trial(row)
-        self._tell(self._running.pop(number), row)
-        (self._state / "checkpoints" / f"{number}.pt").unlink(missing_ok=True)
         if status == "COMPLETE":
             path = self.folder / "models" / f"{row['trial']}.json"
-            path.write_text(json.dumps(self._experiments[number]) + "\n")
+            path.write_text(self._experiments[number] + "\n")
+        self.store.put_trial(row)
+        study.tell(self._study, self._running.pop(number), row, self.space.objectives)
+        (self._state / "checkpoints" / f"{number}.pt").unlink(missing_ok=True)
         self._drop_models()
         self.store.snapshot_if_due()
 
@@ -174,21 +185,21 @@ class Sweep:
         """The trial's Task and its RUNNING row, or None for an experiment that was there before."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna's about `enqueue` values outside a range
-            experiment = self.space.sample(trial)
+            try:
+                experiment = self.space.sample(trial)
+            except ValueError:  # a branch that the dry run did not meet
+                self._study.tell(trial, state=TrialState.FAIL)
+                raise
         key, number = experiment.key(), trial.number
         if self._keys.setdefault(key, number) != number:
             trial.set_user_attr("duplicate_of", self._keys[key])
             self._study.tell(trial, state=TrialState.FAIL)
             return None
-        if self.rungs is None:
-            self.rungs = Rungs(self.space.objectives, experiment.recipe.epochs)
-            for row in self.store.epoch_rows():
-                self.rungs.record(row["number"], row["epoch"], row)
         if number not in self.store.trials:
             self.store.put_trial(schema.started(self.name, number, experiment, trial.params))
         row = self.store.trials[number]
         self._running[number] = trial
-        self._experiments[number] = json.loads(experiment.to_json())
+        self._experiments[number] = experiment.to_json()
         return Task(
             number=number,
             trial=row["trial"],
@@ -197,18 +208,6 @@ class Sweep:
             model=self.folder / "models" / f"{row['trial']}.safetensors",
             asked=time.time(),
         )
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        digest = hashlib.sha256(f"{self._seed} {number}".encode()).digest()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # group=True is marked experimental
-            return optuna.samplers.TPESampler(
-                seed=int.from_bytes(digest[:4], "big"),
-                # The branches of a conditional space are modelled one by one.
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-            )
 
     # --- Opening --------------------------------------------------------------------------------
 
@@ -237,72 +236,41 @@ class Sweep:
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(identity, indent=1) + "\n")
             partial.replace(path)
-        self._experiments: dict[int, dict[str, Any]] = {}
-
-    def _open_study(self) -> optuna.Study:
-        optuna.logging.set_verbosity(logging.WARNING)
-        journal = self._state / "study.journal"
-        if journal.exists():
-            repair_tail(journal)
-        # A lock left by a killed driver would be waited for; the folder's own lock is held.
-        for left in self._state.glob("study.journal.lock*"):
-            left.unlink()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-        directions = [
-            StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE
-            for d in self._directions()
-        ]
-        study = optuna.create_study(
-            study_name=self.name, storage=storage, directions=directions, load_if_exists=True
-        )
-        known = [t.system_attrs.get("fixed_params") for t in study.get_trials(deepcopy=False)]
-        for params in self.space.enqueue:
-            if params not in known:
-                study.enqueue_trial(params)
-        return study
+        self._experiments: dict[int, str] = {}
 
     def _directions(self) -> list[str]:
         return list(self.space.objectives.values())
 
-    def _reconcile(self) -> list[Trial]:
-        """Tells the study what the rows know; gives the trials that are to be run again."""
+    def _reconcile(self) -> list[tuple[int, int]]:
+        """Tells the study what the rows know; gives number and Optuna's id of the trials that are
+        to be run again."""
         waiting = []
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state != TrialState.RUNNING:
                 continue
-            trial = Trial(self._study, frozen._trial_id)
             row = self.store.trials.get(frozen.number)
             if row is not None and row["status"] in FINISHED:
-                self._tell(trial, row)
+                trial = Trial(self._study, frozen._trial_id)
+                study.tell(self._study, trial, row, self.space.objectives)
             else:
-                self._study.sampler = self._sampler(frozen.number)
-                waiting.append(trial)
+                waiting.append((frozen.number, frozen._trial_id))
         return waiting
 
     # --- Ending ---------------------------------------------------------------------------------
 
-    def _tell(self, trial: Trial, row: Row) -> None:
-        if row["stop_reason"]:
-            trial.set_user_attr("stop_reason", row["stop_reason"])
-        if row["status"] == "COMPLETE":
-            self._study.tell(trial, [float(row[name]) for name in self.space.objectives])
-        elif row["status"] == "PRUNED":
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
-
     def _drop_models(self) -> None:
         """Deletes the stored models that `--keep` does not want."""
-        complete = [row for row in self.store.trials.values() if row["status"] == "COMPLETE"]
+        files = list((self.folder / "models").iterdir())
+        stored = {path.stem for path in files}
+        rows = [row for row in self.store.trials.values() if row["trial"] in stored]
+        complete = [row for row in rows if row["status"] == "COMPLETE"]
         kept = {"all": complete, "none": []}.get(self.keep)
-        if kept is None:
+        if kept is None:  # the front of what is there: what was dropped before was not on it
             values = [[float(row[name]) for name in self.space.objectives] for row in complete]
             order = ranks(values, self._directions()) if complete else []
             kept = [row for row, rank in zip(complete, order, strict=True) if rank == 0]
-        wanted = {row["trial"] for row in kept}
-        ended = {r["trial"] for r in self.store.trials.values() if r["status"] in FINISHED}
-        for path in (self.folder / "models").iterdir():
-            if path.stem in ended - wanted:
+        ended = {row["trial"] for row in rows if row["status"] in FINISHED}
+        unwanted = ended - {row["trial"] for row in kept}
+        for path in files:
+            if path.stem in unwanted:
                 path.unlink()

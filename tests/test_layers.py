@@ -23,6 +23,7 @@ LAYERS = [
     ["trainers"],
     ["raybench.family"],
     ["raybench.results", "raybench.rungs", "raybench.space"],
+    ["raybench.study"],
     ["raybench.sweep"],
     ["raybench.progress"],
     ["raybench.cluster", "raybench.plots", "raybench.report"],

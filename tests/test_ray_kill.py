@@ -49,7 +49,7 @@ def start(node: Head, scratch: Path, trials: int) -> subprocess.Popen[bytes]:
 
 def finished(folder: Path) -> pd.DataFrame:
     """The trials that have ended, as a user's pandas sees them."""
-    trials = pd.read_parquet(folder / "trials")
+    trials = pd.read_parquet(folder / "trials", dtype_backend="numpy_nullable")
     pd.read_parquet(folder / "epochs")
     return trials[trials["status"] != "RUNNING"].set_index("number").sort_index()
 

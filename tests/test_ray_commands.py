@@ -1,0 +1,249 @@
+"""The commands as a user runs them, on a Ray of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raybench import artefact
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+DEADLINE_S = 300.0
+
+TROUBLED = '''
+"""A trial that diverges, one that raises, one whose process dies, one that runs out of memory."""
+from raybench.experiment import Experiment
+
+objectives = {"accuracy": "max"}
+enqueue = [{"image_size": size} for size in (10, 11, 12, 13, 14)]
+
+
+def space(trial):
+    size = trial.suggest_int("image_size", 10, 14)
+    return Experiment(family="troubled", model="resnet20", image_size=size)
+'''
+TRAINER = """
+import os
+
+from raybench.loop import Diverged, Epoch
+
+columns = {}
+
+
+def train(experiment, *, resume=None, store=None):
+    for number in range(1, 4):
+        yield Epoch(number, 3, {"accuracy": 0.1 * number, "loss": 1.0}, lambda path: None)
+        match experiment.image_size:
+            case 10:
+                raise Diverged("the loss is nan at step 1")
+            case 11:
+                raise RuntimeError("no such luck\\nand a second line")
+            case 12:
+                os._exit(1)
+            case 13:
+                raise MemoryError
+"""
+
+
+def command(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"raybench.{name}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+
+
+def test_sweep_on_digits_then_report(tmp_path: Path) -> None:
+    """The shipped space on real images: rows, models that load, the report and its HTML."""
+    swept = command(
+        "tune",
+        *("--space", "search_spaces/pruning.py", "--trials", "3", "--epochs", "2"),
+        *("--subset", "0.2", "--keep", "all", "--results", str(tmp_path)),
+    )
+    assert swept.returncode == 0, swept.stderr
+    folder = tmp_path / "pruning"
+    trials = pd.read_parquet(folder / "trials").set_index("number")
+    complete = trials[trials["status"] == "COMPLETE"]
+    assert set(trials["status"]) <= {"COMPLETE", "PRUNED"}
+    assert len(trials) == 3
+    assert len(complete) >= 1
+    for _, row in complete.iterrows():
+        path = folder / "models" / f"{row['trial']}.safetensors"
+        assert path.stat().st_size == row["model_bytes"]
+        weights = [w for n, w in artefact.load(path).named_parameters() if w.ndim > 1]
+        zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+        assert zeros == pytest.approx(row["sparsity"])
+        assert zeros == pytest.approx(row["prune.final_sparsity"], abs=1e-3)
+    for expected in ("Pareto front", "trials.parquet", "pd.read_parquet"):
+        assert expected in swept.stdout
+    assert "warn" not in swept.stderr.lower()
+
+    page = tmp_path / "report.html"
+    reported = command("report", str(folder), "--html", str(page))
+    assert reported.returncode == 0, reported.stderr
+    text = page.read_text()
+    assert text.count("<svg") == 3
+    assert not re.findall(r'(?:src|href)="https?:', text)  # offline
+
+
+def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(TROUBLED.replace('"troubled"', '"troubled.trainer"'))
+    (tmp_path / "troubled").mkdir()
+    (tmp_path / "troubled" / "__init__.py").touch()
+    (tmp_path / "troubled" / "trainer.py").write_text(TRAINER)
+    swept = command(
+        "tune",
+        *("--space", str(tmp_path / "space.py"), "--trials", "5", "--no-early-stopping"),
+        *("--results", str(tmp_path / "results")),
+        PYTHONPATH=str(tmp_path),
+    )
+    assert swept.returncode == 0, swept.stderr
+    trials = pd.read_parquet(tmp_path / "results" / "space" / "trials").set_index("image_size")
+    assert trials["status"].to_dict() == {
+        10: "FAILED",
+        11: "FAILED",
+        12: "FAILED",
+        13: "FAILED",
+        14: "COMPLETE",
+    }
+    reasons = trials["stop_reason"].to_dict()
+    assert reasons[10] == "diverged"
+    assert reasons[11] == "RuntimeError: no such luck"
+    assert reasons[12] == "the worker process died"
+    assert reasons[13] == "out_of_memory"
+    assert (trials["epoch"] >= 1).all()  # what a failed trial had reported is kept
+
+
+def test_two_workers_in_a_sweep_and_alone(tmp_path: Path) -> None:
+    """Worker groups are kept from trial to trial, early stops included, and end with the sweep."""
+    small = ("--data", "digits", "--subset", "0.2")
+    swept = command(
+        "tune",
+        *("--space", "search_spaces/pruning.py", "--workers", "2", "--trials", "4"),
+        *("--epochs", "2", *small, "--results", str(tmp_path)),
+    )
+    assert swept.returncode == 0, swept.stderr
+    trials = pd.read_parquet(tmp_path / "pruning" / "trials")
+    assert set(trials["status"]) <= {"COMPLETE", "PRUNED"}
+    assert (trials["parallel.workers"] == 2).all()
+    assert trials["queue_s"].iloc[1:].max() < 10  # a TorchTrainer of its own would take 20 s
+    trained = command(
+        "train",
+        *("pruning", "--workers", "2", "--recipe.epochs", "1", *small),
+        *("--prune.final-sparsity", "0.7", "--results", str(tmp_path)),
+        *("--store", str(tmp_path / "m.safetensors")),
+    )
+    assert trained.returncode == 0, trained.stderr
+    row = pd.read_parquet(tmp_path / "pruning-runs" / "trials").iloc[0]
+    assert row["status"] == "COMPLETE"
+    assert row["parallel.workers"] == 2
+    assert row["sparsity"] == pytest.approx(0.7, abs=1e-3)
+    assert (tmp_path / "m.safetensors").stat().st_size == row["model_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--space", "search_spaces/prunning.py"), "did you mean 'search_spaces/pruning.py'"),
+        (("--space", "search_spaces/pruning.py", "--trials", "0"), "--trials is 0"),
+        (("--space", "search_spaces/pruning.py", "--data", "cifar1"), "did you mean 'cifar10'"),
+        (("--space", "search_spaces/pruning.py", "--workers", "64"), "does not fit"),
+        (("--space", "search_spaces/pruning.py", "--concurrent", "99"), "--concurrent 99"),
+        (("--space", "search_spaces/pruning.py", "--results", "/proc/1/nope"), "/proc/1/nope"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    results = () if "--results" in arguments else ("--results", str(tmp_path))
+    refused = command("tune", *arguments, *results)
+    assert refused.returncode == 2, refused.stderr
+    lines = [line for line in refused.stderr.splitlines() if not line.startswith("raybench: ")]
+    assert len(lines) == 1, refused.stderr
+    assert said in lines[0]
+    assert not list(tmp_path.glob("*/models/*"))
+
+
+def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C ends the sweep in order; the next run has the same trials and finishes them."""
+    import signal
+    import time
+
+    arguments = ["--space", "raybench/bench/trivial_space.py", "--trials", "300"]
+    arguments += ["--results", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raybench.tune", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    tail = tmp_path / "trivial_space" / ".state" / "study.journal"
+    deadline = time.monotonic() + DEADLINE_S
+    while not tail.exists() or tail.stat().st_size < 20_000:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    before = pd.read_parquet(tmp_path / "trivial_space" / "trials").set_index("number")
+    ended = before[before["status"] != "RUNNING"]
+    assert 0 < len(ended) < 300
+    assert command("tune", *arguments).returncode == 0
+    after = pd.read_parquet(tmp_path / "trivial_space" / "trials").set_index("number")
+    assert len(after) == 300
+    pd.testing.assert_frame_equal(after.loc[ended.index], ended)
+
+
+def test_full_disk_stops_the_sweep_and_keeps_what_was_there(tmp_path: Path) -> None:
+    """Files may not grow past a limit: the driver says so, and the last tables stay readable."""
+    arguments = ["--space", "raybench/bench/trivial_space.py", "--results", str(tmp_path)]
+    assert command("tune", *arguments, "--trials", "20").returncode == 0
+    before = pd.read_parquet(tmp_path / "trivial_space" / "trials")
+    journal = tmp_path / "trivial_space" / ".state" / "study.journal"
+    limit = journal.stat().st_size + 4096
+    stopped = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(limit=limit), *arguments, "--trials", "200"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert stopped.returncode == 2, stopped.stderr
+    assert "File too large" in stopped.stderr
+    now = pd.read_parquet(tmp_path / "trivial_space" / "trials")
+    assert set(before["key"]) <= set(now[now["status"] == "COMPLETE"]["key"])
+    assert command("tune", *arguments, "--trials", "30").returncode == 0  # space was made
+
+
+# A disk of few bytes, for the journal alone: every write to it beyond the limit fails.
+LIMITED = """
+import sys
+import optuna.storages.journal._file as file
+from raybench.tune import Tune, run
+import tyro
+
+append = file.JournalFileBackend.append_logs
+
+def limited(self, logs):
+    import os
+    if os.path.getsize(self._file_path) > {limit}:
+        raise OSError(27, "File too large", self._file_path)
+    append(self, logs)
+
+file.JournalFileBackend.append_logs = limited
+sys.exit(run(tyro.cli(Tune)))
+"""
