@@ -81,17 +81,22 @@ class Sweep:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(f"another process is running the sweep in {folder}") from error
-        self._check_identity(overrides)
         self._metrics = metrics = family.metrics(space.family)
         about = {"family": space.family, "sweep": self.name, "objectives": space.objectives}
-        self.store = Store(
-            self.folder, schema.trial_schema(metrics, about), schema.epoch_schema(metrics, about)
-        )
+        schemas = schema.trial_schema(metrics, about), schema.epoch_schema(metrics, about)
+        try:
+            self._check_identity(overrides)
+            self.store = Store(self.folder, *schemas)
+        except BaseException:
+            self._lock.release()
+            raise
         self.early_stopping = early_stopping
         longest = max(example.recipe.epochs for example in space.examples)
         self.rungs = Rungs(space.objectives, longest)
+        self._reached: dict[int, int] = {}  # trial -> last epoch that it had reported before
         for row in self.store.epoch_rows():
             self.rungs.record(row["number"], row["epoch"], row)
+            self._reached[row["number"]] = max(row["epoch"], self._reached.get(row["number"], 0))
         self._study = study.open_study(
             self._state / "study.journal", self.name, space.objectives, space.enqueue
         )
@@ -113,7 +118,9 @@ class Sweep:
                 return None
             else:
                 # A seed a number: neither a restart nor the order of arrival repeats one.
-                number = len(self._study.get_trials(deepcopy=False))
+                known = self._study.get_trials(deepcopy=False)
+                enqueued = (t.number for t in known if t.state == TrialState.WAITING)
+                number = next(enqueued, len(known))
                 self._study.sampler = study.sampler(self._seed, number)
                 trial = self._study.ask()
             task = self._start(trial)
@@ -138,20 +145,24 @@ class Sweep:
         self.store.put_epoch({**identity, "epoch": epoch, **metrics})
         row = {**row, **metrics, "epoch": epoch}
         self.store.trials[number] = row  # goes into the next snapshot; the epoch's row is safe
-        if len(self.space.objectives) == 1:
+        reached = self._reached.get(number, 0)
+        if len(self.space.objectives) == 1 and epoch > reached:
             value = metrics.get(next(iter(self.space.objectives)))
             if value is not None:
                 self._running[number].report(float(value), epoch)
         self.rungs.record(number, epoch, metrics)
-        return self.early_stopping and not self.rungs.keeps(number, epoch)
+        # What goes on from an older checkpoint has passed this rung before: it is not asked again,
+        # or the rows of its later epochs would be those of a trial that never had them.
+        return self.early_stopping and epoch >= reached and not self.rungs.keeps(number, epoch)
 
     def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
         """Ends a trial: COMPLETE, PRUNED or FAILED, with the reason of the last two."""
         row = dict(self.store.trials[number])
         values = [row.get(name) for name in self.space.objectives]
         if status == "COMPLETE" and any(v is None or not math.isfinite(v) for v in values):
-            missing = [n for n, v in zip(self.space.objectives, values, strict=True) if v is None]
-            status, stop_reason = "FAILED", f"it did not report {', '.join(missing)}"
+            reported = zip(self.space.objectives, values, strict=True)
+            missing = [n for n, v in reported if v is None or not math.isfinite(v)]
+            status, stop_reason = "FAILED", f"it reported no finite {', '.join(missing)}"
         row |= {"status": status, "stop_reason": stop_reason}
         if status == "COMPLETE":
             path = self.folder / "models" / f"{row['trial']}.json"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -23,12 +25,12 @@ TROUBLED = '''
 from raybench.experiment import Experiment
 
 objectives = {"accuracy": "max"}
-enqueue = [{"image_size": size} for size in (10, 11, 12, 13, 14)]
+enqueue = [{"seed": seed} for seed in range(5)]
 
 
 def space(trial):
-    size = trial.suggest_int("image_size", 10, 14)
-    return Experiment(family="troubled", model="resnet20", image_size=size)
+    seed = trial.suggest_int("seed", 0, 4)
+    return Experiment(family="troubled.trainer", model="resnet20", seed=seed)
 '''
 TRAINER = """
 import os
@@ -41,14 +43,14 @@ columns = {}
 def train(experiment, *, resume=None, store=None):
     for number in range(1, 4):
         yield Epoch(number, 3, {"accuracy": 0.1 * number, "loss": 1.0}, lambda path: None)
-        match experiment.image_size:
-            case 10:
+        match experiment.seed:
+            case 0:
                 raise Diverged("the loss is nan at step 1")
-            case 11:
+            case 1:
                 raise RuntimeError("no such luck\\nand a second line")
-            case 12:
+            case 2:
                 os._exit(1)
-            case 13:
+            case 3:
                 raise MemoryError
 """
 
@@ -98,7 +100,7 @@ def test_sweep_on_digits_then_report(tmp_path: Path) -> None:
 
 
 def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "space.py").write_text(TROUBLED.replace('"troubled"', '"troubled.trainer"'))
+    (tmp_path / "space.py").write_text(TROUBLED)
     (tmp_path / "troubled").mkdir()
     (tmp_path / "troubled" / "__init__.py").touch()
     (tmp_path / "troubled" / "trainer.py").write_text(TRAINER)
@@ -109,19 +111,19 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
         PYTHONPATH=str(tmp_path),
     )
     assert swept.returncode == 0, swept.stderr
-    trials = pd.read_parquet(tmp_path / "results" / "space" / "trials").set_index("image_size")
+    trials = pd.read_parquet(tmp_path / "results" / "space" / "trials").set_index("seed")
     assert trials["status"].to_dict() == {
-        10: "FAILED",
-        11: "FAILED",
-        12: "FAILED",
-        13: "FAILED",
-        14: "COMPLETE",
+        0: "FAILED",
+        1: "FAILED",
+        2: "FAILED",
+        3: "FAILED",
+        4: "COMPLETE",
     }
     reasons = trials["stop_reason"].to_dict()
-    assert reasons[10] == "diverged"
-    assert reasons[11] == "RuntimeError: no such luck"
-    assert reasons[12] == "the worker process died"
-    assert reasons[13] == "out_of_memory"
+    assert reasons[0] == "diverged"
+    assert reasons[1] == "RuntimeError: no such luck"
+    assert reasons[2] == "the worker process died"
+    assert reasons[3] == "out_of_memory"
     assert (trials["epoch"] >= 1).all()  # what a failed trial had reported is kept
 
 
@@ -177,9 +179,6 @@ def test_bad_input_is_one_line_and_exit_2(
 
 def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path) -> None:
     """Ctrl-C ends the sweep in order; the next run has the same trials and finishes them."""
-    import signal
-    import time
-
     arguments = ["--space", "raybench/bench/trivial_space.py", "--trials", "300"]
     arguments += ["--results", str(tmp_path)]
     process = subprocess.Popen(
@@ -199,11 +198,12 @@ def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
-    before = pd.read_parquet(tmp_path / "trivial_space" / "trials").set_index("number")
+    table = tmp_path / "trivial_space" / "trials"
+    before = pd.read_parquet(table, dtype_backend="numpy_nullable").set_index("number")
     ended = before[before["status"] != "RUNNING"]
     assert 0 < len(ended) < 300
     assert command("tune", *arguments).returncode == 0
-    after = pd.read_parquet(tmp_path / "trivial_space" / "trials").set_index("number")
+    after = pd.read_parquet(table, dtype_backend="numpy_nullable").set_index("number")
     assert len(after) == 300
     pd.testing.assert_frame_equal(after.loc[ended.index], ended)
 

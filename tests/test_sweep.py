@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from raybench import space as spaces
+from raybench.results import store
 from raybench.results.front import front
 from raybench.results.read import read
 from raybench.space import Overrides, Space
@@ -56,6 +57,13 @@ PLAIN = Overrides()
 def _quick_disk(monkeypatch):
     """Nothing here is unplugged, so nothing has to wait for the disk."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
+def _eager_snapshots(monkeypatch):
+    """The tables are written anew whenever a trial ends."""
+    monkeypatch.setattr(store, "SNAPSHOT_EVERY_S", 0.0)
+    monkeypatch.setattr(store, "SNAPSHOT_SHARE", 1e9)
 
 
 @pytest.fixture(scope="module")
@@ -510,16 +518,47 @@ def assert_sound(folder: Path, sweep_trials: int, objectives: dict[str, str]) ->
         assert own["epoch"].tolist() == list(range(1, int(row["epoch"]) + 1))
 
 
+def sweep_of_six(space: Space, folder: Path) -> None:
+    """Six trials, two at a time."""
+    sweep = Sweep(folder, space, trials=6, overrides=PLAIN)
+    drive(sweep)
+    sweep.close()
+
+
+def writes_of_a_sweep(space: Space, folder: Path) -> int:
+    """How often an undisturbed run waits for the disk."""
+    count = itertools.count()
+    os.fsync = lambda handle: next(count)
+    sweep_of_six(space, folder)
+    return next(count)
+
+
+def run_until_write(point: int, space: Space, folder: Path) -> None:
+    """Runs a sweep in this process, which ends without a word at its `point`-th write."""
+    writes = itertools.count(1)
+
+    def fsync(handle: int) -> None:
+        if next(writes) == point:
+            with contextlib.suppress(OSError):  # a folder cannot be torn
+                if point % 2:
+                    os.ftruncate(handle, max(0, os.fstat(handle).st_size - 7))
+            os._exit(DIED)
+
+    os.fsync = fsync
+    sweep_of_six(space, folder)
+    os._exit(0)
+
+
 class TestProcesses:
     def test_two_on_one_sweep_are_refused_until_the_first_is_gone(self, load, tmp_path):
         space = load(ONE, CONDITIONAL)
         opened, leave = fork.Event(), fork.Event()
 
         def hold() -> None:
-            Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
+            held = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
             opened.set()
             leave.wait(60)
-            os._exit(DIED)  # without a word
+            os._exit(DIED if held.unfinished == 2 else 0)  # without a word
 
         process = fork.Process(target=hold)
         process.start()
@@ -534,28 +573,13 @@ class TestProcesses:
         sweep.close()
 
     @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])
-    @pytest.mark.parametrize("point", [3, 8, 13, 21, 34, 47, 60, 74, 89, 103])
-    def test_a_kill_at_any_write_loses_nothing(self, load, tmp_path, objectives, point):
-        """Killed at the so-manieth write, at every odd one with half of it on the disk."""
+    @pytest.mark.usefixtures("_eager_snapshots")
+    @pytest.mark.parametrize("share", [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99])
+    def test_a_kill_at_any_write_loses_nothing(self, load, tmp_path, objectives, share):
+        """Killed at one of its writes to the disk, every other time with the end of it missing."""
         space, folder = load(objectives, CONDITIONAL), tmp_path / "s"
-
-        def until_killed() -> None:
-            writes = itertools.count(1)
-
-            def fsync(handle: int) -> None:
-                if next(writes) == point:
-                    with contextlib.suppress(OSError):  # a folder cannot be torn
-                        if point % 2:
-                            os.ftruncate(handle, max(0, os.fstat(handle).st_size - 7))
-                    os._exit(DIED)
-
-            os.fsync = fsync
-            sweep = Sweep(folder, space, trials=6, overrides=PLAIN)
-            sweep.store._next_snapshot = 0.0
-            drive(sweep)
-            os._exit(0)
-
-        process = fork.Process(target=until_killed)
+        point = math.ceil(share * writes_of_a_sweep(space, tmp_path / "whole"))
+        process = fork.Process(target=run_until_write, args=(point, space, folder))
         process.start()
         process.join(60)
         assert process.exitcode == DIED
