@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import Any
@@ -92,12 +93,18 @@ class Progress:
         for row in ended[-max(0, SHOWN - len(running)) :] + running:
             values = [_short(row.get(name)) for name in objectives]
             epoch = f"{row.get('epoch') or 0}/{row['recipe.epochs']}"
-            table.add_row(str(row["number"]), row["status"], epoch, *values, row["params"])
+            table.add_row(str(row["number"]), row["status"], epoch, *values, _said(row["params"]))
         return table
 
 
 def _short(value: Any) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _said(params: str) -> str:
+    """Parameters as `lr=0.034 model=resnet20`."""
+    said = json.loads(params).items()
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in said)
 
 
 def _span(seconds: float) -> str:
