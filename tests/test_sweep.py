@@ -9,8 +9,9 @@ import math
 import multiprocessing
 import os
 import random
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def space(trial):
 ONE = 'objectives = {"accuracy": "max"}\n'
 TWO = 'objectives = {"accuracy": "max", "model_bytes": "min"}\n'
 PLAIN = Overrides()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where the system has such a folder: a sweep makes and removes many files."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -475,8 +484,7 @@ class TestRefusals:
         ],
     )
     def test_other_settings_are_named(self, load, finished, overrides, words):
-        space = load(ONE, CONDITIONAL, overrides=overrides)
-        self.refused(finished, space, overrides, words)
+        self.refused(finished, load(ONE, CONDITIONAL), overrides, words)
 
     def test_another_space_is_named(self, load, finished):
         changed = load(ONE, CONDITIONAL.replace("0.9", "0.8"))
@@ -549,6 +557,12 @@ def run_until_write(point: int, space: Space, folder: Path) -> None:
     os._exit(0)
 
 
+@pytest.fixture(scope="module")
+def writes() -> dict[str, int]:
+    """Counted once for each set of objectives."""
+    return {}
+
+
 class TestProcesses:
     def test_two_on_one_sweep_are_refused_until_the_first_is_gone(self, load, tmp_path):
         space = load(ONE, CONDITIONAL)
@@ -574,11 +588,13 @@ class TestProcesses:
 
     @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])
     @pytest.mark.usefixtures("_eager_snapshots")
-    @pytest.mark.parametrize("share", [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99])
-    def test_a_kill_at_any_write_loses_nothing(self, load, tmp_path, objectives, share):
+    @pytest.mark.parametrize("share", [0.01, 0.2, 0.4, 0.6, 0.8, 0.99])
+    def test_a_kill_at_any_write_loses_nothing(self, load, tmp_path, writes, objectives, share):
         """Killed at one of its writes to the disk, every other time with the end of it missing."""
         space, folder = load(objectives, CONDITIONAL), tmp_path / "s"
-        point = math.ceil(share * writes_of_a_sweep(space, tmp_path / "whole"))
+        if objectives not in writes:
+            writes[objectives] = writes_of_a_sweep(space, tmp_path / "whole")
+        point = math.ceil(share * writes[objectives])
         process = fork.Process(target=run_until_write, args=(point, space, folder))
         process.start()
         process.join(60)

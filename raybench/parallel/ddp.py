@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,7 +24,10 @@ class Replicas:
             return model
         # Without broadcast_buffers: a broadcast of every running mean before every forward pass
         # costs more than the gradients of a small network. `average_buffers` is enough.
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Newer torch calls it forward_sync_buffers, which torch 2.11 does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(model, broadcast_buffers=False)
 
     def average_buffers(self, model: nn.Module) -> None:
         """Gives all workers the mean of their batch norms' running statistics."""
