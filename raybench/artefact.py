@@ -36,11 +36,12 @@ def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
             tensors[name + BITS], tensors[name + VALUES] = packed
             sparse[name] = list(dense.shape)
     about = {
-        "experiment": experiment.to_json(),
-        "classes": str(classes),
-        "sparse": json.dumps(sparse),
+        "experiment": json.loads(experiment.to_json()),
+        "classes": classes,
+        "sparse": sparse,
     }
-    return serialize(tensors, metadata=about)
+    # One entry: safetensors writes several in random order, and equal models are equal files.
+    return serialize(tensors, metadata={"raybench": json.dumps(about, sort_keys=True)})
 
 
 def save(model: nn.Module, experiment: Experiment, classes: int, path: Path) -> int:
@@ -55,13 +56,13 @@ def save(model: nn.Module, experiment: Experiment, classes: int, path: Path) -> 
 def load(path: Path | str) -> nn.Module:
     """The trained model as a plain torch module in evaluation mode, from its file alone."""
     with safe_open(path, framework="pt") as file:
-        about = file.metadata()
+        about = json.loads(file.metadata()["raybench"])
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     state = {n: t for n, t in stored.items() if not n.endswith((BITS, VALUES))}
-    for name, shape in json.loads(about["sparse"]).items():
+    for name, shape in about["sparse"].items():
         state[name] = _unpack(stored[name + BITS], stored[name + VALUES], shape)
-    experiment = from_json(about["experiment"])
-    model = build(experiment.model, classes=int(about["classes"]), image_size=experiment.image_size)
+    experiment = from_json(json.dumps(about["experiment"]))
+    model = build(experiment.model, classes=about["classes"], image_size=experiment.image_size)
     for _, technique in experiment.techniques():
         technique.reshape(model)
     model.load_state_dict(state)

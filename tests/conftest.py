@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,11 @@ settings.register_profile("fixed", derandomize=True, deadline=None, database=Non
 settings.load_profile("fixed")
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny() -> Experiment:
     """The pruning family on 129 digits of 8x8 pixels: 2 epochs of 4 steps, in fp32."""
@@ -27,7 +34,15 @@ def tiny() -> Experiment:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def memory_path() -> Iterator[Path]:
+    """A `tmp_path` in memory, where the system has that: for tests of many small files."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of decoded images that is empty, and nobody else's."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("RAYBENCH_CACHE", str(cache))

@@ -38,13 +38,15 @@ def head(*, dashboard: bool) -> Iterator[Head]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     # A short path: those of Ray's sockets may not exceed 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="rb-"))
-    port, page = _free_port(), _free_port()
+    # Ports of its own, the job agent's too: another Ray on the machine may hold the usual ones.
+    port, page, agent = _free_port(), _free_port(), _free_port()
     command = [
         str(BIN / "ray"),
         *("start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
         f"--port={port}",
         f"--include-dashboard={str(dashboard).lower()}",
         f"--dashboard-port={page}",
+        f"--dashboard-agent-listen-port={agent}",
         f"--temp-dir={folder}",
     ]
     log = folder / "head.log"

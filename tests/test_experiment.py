@@ -50,8 +50,8 @@ recipes = st.builds(
 )
 prunes = st.builds(
     Prune,
-    final_sparsity=shares,
-    initial_sparsity=shares,
+    final_sparsity=st.floats(0.5, 1, exclude_max=True),
+    initial_sparsity=st.floats(0, 0.5),
     schedule=st.sampled_from(["polynomial", "constant"]),
     begin=st.floats(0, 0.5, exclude_max=True),
     end=st.floats(0.5, 1),
@@ -207,6 +207,7 @@ class TestRefusals:
             (Experiment, {"image_size": 4}),
             *[(Prune, {"final_sparsity": s}) for s in (1.0, -0.1, math.nan)],
             (Prune, {"initial_sparsity": 1.0}),
+            (Prune, {"initial_sparsity": 0.7, "final_sparsity": 0.6}),
             *[(Prune, {"begin": b}) for b in (-0.1, 1.1, math.nan)],
             (Prune, {"end": 1.1}),
             (Prune, {"begin": 0.6, "end": 0.6}),

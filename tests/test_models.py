@@ -7,7 +7,7 @@ import torch
 
 from raybench.measure import count_parameters
 from raybench.models import build
-from raybench.models.resnet_cifar import ResNetCifar
+from raybench.models.resnet_cifar import PadShortcut, ResNetCifar
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,15 @@ def test_a_stage_halves_the_resolution_and_doubles_the_channels():
         x = stage(x)
         shapes.append(tuple(x.shape[1:]))
     assert shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+def test_shortcut_a_takes_every_second_pixel_and_pads_both_ends():
+    x = torch.arange(1.0, 33.0).view(1, 2, 4, 4)
+    out = PadShortcut(2)(x)
+    assert out.shape == (1, 4, 2, 2)
+    assert not out[0, [0, 3]].any()
+    assert out[0, 1].tolist() == [[1.0, 3.0], [9.0, 11.0]]
+    assert torch.equal(out[0, 2], out[0, 1] + 16)
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -79,6 +88,6 @@ def test_library_models_take_small_images_and_a_wrong_name_gets_advice():
     ):
         with pytest.raises(ValueError, match=f"no model '{wrong}'; did you mean '{right}'"):
             build(wrong, classes=10, image_size=32)
-    with pytest.raises(ValueError, match="there are .* such as resnet20, resnet44") as error:
+    with pytest.raises(ValueError, match=r"there are .* such as resnet20, resnet44") as error:
         build("qqqq", classes=10, image_size=32)
     assert len(str(error.value)) < 200

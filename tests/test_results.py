@@ -30,6 +30,11 @@ ABOUT = {"family": "pruning", "sweep": "s", "objectives": {"accuracy": "max", "l
 METRICS = family.metrics("pruning")
 
 
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    return memory_path
+
+
 def schemas() -> tuple[pa.Schema, pa.Schema]:
     return schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
 
@@ -184,6 +189,17 @@ class TestStore:
         table.snapshot_if_due()
         assert tail.read_text() == ""
         assert list(trials_on_disk(tmp_path)) == [0]
+
+    def test_a_reader_keeps_the_table_that_it_has_opened(self, tmp_path):
+        """A snapshot is another file in the old one's place."""
+        table = opened(tmp_path)
+        with (tmp_path / "trials/trials.parquet").open("rb") as reader:
+            before = reader.read()
+            table.put_trial(trial_row(0))
+            table.snapshot()
+            reader.seek(0)
+            assert reader.read() == before
+        assert len(trials_on_disk(tmp_path)) == 1
 
     def test_nothing_else_lies_in_the_two_folders(self, tmp_path):
         table = opened(tmp_path)

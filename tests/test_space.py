@@ -201,9 +201,8 @@ class TestFields:
         ],
     )
     def test_impossible_value_names_the_field(self, tmp_path, expression, words):
-        text = returns(expression)
-        text += "\ndef changed(**values):\n    return replace(base, recipe=replace(base.recipe, **values))"
-        assert words in refusal(write(tmp_path, text))
+        changed = "def changed(**v):\n    return replace(base, recipe=replace(base.recipe, **v))"
+        assert words in refusal(write(tmp_path, f"{returns(expression)}\n{changed}\n"))
 
     def test_impossible_value_in_a_rare_branch_is_found(self, tmp_path):
         path = write(

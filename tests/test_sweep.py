@@ -9,16 +9,16 @@ import math
 import multiprocessing
 import os
 import random
-import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 import pytest
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from raybench import space as spaces
@@ -55,11 +55,8 @@ PLAIN = Overrides()
 
 
 @pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """In memory where the system has such a folder: a sweep makes and removes many files."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
+def tmp_path(memory_path: Path) -> Path:
+    return memory_path
 
 
 @pytest.fixture(autouse=True)
@@ -139,15 +136,19 @@ def rows(folder: Path) -> dict[int, dict[str, Any]]:
     return {row["number"]: row for row in pd.read_parquet(folder / "trials").to_dict("records")}
 
 
-def told(folder: Path) -> dict[int, optuna.trial.FrozenTrial]:
-    """What the study's journal says of the trials, without duplicates and those still to come."""
+def journal(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """Every trial in the study's journal."""
     storage = optuna.storages.JournalStorage(
         JournalFileBackend(str(folder / ".state/study.journal"))
     )
-    found = optuna.load_study(study_name=None, storage=storage).trials
+    return optuna.load_study(study_name=None, storage=storage).trials
+
+
+def told(folder: Path) -> dict[int, optuna.trial.FrozenTrial]:
+    """Those of them that ran or run: without duplicates and what is still to come."""
     return {
         trial.number: trial
-        for trial in found
+        for trial in journal(folder)
         if "duplicate_of" not in trial.user_attrs and trial.state != TrialState.WAITING
     }
 
@@ -273,6 +274,7 @@ class TestSuggestions:
         assert found[:2] == wanted
         assert len(found) == 4
         assert not [params for params in found[2:] if params in wanted]
+        assert len(journal(tmp_path / "s")) == 4
 
     def test_what_enqueue_leaves_open_is_drawn_anew_each_time(self, load, tmp_path):
         space = load(TWO, "enqueue = [{'dense': d} for d in (True, False) * 3]\n", CONDITIONAL)
@@ -445,6 +447,44 @@ class TestReopening:
         assert second.rungs._seen == before
         assert before
         second.close()
+
+    def test_a_rung_that_was_passed_is_not_asked_again(self, load, tmp_path):
+        """A trial goes on from a checkpoint that is older than its last report."""
+
+        def report(sweep: Sweep, task: Task, epoch: int, accuracy: float) -> bool:
+            return sweep.report(task.number, epoch, metrics(task, epoch) | {"accuracy": accuracy})
+
+        space = load(ONE, CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        tasks = [first.ask() for _ in range(3)]
+        stops = [report(first, task, 1, a) for task, a in zip(tasks, (0.1, 0.8, 0.9), strict=True)]
+        assert stops == [False] * 3
+        assert not report(first, tasks[0], 2, 0.1)
+        abandon(first)
+
+        second = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        resumed = second.ask()
+        assert resumed.number == tasks[0].number
+        assert not report(second, resumed, 1, 0.1)
+        assert not report(second, resumed, 2, 0.1)
+        *_, new = (second.ask() for _ in range(3))
+        assert report(second, new, 1, 0.1)  # who comes there for the first time is stopped
+        second.close()
+        epochs = pd.read_parquet(tmp_path / "s" / "epochs")
+        assert epochs[epochs["number"] == resumed.number]["epoch"].tolist() == [1, 2]
+
+    def test_a_lock_left_by_a_kill_is_not_waited_for(self, load, tmp_path, monkeypatch):
+        space = load(ONE, CONDITIONAL)
+        Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN).close()
+        JournalFileSymlinkLock(str(tmp_path / "s/.state/study.journal")).acquire()
+
+        def sleep(seconds: float) -> None:
+            raise AssertionError("it waits")
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        sweep = Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN)
+        assert sweep.ask() is not None
+        sweep.close()
 
     def test_a_duplicate_that_was_cut_off_does_not_end_the_sweep(self, load, tmp_path):
         """Killed after a suggestion was made, and before it was found to be there already."""

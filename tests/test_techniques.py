@@ -129,8 +129,11 @@ class TestContract:
 
         def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if isinstance(module, nn.Conv2d) and module.training:
-                turned = inputs[0].is_contiguous(memory_format=torch.channels_last)
-                seen.append((turned, output.dtype))
+                turned = [
+                    tensor.is_contiguous(memory_format=torch.channels_last)
+                    for tensor in (inputs[0], module.weight, output)
+                ]
+                seen.append((all(turned), output.dtype))
 
         hook = nn.modules.module.register_module_forward_hook(look)
         try:

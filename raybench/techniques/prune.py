@@ -126,6 +126,11 @@ class Prune(Technique):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is {value}: a sparsity lies in [0, 1)")
+        if self.schedule == "polynomial" and self.initial_sparsity > self.final_sparsity:
+            raise ValueError(
+                f"initial_sparsity {self.initial_sparsity} is above final_sparsity "
+                f"{self.final_sparsity}: a pruned weight does not come back"
+            )
         if not 0 <= self.begin <= 1 or not 0 <= self.end <= 1:
             raise ValueError(f"begin {self.begin}, end {self.end}: shares of training, in [0, 1]")
         if self.schedule == "polynomial" and self.begin >= self.end:
