@@ -13,7 +13,7 @@ import torch
 import tyro
 from filelock import FileLock, Timeout
 
-from raybench import data, family, measure
+from raybench import data, family, measure, process
 from raybench.experiment import Experiment, checked, technique_types
 from raybench.results import schema
 from raybench.results.store import Row, Store
@@ -125,6 +125,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
     """Epoch number and metrics, from this process or from a group of workers."""
     experiment = options.experiment
     if experiment.parallel.workers == 1:
+        process.prepare(torch.get_num_threads())
         train = family.load(experiment.family).train
         for epoch in train(experiment, store=options.store):
             yield epoch.number, epoch.metrics

@@ -17,7 +17,7 @@ FILES = sorted([*ROOT.glob("raybench/**/*.py"), *ROOT.glob("trainers/**/*.py")])
 LAYERS = [
     ["raybench.techniques"],
     ["raybench.experiment"],
-    [f"raybench.{name}" for name in ("models", "optim", "measure", "sources", "data")]
+    [f"raybench.{name}" for name in ("models", "optim", "measure", "sources", "data", "process")]
     + ["raybench.artefact", "raybench.parallel"],
     ["raybench.loop"],
     ["trainers"],

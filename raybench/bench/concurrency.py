@@ -39,6 +39,10 @@ def measure() -> dict[str, float]:
 
 
 def _rate(folder: Path, space: Space, overrides: Overrides, concurrent: int) -> float:
-    """Whole trials a minute, from the first one's start in its worker to the last one's end."""
-    sweep = run(folder, space, overrides, trials=TRIALS, workers=1, concurrent=concurrent)
-    return 60 * TRIALS / (sweep.ends[-1] - sweep.first_start())
+    """Whole trials a minute, once each worker has had its first.
+
+    The first trials bear the start of the workers, which comes once a sweep.
+    """
+    trials = TRIALS + concurrent
+    sweep = run(folder, space, overrides, trials=trials, workers=1, concurrent=concurrent)
+    return 60 * TRIALS / (sweep.ends[-1] - sweep.ends[concurrent - 1])

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from raybench import data, models
+from raybench import data, models, process
 from raybench.bench.input import PilImages
-from raybench.experiment import Experiment
+from raybench.experiment import Experiment, from_json
 from raybench.loop import fit
 from trainers import pruning
 
 ROUNDS = 7
 STEPS = 2  # of each round
+ROUND_S = 120  # deadline of one round of the baseline
 SUBJECTS = {  # model and batch: large ones take a second a step
     "resnet20": ("resnet20", 128),
     "resnet44": ("resnet44", 128),
@@ -44,13 +47,15 @@ def measure() -> dict[str, float]:
         images = data.load(experiment)
         share = (STEPS * batch + 0.5) / len(images.train)
         experiment = replace(experiment, subset=min(1.0, share))
-        sides = {"ours": _ours(experiment), "baseline": _baseline(experiment)}
+        baseline = Baseline(experiment)
+        sides: dict[str, Iterator[float]] = {"ours": _ours(experiment), "baseline": baseline}
         rates: dict[str, list[float]] = {side: [] for side in sides}
         for number in range(ROUNDS + 1):
             for side, rounds in sides.items():
                 rate = next(rounds)
                 if number:  # the first round chooses oneDNN's kernels
                     rates[side].append(rate)
+        baseline.close()
         ratios = [a / b for a, b in zip(rates["ours"], rates["baseline"], strict=True)]
         figures |= {
             f"ratio_{name}": median(ratios),
@@ -62,7 +67,38 @@ def measure() -> dict[str, float]:
     return figures | {"rounds": ROUNDS}
 
 
+class Baseline:
+    """The other side in a process of its own: `process.prepare` acts on all of a process."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(experiment.to_json(), there))
+        self._process.start()
+
+    def __iter__(self) -> Baseline:
+        return self
+
+    def __next__(self) -> float:
+        self._pipe.send("round")
+        if not self._pipe.poll(ROUND_S):
+            raise TimeoutError(f"the baseline took more than {ROUND_S} s")
+        return float(self._pipe.recv())
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.join(ROUND_S)
+
+
+def _serve(experiment: str, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    rounds = _baseline(from_json(experiment))
+    while pipe.recv() == "round":
+        pipe.send(next(rounds))
+
+
 def _ours(experiment: Experiment) -> Iterator[float]:
+    process.prepare(threads=1)
     images = data.load(experiment)
     for epoch in fit(experiment, images):
         yield epoch.metrics["images_per_s"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from raybench import data, family, measure
+from raybench import data, family, measure, process
 from raybench.experiment import Experiment, from_json
 from raybench.loop import Diverged, Epoch
 
@@ -104,13 +104,10 @@ class TrialActor(tune.Trainable):
         self._epochs.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        import torch
-
         self._job = Job(**config)
         self._told = False
         self._started = time.time()
-        # One thread per CPU that the trial has: two on one core are up to 10 times slower.
-        torch.set_num_threads(self._job.threads)
+        process.prepare(self._job.threads)  # one thread for each CPU that the trial has
         self._epochs = epochs(from_json(self._job.experiment), self._job)
 
     def _first(self) -> dict[str, str]:

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from raybench import process
 from raybench.cluster import trial
 from raybench.cluster.trial import Job
 from raybench.experiment import Experiment, from_json
@@ -86,7 +86,7 @@ def serve(config: dict[str, Any]) -> None:
     while (said := ray.get(mailbox.next_job.remote(rank))) is not None:
         job = Job(**said)
         started = time.time()
-        torch.set_num_threads(job.threads)
+        process.prepare(job.threads)
         epochs = trial.epochs(from_json(job.experiment), job, writes=rank == 0)
         try:
             for epoch in epochs:
