@@ -160,20 +160,19 @@ def fit(
 
         replicas.average_buffers(model)
         evaluation.start()
-        accuracy, validation_loss = evaluate(model, images, images.validation, replicas)
         metrics |= {
             "loss": mean_loss,
-            "accuracy": accuracy,
-            "validation_loss": validation_loss,
             "lr": rate,
             "images_per_s": steps * recipe.batch / clock.seconds,
         }
         if number == recipe.epochs:
             for _, technique in techniques:
                 technique.finish(model)
-            metrics |= _score(model, experiment, images, replicas, store)
+            metrics |= _store_and_score(model, experiment, images, replicas, store)
         else:
             metrics["model_bytes"] = _bytes_if_finished(model, experiment, images)
+        accuracy, validation_loss = evaluate(model, images, images.validation, replicas)
+        metrics |= {"accuracy": accuracy, "validation_loss": validation_loss}
         for _, technique in techniques:
             metrics |= technique.measure(model)
         evaluation.stop()
@@ -226,7 +225,7 @@ def _bytes_if_finished(model: nn.Module, experiment: Experiment, images: Images)
     return len(artefact.encode(finished, experiment, images.classes))
 
 
-def _score(
+def _store_and_score(
     model: nn.Module,
     experiment: Experiment,
     images: Images,
@@ -239,13 +238,10 @@ def _score(
         stored = artefact.save(model, experiment, images.classes, path)
         model.load_state_dict(artefact.load(path).state_dict())
     accuracy, loss = evaluate(model, images, images.test, replicas)
-    final, validation_loss = evaluate(model, images, images.validation, replicas)
     return {
         "model_bytes": stored,
         "parameters": measure.count_parameters(model),
         "flops": measure.count_flops(model, experiment.image_size),
         "test_accuracy": accuracy,
         "test_loss": loss,
-        "accuracy": final,
-        "validation_loss": validation_loss,
     }
