@@ -36,6 +36,8 @@ def head(*, dashboard: bool) -> Iterator[Head]:
     Never `ray stop`: it would end every Ray on the machine.
     """
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # A job's `python` is found by the head's PATH.
+    environment["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
     # A short path: those of Ray's sockets may not exceed 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="rb-"))
     # Ports of its own, the job agent's too: another Ray on the machine may hold the usual ones.

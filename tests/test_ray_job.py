@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -46,7 +45,6 @@ def submit(node: Head, command: list[str]) -> subprocess.CompletedProcess[str]:
         **node.environment,
         "RAY_AUTH_MODE": "token",
         "RAY_API_SERVER_ADDRESS": node.dashboard,
-        "PATH": _path(),
     }
     deadline = time.monotonic() + DEADLINE_S
     while True:
@@ -56,8 +54,3 @@ def submit(node: Head, command: list[str]) -> subprocess.CompletedProcess[str]:
         early = "No available agent" in submitted.stderr
         if not early or time.monotonic() > deadline:
             return submitted
-
-
-def _path() -> str:
-    """The job's `python` is the one whose `ray` was started."""
-    return os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
