@@ -18,7 +18,7 @@ def test_parameters_are_those_of_the_paper(name, parameters):
     assert count_parameters(build(name, classes=10, image_size=32)) == parameters
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet20_b"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_b", "vit300x2"])
 def test_own_models_map_images_to_logits(name):
     model = build(name, classes=7, image_size=32).eval()
     x = torch.randn(3, 3, 32, 32)
@@ -60,6 +60,39 @@ def test_the_same_seed_gives_the_same_weights():
 def test_layers_are_six_n_plus_two():
     with pytest.raises(ValueError, match="layers is 21"):
         ResNetCifar(21, 10)
+
+
+class TestVit:
+    def test_the_default_has_the_size_of_the_reference(self):
+        with torch.device("meta"):
+            model = build("vit300", classes=10, image_size=32)
+        assert count_parameters(model) == 12_814_126
+        assert len(model.blocks) == 12
+        assert {block.attn.num_heads for block in model.blocks} == {5}
+
+    @pytest.mark.parametrize(
+        ("width", "heads"), [(8, 1), (59, 1), (60, 1), (192, 3), (300, 5), (384, 6), (768, 12)]
+    )
+    def test_a_head_has_at_least_sixty_dimensions(self, width, heads):
+        with torch.device("meta"):
+            model = build(f"vit{width}x4", classes=10, image_size=32)
+        assert len(model.blocks) == 4
+        for block in model.blocks:
+            assert block.attn.num_heads == heads
+            assert block.mlp.fc1.in_features == width
+            assert block.mlp.fc1.out_features % 16 == 0
+
+    @pytest.mark.parametrize(("image_size", "patches"), [(8, 4), (32, 64), (64, 256), (96, 36)])
+    def test_patches_are_small_on_small_images(self, image_size, patches):
+        with torch.device("meta"):
+            model = build("vit60x1", classes=7, image_size=image_size)
+            assert model(torch.empty(2, 3, image_size, image_size)).shape == (2, 7)
+        assert model.patch_embed.num_patches == patches
+
+    @pytest.mark.parametrize("name", ["vit0", "vit300x0", "vit300x", "vit-300", "vit", "vit0300"])
+    def test_sizes_that_are_none_are_refused(self, name):
+        with pytest.raises(ValueError, match=f"no model '{name}'"):
+            build(name, classes=10, image_size=32)
 
 
 def test_library_models_take_small_images_and_a_wrong_name_gets_advice():

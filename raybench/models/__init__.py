@@ -3,50 +3,79 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from raybench.experiment import nearest
 from raybench.models.resnet_cifar import ResNetCifar
+from raybench.models.vit import build_mixer, build_vit
 
-__all__ = ["build", "unfuse_attention"]
+__all__ = ["avoid_slow_bf16", "build"]
 
+OWN = ("resnet20", "resnet44", "vit300", "mixer512x8")
+MIXERS = {"mixer_s16_224": (512, 8), "mixer_b16_224": (768, 12)}  # width, depth
 SMALL_IMAGES = 64  # up to this size, ImageNet's stem would throw most of the pixels away
 
 
-def build(name: str, *, classes: int, image_size: int) -> nn.Module:
+def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> nn.Module:
     """A plain module (B, 3, image_size, image_size) -> (B, classes) with fresh weights.
 
-    `resnet20`, `resnet44` (any 6n + 2; with shortcut B as `resnet20_b`) are our own; `resnet18`,
-    `vgg11` (any of their kin) and `mobilenet_v2` are torchvision's; every other name is timm's.
-    Up to 64 pixels the stem keeps the resolution, and a ViT gets patches of 4 pixels.
+    `resnet20`, `resnet44` (any 6n + 2; with shortcut B as `resnet20_b`) are our own; `vit300` is
+    a ViT of width 300 and 12 blocks, `mixer512x8` a Mixer of 8 blocks (any width and depth);
+    `resnet18`, `vgg11` (any of their kin) and `mobilenet_v2` are torchvision's; every other name
+    is timm's. Up to 64 pixels the stem keeps the resolution, and patches have 4 pixels.
+
+    `pretrained` takes timm's weights: "hub" downloads them, else it is their file's path. The head
+    is fresh where the classes differ.
 
     Raises:
         ValueError: no library has a model of that name; it names the nearest.
     """
+    if pretrained:
+        return _from_timm(name, classes, image_size, pretrained)
     own = re.fullmatch(r"resnet(20|32|44|56|110)(_b)?", name)
     if own:
         return ResNetCifar(int(own[1]), classes, shortcut="B" if own[2] else "A")
+    sized = re.fullmatch(r"(vit|mixer)([1-9]\d*)(?:x([1-9]\d*))?", name)
+    if sized:
+        make = build_vit if sized[1] == "vit" else build_mixer
+        return make(int(sized[2]), int(sized[3] or 12), classes=classes, image_size=image_size)
     # The libraries are imported only here: torchvision alone costs a second per process.
     import torchvision.models as zoo
 
     if re.fullmatch(r"resnet(18|34|50)|vgg(11|13|16|19)(_bn)?|mobilenet_v2", name):
         model: nn.Module = zoo.get_model(name, weights=None, num_classes=classes)
         return _small_stem(name, model, classes) if image_size <= SMALL_IMAGES else model
+    if name in MIXERS and image_size <= SMALL_IMAGES:  # timm's name fixes the patch
+        return build_mixer(*MIXERS[name], classes=classes, image_size=image_size)
     return _from_timm(name, classes, image_size)
 
 
-def unfuse_attention(model: nn.Module) -> None:
-    """Lets timm's attention multiply its matrices one by one.
+def avoid_slow_bf16(model: nn.Module) -> None:
+    """Goes round two kernels that are slow in bf16 on a CPU, in place; the results stay.
 
-    In bf16 on a CPU torch's flash kernel is slow, backward above all: unfused, a training step of
-    ViT-Tiny with 65 tokens is 1.45 times as fast, one of ViT-S/16 with 197 tokens 1.2 times. In
-    fp32 the fused kernel is 3 % ahead.
+    torch's flash attention, backward above all: unfused, a training step of ViT-Tiny with 65 tokens
+    is 1.45 times as fast, one of ViT-S/16 with 197 tokens 1.2 times. (In fp32 the fused kernel is
+    3 % ahead.) And depthwise convolutions with a stride: the backward passes of MobileNetV2's three
+    take 185, 100 and 172 ms at batch 64, in fp32 18, 5 and 4; with them in fp32 its whole step is
+    1.6 times as fast.
     """
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # type: ignore[assignment]
+        if type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
+            module.__class__ = ConvolutionInFp32  # the same parameters, under the same names
+
+
+class ConvolutionInFp32(nn.Conv2d):
+    """A convolution that autocast leaves in fp32; what comes and goes has the step's dtype."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            return super().forward(x_BCHW.float()).to(x_BCHW.dtype)
 
 
 def _small_stem(name: str, model: nn.Module, classes: int) -> nn.Module:
@@ -66,15 +95,35 @@ def _small_stem(name: str, model: nn.Module, classes: int) -> nn.Module:
     return model
 
 
-def _from_timm(name: str, classes: int, image_size: int) -> nn.Module:
+def _from_timm(name: str, classes: int, image_size: int, pretrained: str = "") -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        known = ["resnet20", "resnet44", "resnet18", "vgg11", "mobilenet_v2", *timm.list_models()]
+        known = [*OWN, "resnet18", "vgg11", "mobilenet_v2", *timm.list_models()]
         raise ValueError(f"no model {name!r}; {nearest(name, known)}")
     settings: dict[str, Any] = {}
     if name.startswith(("vit_", "deit_", "mixer_")):
         settings["img_size"] = image_size
         if image_size <= SMALL_IMAGES and not name.startswith("mixer_"):
             settings["patch_size"] = 4
-    return timm.create_model(name, num_classes=classes, **settings)
+    if not pretrained:
+        return timm.create_model(name, num_classes=classes, **settings)
+    if name in MIXERS and image_size <= SMALL_IMAGES:
+        raise ValueError(f"the pretrained {name} has patches of 16 pixels: take image_size 224")
+    settings["pretrained"] = True
+    try:
+        if pretrained != "hub":
+            if not Path(pretrained).is_file():
+                raise FileNotFoundError(f"there is no file {pretrained}")
+            settings["pretrained_cfg_overlay"] = {"file": pretrained}
+            stored = timm.models.load_state_dict(pretrained)
+        model = timm.create_model(name, num_classes=classes, **settings)
+    except Exception as error:  # of the hub, of either file format, of what was pickled
+        raise ValueError(f"no pretrained weights of {name} from {pretrained}: {error}") from error
+    if pretrained != "hub":
+        # timm takes what fits by name, and would go on with fresh weights for the rest.
+        own = {n for n, _ in model.named_parameters() if not n.startswith(("head", "fc."))}
+        missing = sorted(own - set(stored))
+        if missing:
+            raise ValueError(f"{pretrained} is of another model: it has no {missing[0]}")
+    return model

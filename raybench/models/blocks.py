@@ -1,0 +1,157 @@
+"""A model as a list of blocks that run one after another: what a pipeline can cut.
+
+The blocks hold the model's own parameters and buffers, not copies, so what trains a block trains
+the model. Their composition is the model's forward pass to the last bit. No block writes into what
+it is given, which in a pipeline has come from another stage. Poolings end a block: a smaller tensor
+is sent, and the gradient of a pooling has another memory format than what is pooled, which a
+gradient that was sent has not, so kernels would sum it in another order.
+
+Legend: B batch, C channels, H and W pixels, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The model's blocks, from the images to the logits.
+
+    ResNets, VGGs, MobileNetV2, timm's ViTs, and any `nn.Sequential`, whose children are taken.
+
+    Raises:
+        ValueError: the model has no such form.
+    """
+    if type(model) is nn.Sequential:
+        return list(model)
+    cut = CUTS.get(f"{type(model).__module__}.{type(model).__name__}")
+    if cut is None:
+        raise ValueError(
+            f"no blocks are known of a {type(model).__name__}: a pipeline takes resnet18, "
+            "resnet20, resnet44, vgg11 and their kin, mobilenet_v2, vit300 and its kin, or an "
+            "nn.Sequential"
+        )
+    found = cut(model)
+    names(model, found)
+    return found
+
+
+def names(model: nn.Module, part: Iterable[nn.Module]) -> dict[str, str]:
+    """Name in `nn.Sequential(*part)` -> name in the model, of every parameter and buffer.
+
+    `part` are some of the model's blocks.
+    """
+    own = nn.Sequential(*part).state_dict(keep_vars=True)
+    whole = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {name: whole[id(tensor)] for name, tensor in own.items()}
+
+
+class Mean(nn.Module):
+    """(B, C, H, W) -> (B, C), or with `dims` (1,) (B, N, D) -> (B, D)."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.dims)
+
+
+class Tokens(nn.Module):
+    """The first block of timm's ViT: (B, 3, H, W) -> (B, N, D), patches and class token."""
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.patch_embed = vit.patch_embed
+        self.cls_token, self.pos_embed = vit.cls_token, vit.pos_embed
+        self.pos_drop, self.patch_drop, self.norm_pre = vit.pos_drop, vit.patch_drop, vit.norm_pre
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BND = self.patch_embed(x_BCHW)
+        x_BND = torch.cat([self.cls_token.expand(len(x_BND), -1, -1), x_BND], dim=1)
+        return self.norm_pre(self.patch_drop(self.pos_drop(x_BND + self.pos_embed)))
+
+
+class ClassToken(nn.Module):
+    """(B, N, D) -> (B, D)."""
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return x_BND[:, 0]
+
+
+def _own_resnet(model: Any) -> list[nn.Module]:
+    stem = nn.Sequential(model.conv1, model.bn1, nn.ReLU(inplace=True))
+    layers = [stem, *model.layer1, *model.layer2, *model.layer3]
+    return [*_ending(layers, Mean(2, 3)), model.fc]
+
+
+def _resnet(model: Any) -> list[nn.Module]:
+    stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)
+    layers = [stem, *model.layer1, *model.layer2, *model.layer3, *model.layer4]
+    return [*_ending(layers, model.avgpool, nn.Flatten()), model.fc]
+
+
+def _vgg(model: Any) -> list[nn.Module]:
+    linear = isinstance(model.classifier, nn.Linear)  # which `build` gives to small images
+    head = [model.classifier] if linear else _by_layer(model.classifier)
+    return [*_ending(_by_layer(model.features), model.avgpool, nn.Flatten()), *head]
+
+
+def _mobilenet(model: Any) -> list[nn.Module]:
+    pooling = (nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten())
+    return [*_ending(list(model.features), *pooling), model.classifier]
+
+
+def _vit(model: Any) -> list[nn.Module]:
+    plain = (
+        model.cls_token is not None
+        and model.reg_token is None
+        and model.pos_embed is not None
+        and not (model.no_embed_class or model.dynamic_img_size)
+        and model.attn_pool is None
+        and model.global_pool == "token"
+    )
+    if not plain:
+        raise ValueError(
+            "of ViTs a pipeline takes those with a class token, which classifies, and one position "
+            "embedding: vit300 and its kin, or vit_tiny_patch16_224 and its kin"
+        )
+    head = (model.norm, ClassToken(), model.fc_norm, model.head_drop, model.head)
+    return _ending([Tokens(model), *model.blocks], *head)
+
+
+def _mixer(model: Any) -> list[nn.Module]:
+    if model.global_pool != "avg":
+        raise ValueError("of Mixers a pipeline takes those that average over the patches")
+    return _ending([model.stem, *model.blocks], model.norm, Mean(1), model.head_drop, model.head)
+
+
+def _ending(layers: Sequence[nn.Module], *tail: nn.Module) -> list[nn.Module]:
+    """The layers, with what belongs behind the last one in its block."""
+    return [*layers[:-1], nn.Sequential(layers[-1], *tail)]
+
+
+def _by_layer(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
+    """Each convolution or linear layer with what follows it up to the next: norms, ReLUs that write
+    into what they are given, and poolings."""
+    found: list[list[nn.Module]] = []
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear) or not found:
+            found.append([])
+        found[-1].append(layer)
+    return [nn.Sequential(*group) for group in found]
+
+
+CUTS: dict[str, Callable[[Any], list[nn.Module]]] = {
+    # Classes by name: importing torchvision alone costs a second per process.
+    "raybench.models.resnet_cifar.ResNetCifar": _own_resnet,
+    "torchvision.models.resnet.ResNet": _resnet,
+    "torchvision.models.vgg.VGG": _vgg,
+    "torchvision.models.mobilenetv2.MobileNetV2": _mobilenet,
+    "timm.models.vision_transformer.VisionTransformer": _vit,
+    "timm.models.mlp_mixer.MlpMixer": _mixer,
+}

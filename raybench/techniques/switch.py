@@ -1,0 +1,254 @@
+"""Mixture of experts in place of a ViT's feed-forward (Fedus et al. 2021, "Switch Transformers").
+
+token ─▶ router ─▶ probabilities p of E experts ─▶ the k largest     (in fp32; section 2.1)
+  │                                                     │
+  └──────────────▶ experts ◀─── choice ◀────────────────┤
+                      └─▶ sum of gate × answer ◀─ gate ─┘            a dropped token gets 0, and
+                                                                     goes on by the residual
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybench.techniques import Technique
+from raybench.techniques.experts import Experts, loads
+
+DEAD = 0.01  # share of an even load under which an expert counts as dead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch(Technique):
+    """Replaces the feed-forward of chosen blocks by a mixture of experts.
+
+    `experts=0` is the plain ViT. Every second block, as in Switch Transformers and V-MoE, is the
+    default: half the parameters of a mixture in all blocks.
+    """
+
+    experts: int = 8
+    blocks: str = "second"
+    """all, second (every second block), last_two, or numbers such as 1,3,5."""
+    top_k: int = 1
+    """Experts a token: 1 or 2."""
+    capacity_factor: float = math.inf
+    """Tokens that an expert takes in a training step, as a multiple of an even share; what comes
+    later is dropped. inf drops nothing; nor does evaluation."""
+    gate: Literal["probability", "normalized"] = "probability"
+    """What an answer is multiplied by: the router's probability (Switch), or that divided by its
+    sum over the token's experts. With one expert a token that is 1, with p's gradient."""
+    balance_loss: float = 0.01
+    """Weight of E · Σ f · P, shares of tokens times mean probabilities (equation 4). It is 1 for
+    an even load."""
+    z_loss: float = 0.001
+    """Weight of the mean squared logsumexp of the router's logits (ST-MoE, equation 5)."""
+    jitter: float = 0.01
+    """The router's input is multiplied by noise from [1 - jitter, 1 + jitter] in training."""
+    shared_expert: bool = False
+    """Keeps the block's own feed-forward for every token, beside the experts."""
+    upcycle: bool = False
+    """Experts begin as copies of the block's feed-forward (Komatsuzaki et al. 2022), else with
+    weights of their own. `start_from` gives the dense weights."""
+
+    def __post_init__(self) -> None:
+        if self.experts < 0:
+            raise ValueError(f"experts is {self.experts}: 0 (the plain model) or more")
+        if self.top_k not in (1, 2):
+            raise ValueError(f"top_k is {self.top_k}: 1 or 2 experts a token")
+        if 0 < self.experts < self.top_k:
+            raise ValueError(f"top_k {self.top_k} is above the {self.experts} expert(s)")
+        if not self.capacity_factor > 0:
+            raise ValueError(
+                f"capacity_factor is {self.capacity_factor}: it must be above 0; inf drops nothing"
+            )
+        for name in ("balance_loss", "z_loss"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}: a weight, 0 or more")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter is {self.jitter}: it lies in [0, 1)")
+        _numbers(self.blocks, 1 << 16)
+
+    def reshape(self, model: nn.Module) -> None:
+        if self.experts:
+            for block in _chosen(model, self.blocks):
+                block.mlp = Mixture(block.get_submodule("mlp"), self)
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        total: Tensor | float = 0.0
+        for mixture in mixtures(model):
+            balance, z = mixture.penalties
+            total = total + self.balance_loss * balance + self.z_loss * z
+        return total
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The routers' health over the epoch's training steps, mean over the mixtures."""
+        found = [mixture.statistics() for mixture in mixtures(model)]
+        if not found:
+            return {}
+        means = {name: sum(f[name] for f in found) / len(found) for name in found[0]}
+        return means | {"dead_experts": sum(int(f["dead_experts"]) for f in found)}
+
+
+class Mixture(nn.Module):
+    """Router and experts in place of `dense`; (…, D) -> (…, D)."""
+
+    def __init__(self, dense: nn.Module, settings: Switch) -> None:
+        super().__init__()
+        self.settings = settings
+        self.router = nn.Linear(dense.get_parameter("fc1.weight").shape[1], settings.experts, False)
+        nn.init.trunc_normal_(self.router.weight, std=0.02)  # logits of about ±0.3 at first
+        experts = Experts(dense, settings.experts)
+        if not settings.upcycle:
+            experts.draw()
+        self.experts: nn.Module = experts
+        self.shared = dense if settings.shared_expert else None
+        # Sums over the training steps of an epoch: load of each expert, dropped, entropy, balance,
+        # z, steps. A buffer, so that workers' are averaged; not a part of the stored model.
+        self.register_buffer("tally", torch.zeros(settings.experts + 5), persistent=False)
+        self.penalties: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
+
+    tally: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind, settings = x.device.type, self.settings
+        mixed = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if mixed else x.dtype
+        x_TD = x.flatten(0, -2)
+        with torch.autocast(kind, enabled=False):  # grouped_mm does not know it
+            logits_TE = self._logits(x_TD.float())
+            p_TE = logits_TE.softmax(-1)
+            gate_Tk, choice_Tk = p_TE.topk(settings.top_k)
+            # All first choices stand before all second ones: they are dropped last.
+            expert_N, gate_N = choice_Tk.T.flatten(), self._gates(gate_Tk).T.flatten()
+            source_N = torch.arange(len(x_TD), device=x.device).repeat(settings.top_k)
+            load_E = loads(expert_N, settings.experts) / max(1, len(expert_N))
+            if self.training and settings.capacity_factor < math.inf:
+                share = settings.capacity_factor * len(expert_N) / settings.experts
+                capacity = math.ceil(share - 1e-9)  # 1.1 * 50 / 11 is 5, whatever floats say
+                kept = first_come(expert_N, settings.experts, capacity)
+                expert_N, gate_N, source_N = expert_N[kept], gate_N[kept], source_N[kept]
+            if self.training:
+                dropped = 1 - len(expert_N) / max(1, len(x_TD) * settings.top_k)
+                self._tell(logits_TE, p_TE, load_E, dropped)
+            x_ND = x_TD.to(dtype)
+            every_once = len(expert_N) == len(x_TD) and settings.top_k == 1
+            if not every_once:
+                x_ND = x_ND.index_select(0, source_N)
+            y_TD = gate_N.to(dtype)[:, None] * self.experts(x_ND, expert_N)
+            if not every_once:
+                y_TD = torch.zeros_like(x_TD, dtype=dtype).index_add(0, source_N, y_TD)
+        y = y_TD.view(x.shape)
+        return y if self.shared is None else y + self.shared(x)
+
+    def _logits(self, x_TD: Tensor) -> Tensor:
+        if self.training and self.settings.jitter:
+            low, high = 1 - self.settings.jitter, 1 + self.settings.jitter
+            x_TD = x_TD * torch.empty_like(x_TD).uniform_(low, high)
+        return F.linear(x_TD, self.router.weight.float())
+
+    def _gates(self, gate_Tk: Tensor) -> Tensor:
+        if self.settings.gate == "probability":
+            return gate_Tk
+        if self.settings.top_k == 1:
+            return gate_Tk / gate_Tk.detach()
+        return gate_Tk / gate_Tk.sum(-1, keepdim=True)
+
+    def _tell(self, logits_TE: Tensor, p_TE: Tensor, load_E: Tensor, dropped: float) -> None:
+        """Notes the penalties of this step, and adds it to the tally."""
+        if dist.is_available() and dist.is_initialized():
+            # Of the whole batch: a mean of products over workers is not the product of means.
+            dist.all_reduce(load_E)
+            load_E = load_E / dist.get_world_size()
+        balance = self.settings.experts * (load_E * p_TE.mean(0)).sum()
+        z = logits_TE.logsumexp(-1).square().mean()
+        self.penalties = (balance, z)
+        with torch.no_grad():
+            entropy = -torch.special.xlogy(p_TE, p_TE).sum(-1).mean()
+            numbers = torch.stack([entropy, balance, z])
+            rest = [numbers.new_full((1,), dropped), numbers, numbers.new_ones(1)]
+            self.tally += torch.cat([load_E, *rest])
+
+    def statistics(self) -> dict[str, float]:
+        """Means over the training steps since `train()`; the entropy in nats."""
+        experts = self.settings.experts
+        steps = max(1.0, float(self.tally[-1]))
+        load_E = self.tally[:experts].double() / steps
+        dropped, entropy, balance, z = (self.tally[experts:-1].double() / steps).tolist()
+        return {
+            "load_cv": float(load_E.std(correction=0) * experts),  # of a mean of 1 / E
+            "dead_experts": float((load_E < DEAD / experts).sum()),
+            "dropped_share": dropped,
+            "router_entropy": entropy,
+            "balance_loss": balance,
+            "z_loss": z,
+        }
+
+    def train(self, mode: bool = True) -> Mixture:
+        if mode and not self.training:
+            self.tally.zero_()
+        self.penalties = (0.0, 0.0)
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The last step's penalties hang on its graph, which deepcopy cannot copy.
+        return self.__dict__ | {"penalties": (0.0, 0.0)}
+
+
+def mixtures(model: nn.Module) -> Iterator[Mixture]:
+    """The mixtures of a model, from the first block to the last."""
+    return (module for module in model.modules() if isinstance(module, Mixture))
+
+
+def first_come(expert_N: Tensor, experts: int, capacity: int) -> Tensor:
+    """(N,) bool: the assignment is among the first `capacity` ones of its expert."""
+    order_N = torch.sort(expert_N, stable=True).indices
+    count_E = loads(expert_N, experts)
+    place_N = torch.arange(len(expert_N), device=expert_N.device)
+    begin_E = count_E.cumsum(0) - count_E
+    kept = torch.empty_like(expert_N, dtype=torch.bool)
+    kept[order_N] = place_N - begin_E[expert_N[order_N]] < capacity
+    return kept
+
+
+def _chosen(model: nn.Module, blocks: str) -> list[nn.Module]:
+    """The blocks whose feed-forward becomes a mixture."""
+    every = list(getattr(model, "blocks", []))
+    for block in every:
+        mlp = getattr(block, "mlp", None)
+        parts = [f"fc{n}.{kind}" for n in "12" for kind in ("weight", "bias")]
+        names = dict(mlp.named_parameters()) if isinstance(mlp, nn.Module) else {}
+        plain = set(names) == set(parts) and names["fc1.weight"].ndim == 2
+        # A gated one has the same names, but its second layer takes half of what the first gives.
+        if not plain or names["fc2.weight"].shape[1] != len(names["fc1.weight"]):
+            raise ValueError(f"a {type(block).__name__} has no feed-forward of two linear layers")
+    if not every:
+        raise ValueError(
+            f"{type(model).__name__} has no transformer blocks: Switch is for ViTs, such as vit300"
+        )
+    numbers = _numbers(blocks, len(every))
+    if not numbers:
+        raise ValueError(f"blocks {blocks!r} names none of the {len(every)} block(s); say all")
+    return [every[number] for number in numbers]
+
+
+def _numbers(blocks: str, count: int) -> list[int]:
+    """all, second, last_two or 1,3,5 as numbers below `count`."""
+    named = {"all": range(count), "second": range(1, count, 2), "last_two": range(count)[-2:]}
+    if blocks in named:
+        return list(named[blocks])
+    try:
+        numbers = sorted({int(number) for number in blocks.split(",")})
+    except ValueError:
+        raise ValueError(
+            f"blocks is {blocks!r}: all, second, last_two, or numbers such as 1,3,5"
+        ) from None
+    if numbers[0] < 0 or numbers[-1] >= count:
+        raise ValueError(f"blocks is {blocks!r}, but the model has the blocks 0 to {count - 1}")
+    return numbers

@@ -1,0 +1,39 @@
+"""Is a ViT with experts as accurate as the plain one, over three seeds?
+
+    python -m raybench.tune --space search_spaces/experts_ladder.py --trials 6 \\
+        --data cifar10 --subset 0.4 --epochs 5 --no-early-stopping
+
+Not a search but a design: the same experiments whoever runs it, which `enqueue` puts in front of
+any suggestion. The first six are the plain ViT and 8 experts, `--trials 12` adds 32 and 64.
+Cost: on two cores, with 4 blocks of width 192, 18,000 images and 5 epochs, 10 to 17 minutes a
+trial.
+Expected: 8 experts not below the plain ViT; 64 behind it, as each sees a 64th of few images.
+"""
+
+from dataclasses import replace
+
+from raybench.techniques.switch import Switch
+from trainers.switch_vit import base
+
+MODEL = "vit192x4"  # on a GPU the family's base, "vit300": 12 blocks
+EXPERTS = [0, 8, 32, 64]
+SEEDS = [0, 1, 2]
+
+objectives = {"accuracy": "max", "s_per_epoch": "min"}
+enqueue = [
+    {"experts": experts, "seed": seed}
+    for pair in (EXPERTS[:2], EXPERTS[2:])
+    for seed in SEEDS
+    for experts in pair
+]
+
+
+def space(trial):
+    experts = trial.suggest_categorical("experts", EXPERTS)
+    return replace(
+        base,
+        model=MODEL,
+        seed=trial.suggest_categorical("seed", SEEDS),
+        switch=Switch(experts=experts) if experts else None,
+        recipe=replace(base.recipe, lr=1e-3),
+    )
