@@ -1,0 +1,70 @@
+"""Low-rank linear layers, W = U V: the plain rival of every structured matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybench.techniques import Technique
+from raybench.techniques.linear_layers import Layers, chosen, put
+
+
+class LowRankLinear(nn.Module):
+    """(…, inputs) -> (…, outputs) through `rank` numbers, with `dense`'s sizes and scale."""
+
+    def __init__(self, dense: nn.Linear, rank: int) -> None:
+        super().__init__()
+        inputs, outputs = dense.in_features, dense.out_features
+        self.factor1 = nn.Parameter(dense.weight.new_empty(rank, inputs))
+        self.factor2 = nn.Parameter(dense.weight.new_empty(outputs, rank))
+        self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone())
+        # The first factor keeps a token's scale, the second gives W the dense weights' spread.
+        spread = 1 / math.sqrt(inputs)
+        nn.init.normal_(self.factor1, std=spread)
+        dense_spread = float(dense.weight.detach().std())
+        nn.init.normal_(self.factor2, std=dense_spread / (spread * math.sqrt(rank)))
+        # As for Monarch's factors: dense fan-in / factor's fan-in / two factors.
+        self.lr_scale = {"factor1": 0.5, "factor2": inputs / rank / 2}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.factor1), self.factor2, self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank(Technique):
+    """Replaces linear layers by two of rank min(in, out) / blocks: a Monarch's parameters.
+
+    A Monarch matrix of n blocks has (in + out) · min(in, out) / n parameters, and so has this.
+    `blocks=0` is the dense model.
+    """
+
+    blocks: int = 4
+    """Blocks of the Monarch matrix with as many parameters: 2 to 16."""
+    layers: Layers = "both"
+    """attention (qkv, fused, and proj), feed_forward, both; all takes a mixer's tokens as well."""
+    leave_out: str = ""
+    """Names of layers to leave dense, shell patterns separated by commas: blocks.0.*,*.proj."""
+    scale_lr: bool = True
+    """Learning rates for each factor, as Adam wants them."""
+
+    def __post_init__(self) -> None:
+        if self.blocks != 0 and not 2 <= self.blocks <= 16:
+            raise ValueError(f"blocks is {self.blocks}: 2 to 16, or 0 for the dense model")
+
+    def reshape(self, model: nn.Module) -> None:
+        if self.blocks:
+            for name, dense in chosen(model, self.layers, self.leave_out).items():
+                smaller = min(dense.in_features, dense.out_features)
+                layer = LowRankLinear(dense, max(1, round(smaller / self.blocks)))
+                if not self.scale_lr:
+                    layer.lr_scale = {}
+                put(model, name, layer)
+
+    def measure(self, model: nn.Module) -> dict[str, float | str]:
+        if not self.blocks:
+            return {}
+        layers = [m for m in model.modules() if isinstance(m, LowRankLinear)]
+        return {"structured_layers": len(layers)}

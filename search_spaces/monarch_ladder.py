@@ -1,0 +1,40 @@
+"""Is Monarch as accurate as dense layers, and better than low-rank ones of its size?
+
+    python -m raybench.tune --space search_spaces/monarch_ladder.py --trials 12 \\
+        --data cifar10 --subset 0.4 --epochs 5 --no-early-stopping
+
+Not a search but a design: dense, Monarch, low-rank and sparse-to-dense by three seeds, which
+`enqueue` puts in front of any suggestion.
+Cost: not timed yet; a dense trial of 18,000 images and 5 epochs takes a core 10 to 17 minutes.
+Expected: Monarch within 0.3 points of dense and above low-rank; sparse-to-dense ends at dense.
+"""
+
+from dataclasses import replace
+
+from raybench.techniques.low_rank import LowRank
+from raybench.techniques.monarch import Monarch
+from trainers.monarch import base
+
+MODEL = "vit192x4"  # on a GPU "vit_small_patch16_224", with image_size=224
+BLOCKS = 4
+KINDS = ["dense", "monarch", "low_rank", "sparse_to_dense"]
+SEEDS = [0, 1, 2]
+
+objectives = {"accuracy": "max", "s_per_epoch": "min"}
+enqueue = [{"kind": kind, "seed": seed} for seed in SEEDS for kind in KINDS]
+
+
+def space(trial):
+    kind = trial.suggest_categorical("kind", KINDS)
+    monarch = {
+        "monarch": Monarch(blocks=BLOCKS),
+        "sparse_to_dense": Monarch(blocks=BLOCKS, mode="sparse_to_dense", switch_at=0.6),
+    }
+    return replace(
+        base,
+        model=MODEL,
+        seed=trial.suggest_categorical("seed", SEEDS),
+        monarch=monarch.get(kind),
+        low_rank=LowRank(blocks=BLOCKS) if kind == "low_rank" else None,
+        recipe=replace(base.recipe, lr=1e-3),
+    )
