@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,16 +30,43 @@ def learning_rate(recipe: Recipe, share: float) -> float:
             return recipe.lr
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, recipe: Recipe, *, continuing: torch.optim.Optimizer | None = None
+) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all trainable parameters.
 
-    Matrices and filters are decayed, vectors (norms, biases) are not.
+    Matrices and filters are decayed; norms and biases, a stack of biases too, are not. A module
+    may have a `lr_scale`, a dict from a parameter's name to the factor of its learning rate, which
+    becomes its group's. Parameters that `continuing` had keep their moments.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    scales = {
+        f"{path}.{name}" if path else name: scale
+        for path, module in model.named_modules()
+        for name, scale in getattr(module, "lr_scale", {}).items()
+    }
+    kinds: dict[tuple[float, float], list[nn.Parameter]] = {(recipe.weight_decay, 1.0): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_bias = parameter.ndim <= 1 or name.rpartition(".")[2].startswith("bias")
+            kind = (0.0 if is_bias else recipe.weight_decay, float(scales.get(name, 1.0)))
+            kinds.setdefault(kind, []).append(parameter)
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), parameters in kinds.items()
     ]
+    optimizer = _optimizer(groups, recipe)
+    if continuing is not None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter in continuing.state:
+                    optimizer.state[parameter] = continuing.state[parameter]
+                elif recipe.optimizer == "sgd" and recipe.momentum:
+                    # The fused kernel wants all of a group or none to have one.
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     return torch.optim.SGD(

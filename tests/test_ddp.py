@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
+import gloo
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from raybench import data
@@ -19,7 +17,8 @@ from raybench.models import build
 from raybench.parallel.ddp import Replicas
 from trainers.pruning import base
 
-DEADLINE_S = 120
+pytestmark = pytest.mark.workers
+
 EXPERIMENT = replace(base, image_size=8, recipe=replace(base.recipe, batch=48, crop=1))
 
 
@@ -58,21 +57,10 @@ def measured(experiment: Experiment, seed: int) -> dict[str, Any]:
     }
 
 
-def worker(rank: int, folder: Path) -> None:
-    """Measures as one of the workers, and leaves what it found in the folder."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=DEADLINE_S),
-    )
-    try:
-        # Other first weights in each worker: those of the first one have to win.
-        torch.save(measured(EXPERIMENT, seed=rank), folder / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def worker(rank: int) -> dict[str, Any]:
+    """The findings of one of the workers."""
+    # Other first weights in each worker: those of the first one have to win.
+    return measured(EXPERIMENT, seed=rank)
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +71,7 @@ def alone() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, alone) -> list[dict[str, Any]]:
     """The findings of two workers: this process and a second one."""
-    folder = tmp_path_factory.mktemp("workers")
-    second = torch.multiprocessing.get_context("spawn").Process(target=worker, args=(1, folder))
-    second.start()
-    try:
-        worker(0, folder)
-        second.join(DEADLINE_S)
-        assert second.exitcode == 0
-    finally:
-        second.kill()
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return gloo.together(worker, tmp_path_factory.mktemp("workers"))
 
 
 def test_workers_share_the_batch(alone, together):

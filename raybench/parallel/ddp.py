@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
+
+from raybench.experiment import Recipe
+from raybench.optim import build_optimizer
+from raybench.parallel.exchange import Exchange
 
 
 class Replicas:
@@ -17,6 +24,10 @@ class Replicas:
         grouped = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if grouped else 0
         self.workers = dist.get_world_size() if grouped else 1
+        # Of what is exchanged beside the model: NCCL takes nothing from a CPU.
+        on_gpu = grouped and dist.get_backend() == "nccl"
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.exchange = Exchange(self.rank, self.workers, self.device)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module to train: `model` itself, or DDP around it, which averages gradients."""
@@ -27,7 +38,26 @@ class Replicas:
         with warnings.catch_warnings():
             # Newer torch calls it forward_sync_buffers, which torch 2.11 does not know.
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(model, broadcast_buffers=False)
+            # Gradients as views of what is reduced, or a worker would hold them twice.
+            wrapped = DistributedDataParallel(
+                model, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        wrapped.register_comm_hook(self, lambda replicas, bucket: replicas.reduce(bucket))
+        return wrapped
+
+    def reduce(self, bucket: GradBucket) -> Future[Tensor]:
+        """DDP's reduction of some gradients: their mean over all workers, in place."""
+        return self.exchange.all_reduce(bucket.buffer())
+
+    def optimizer(
+        self,
+        wrapped: nn.Module,
+        recipe: Recipe,
+        *,
+        continuing: torch.optim.Optimizer | None = None,
+    ) -> torch.optim.Optimizer:
+        """The optimizer of the wrapped model; see `build_optimizer`."""
+        return build_optimizer(wrapped, recipe, continuing=continuing)
 
     def average_buffers(self, model: nn.Module) -> None:
         """Gives all workers the mean of their batch norms' running statistics."""
@@ -45,4 +75,48 @@ class Replicas:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any worker."""
-        return bool(self.total(torch.tensor(float(flag))) > 0) if self.workers > 1 else flag
+        if self.workers == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """The model as one process has it: here each worker's own, not a copy."""
+        return model
+
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """What training goes on from, the same in every worker."""
+        return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Goes on from what `state` gave, in a run with any number of workers."""
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        # A state may come from tensors of another memory format; fused kernels go by the address.
+        for parameter, moments in optimizer.state.items():
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
+
+    def reduced(self, model: nn.Module) -> list[nn.Parameter]:
+        """The parameters whose gradients DDP averages."""
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def sent_bytes_per_step(self, model: nn.Module, steps: int) -> float:
+        """Bytes that a worker sends in each of the epoch's `steps`, mean over the workers.
+
+        Gradients are counted by the theory of the ring: every worker sends 2 (W - 1) / W of them.
+        """
+        gradients = sum(p.numel() * p.element_size() for p in self.reduced(model))
+        return 2 * (self.workers - 1) / self.workers * gradients
+
+    def counted_bytes_per_step(self, steps: int) -> float:
+        """What the exchange counted, mean over the workers; counts from zero again."""
+        counted = torch.tensor(float(self.exchange.sent_bytes), dtype=torch.float64)
+        self.exchange.sent_bytes = 0
+        return float(self.total(counted.to(self.device))) / (self.workers * steps)
+
+    def beside(self) -> list[Tensor]:
+        """What the strategy holds beside the model and its optimizer."""
+        return []

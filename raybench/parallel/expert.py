@@ -1,0 +1,240 @@
+"""Expert parallelism: every worker holds some of the experts, and tokens travel to them.
+
+    worker 0: tokens ─ router ─┬─▶ experts 0, 1 ─┬─▶ back, and into the order of the tokens
+                               │╲               ╱│
+                               │ ╳  all-to-all ╳ │    rows of width D, in the dtype of the step
+                               │╱               ╲│
+    worker 1: tokens ─ router ─┴─▶ experts 2, 3 ─┴─▶ back, and into the order of the tokens
+
+Lepikhin et al. 2020, "GShard", section 3.2; Fedus et al. 2021, "Switch Transformers", section 2.2.
+All that is no expert is data-parallel, by DDP. A row travels four times a step: to its expert and
+back, and in the backward pass its gradients likewise. A capacity, where there is one, is counted
+within each worker's part of the batch, as GShard's groups have it.
+
+Letters of shapes: those of `raybench.techniques.experts`, W workers, E experts of one worker.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raybench.parallel.ddp import Replicas
+from raybench.techniques.experts import Experts
+
+
+class ExpertParallel(Replicas):
+    """Experts lie on the workers in order: worker r has r·E … (r+1)·E - 1; all else is on each.
+
+    With one worker it is `Replicas`. In a group, every worker has to call every method.
+    """
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """DDP around `model`, whose experts, those of rank 0, are left to their workers, in place.
+
+        The optimizer is to be built afterwards: the experts' parameters are new ones.
+        """
+        if self.workers == 1:
+            return model
+        for path, module in list(model.named_modules()):
+            if isinstance(module, Experts) and not isinstance(module, ShardedExperts):
+                shard = ShardedExperts(module, self.rank, self.workers)
+                for parameter in shard.parameters(recurse=False):
+                    # A worker's loss is the mean over its own part of the batch, and gradients
+                    # come from all of them: their mean is that of the whole batch, as DDP has it.
+                    parameter.register_post_accumulate_grad_hook(self._divide)
+                model.set_submodule(path, shard)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*_own(model)])
+        return super().wrap(model)
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """A copy of the model with the experts of all workers, as one process would have it.
+
+        Evaluation, `finish` and the stored file are of it. Each worker holds the copy and its
+        shards at once, so it has to fit on one: what sharding saves is gradients, the
+        optimizer's state, and activations.
+        """
+        if self.workers == 1:
+            return model
+        # deepcopy takes what its memo has for an object in place of a copy.
+        memo: dict[int, Any] = {id(shard): shard.whole() for _, shard in _shards(model)}
+        return copy.deepcopy(model, memo)
+
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The state of one process: it can be loaded with any number of workers."""
+        state, own = super().state(model, optimizer), _own(model)
+        for name in own:
+            state["model"][name] = self._join(state["model"][name])
+        state["optimizer"] = _with_moments(state["optimizer"], optimizer, own, self._join)
+        return state
+
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Takes from the state of one process what this worker holds."""
+        own = _own(model)
+        weights = {
+            name: self._slice(tensor) if name in own else tensor
+            for name, tensor in state["model"].items()
+        }
+        moments = _with_moments(state["optimizer"], optimizer, own, self._slice)
+        super().load(model, optimizer, {"model": weights, "optimizer": moments})
+
+    def reduced(self, model: nn.Module) -> list[nn.Parameter]:
+        own = {id(parameter) for parameter in _own(model).values()}
+        return [parameter for parameter in super().reduced(model) if id(parameter) not in own]
+
+    def sent_bytes_per_step(self, model: nn.Module, steps: int) -> float:
+        """The gradients that DDP reduces, and the rows that went to other workers.
+
+        Counts from zero again. The numbers of rows, told before they travel, are not in it.
+        """
+        rows = sum(shard.sent_bytes for _, shard in _shards(model))
+        for _, shard in _shards(model):
+            shard.sent_bytes = 0
+        counted = torch.tensor(float(rows), dtype=torch.float64, device=self.device)
+        mean = float(self.total(counted)) / (self.workers * steps)
+        return super().sent_bytes_per_step(model, steps) + mean
+
+    def _divide(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            parameter.grad.div_(self.workers)
+
+    def _slice(self, whole: Tensor) -> Tensor:
+        return whole.chunk(self.workers)[self.rank]
+
+    def _join(self, part: Tensor) -> Tensor:
+        return _joined(part, self.workers)
+
+
+class ShardedExperts(Experts):
+    """One worker's slice of `full`, in its place: the same parameters' names, the same `forward`.
+
+    `forward(x, expert)` takes this worker's rows and numbers among the experts of all
+    workers; every worker has to call it, and every one's backward pass has to run, in the same
+    order among all that the workers exchange. No row may come or go: collectives run none the less.
+    """
+
+    def __init__(self, full: Experts, rank: int, workers: int) -> None:
+        if len(full) % workers:
+            raise ValueError(f"{len(full)} experts do not divide over {workers} workers")
+        slices = {}
+        for name, parameter in full.named_parameters(recurse=False):
+            dist.broadcast(parameter.detach(), src=0)
+            slices[name] = parameter.detach().chunk(workers)[rank].clone()
+        _assemble(self, full.act, slices)
+        self.rank, self.workers = rank, workers
+        self.sent_bytes = 0  # of rows and their gradients, to other workers
+
+    def forward(self, x_ND: Tensor, expert_N: Tensor) -> Tensor:
+        here = len(self)
+        order_N = torch.sort(expert_N, stable=True).indices
+        leaving_WE = torch.bincount(expert_N, minlength=self.workers * here).view(self.workers, -1)
+        arriving_WE = torch.empty_like(leaving_WE)
+        dist.all_to_all_single(arriving_WE, leaving_WE)
+        # Lengths of messages are needed on the host: one wait for a GPU in each layer.
+        sent, got = torch.stack([leaving_WE.sum(1), arriving_WE.sum(1)]).tolist()
+
+        x_RD = self._exchanged(x_ND.index_select(0, order_N), sent, got)
+        # From each worker rows arrive sorted, so the counts say which expert a row is for.
+        local_E = torch.arange(here, device=x_RD.device).repeat(self.workers)
+        local_R = local_E.repeat_interleave(arriving_WE.flatten(), output_size=len(x_RD))
+        y_RD = super().forward(x_RD, local_R)
+
+        y_ND = self._exchanged(y_RD, got, sent)
+        place_N = torch.empty_like(order_N)
+        place_N[order_N] = torch.arange(len(order_N), device=order_N.device)
+        return y_ND.index_select(0, place_N)
+
+    def whole(self) -> Experts:
+        """The plain module with the experts of all workers."""
+        stacks = {name: _joined(own, self.workers) for name, own in _stacks(self).items()}
+        plain = Experts.__new__(Experts)
+        _assemble(plain, copy.deepcopy(self.act), stacks)
+        return plain.train(self.training)
+
+    def _exchanged(self, rows: Tensor, sent: list[int], got: list[int]) -> Tensor:
+        exchanged: Tensor = _Exchanged.apply(rows, sent, got, self)
+        return exchanged
+
+    def send(self, rows: Tensor, sent: list[int], got: list[int]) -> Tensor:
+        """`sent[w]` rows to each worker w, in order, for `got[w]` from it; without a gradient."""
+        arrived = rows.new_empty(sum(got), rows.shape[1])
+        dist.all_to_all_single(arrived, rows.contiguous(), got, sent)
+        travelled = len(rows) - sent[self.rank]
+        self.sent_bytes += travelled * rows.shape[1] * rows.element_size()
+        return arrived
+
+
+class _Exchanged(torch.autograd.Function):
+    """`ShardedExperts.send` of rows (R, D); gradients go back the way that the rows came."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, sent: list[int], got: list[int], shard: ShardedExperts
+    ) -> Tensor:
+        ctx.sent, ctx.got, ctx.shard = sent, got, shard
+        return shard.send(rows, sent, got)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.shard.send(grad, ctx.got, ctx.sent), None, None, None
+
+
+def _assemble(module: Experts, act: nn.Module, stacks: dict[str, Tensor]) -> None:
+    """What `Experts.__init__` does, but from the stacked weights themselves."""
+    nn.Module.__init__(module)
+    module.act = act
+    for name, stack in stacks.items():
+        module.register_parameter(name, nn.Parameter(stack))
+
+
+def _stacks(experts: Experts) -> dict[str, Tensor]:
+    return {name: own.detach() for name, own in experts.named_parameters(recurse=False)}
+
+
+def _joined(part: Tensor, workers: int) -> Tensor:
+    """The parts of all workers, one after another along the first axis."""
+    whole = part.new_empty(workers * part.shape[0], *part.shape[1:])
+    dist.all_gather_into_tensor(whole, part.contiguous())
+    return whole
+
+
+def _with_moments(
+    state: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
+    own: dict[str, nn.Parameter],
+    changed: Callable[[Tensor], Tensor],
+) -> dict[str, Any]:
+    """The state of an optimizer with `changed` moments of the parameters `own`, as a new dict."""
+    ours = {id(parameter) for parameter in own.values()}
+    numbers = [n for group in state["param_groups"] for n in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = dict(state["state"])
+    for number, parameter in zip(numbers, parameters, strict=True):
+        if id(parameter) in ours and number in moments:
+            # A moment has its parameter's axes; AdamW's count of steps is a scalar.
+            moments[number] = {
+                name: changed(value) if isinstance(value, Tensor) and value.ndim else value
+                for name, value in moments[number].items()
+            }
+    return state | {"state": moments}
+
+
+def _shards(model: nn.Module) -> Iterator[tuple[str, ShardedExperts]]:
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, ShardedExperts))
+
+
+def _own(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that this worker alone holds, by their names in the model."""
+    return {
+        f"{path}.{name}": parameter
+        for path, shard in _shards(model)
+        for name, parameter in shard.named_parameters(recurse=False)
+    }

@@ -1,0 +1,135 @@
+"""What one worker holds, byte by byte, and what theory says that it should.
+
+Counted are the storages of live tensors, each once: of a sharded one its part, of a view the whole
+that it keeps alive. Between the steps of ZeRO with W workers, in units of the parameters:
+
+              parameters   gradients   AdamW's averages
+    ddp           1            1             2
+    zero1         1            1            2/W
+    zero2         1           1/W           2/W
+    zero3        1/W          1/W           2/W        (Rajbhandari et al. 2020, figure 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from raybench.experiment import Experiment
+
+HELD = ("parameters_bytes", "gradients_bytes", "optimizer_bytes", "buffers_bytes")
+
+
+def held(
+    model: nn.Module, optimizer: torch.optim.Optimizer, beside: Iterable[Tensor] = ()
+) -> dict[str, int]:
+    """Bytes of this worker by kind, between the backward pass and the optimizer's step or after it.
+
+    Args:
+        beside: what a strategy keeps for itself; it counts as buffers.
+    """
+    updated = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [*model.parameters()]
+    moments = [v for own in optimizer.state.values() for v in own.values() if torch.is_tensor(v)]
+    return {
+        "parameters_bytes": _bytes(parameters),
+        "gradients_bytes": _bytes(p.grad for p in [*parameters, *updated] if p.grad is not None),
+        "optimizer_bytes": _bytes(moments),
+        "buffers_bytes": _bytes([*model.buffers(), *beside]),
+    }
+
+
+class Activations(torch.autograd.graph.saved_tensors_hooks):
+    """While it is entered, counts what autograd keeps for the backward pass, but parameters.
+
+    `bytes` is of the end of the forward pass. A checkpointed block has kept its input; what it
+    makes anew in the backward pass, one block at a time, is not in it.
+    """
+
+    def __init__(self, inputs: Tensor) -> None:
+        self._found: dict[int, int] = {}
+        self._inputs = inputs.untyped_storage().data_ptr()
+        super().__init__(self._seen, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._found.values())
+
+    def _seen(self, tensor: Tensor) -> Tensor:
+        base = tensor if tensor._base is None else tensor._base
+        if not isinstance(base, nn.Parameter) and not isinstance(tensor, DTensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() != self._inputs:
+                self._found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+
+def theory(model: nn.Module, experiment: Experiment) -> dict[str, int | None]:
+    """The figures of `held`, and the activations, as they should be for each worker.
+
+    Args:
+        model: the plain one; tensors without memory are enough.
+    """
+    parallel, recipe = experiment.parallel, experiment.recipe
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    averages = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
+    stage = int(parallel.strategy[4]) if parallel.strategy.startswith("zero") else 0
+    share = [parameters / parallel.workers if stage >= n else parameters for n in (3, 2, 1)]
+    found = [share[0], share[1], averages * share[2]]
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    if parallel.strategy == "powersgd" and parallel.workers > 1:
+        buffers += parameters + sum(thin_bytes(p) for p in model.parameters())
+    figures: dict[str, int | None] = {
+        name: round(value) for name, value in zip(HELD, [*found, buffers], strict=True)
+    }
+    return figures | {"activations_bytes": _vit_activations(model, experiment)}
+
+
+def thin_bytes(parameter: Tensor, rank: int = 4) -> int:
+    """Bytes of PowerSGD's two thin matrices; none where they would not halve the matrix."""
+    if parameter.ndim < 2:
+        return 0
+    rows, columns = parameter.shape[0], parameter.numel() // parameter.shape[0]
+    thin = (rows + columns) * min(rank, rows, columns)
+    return thin * parameter.element_size() if 2 * thin < rows * columns else 0
+
+
+def _vit_activations(model: nn.Module, experiment: Experiment) -> int | None:
+    """Of timm's ViT in fp32 with fused attention; None for all else.
+
+    For T tokens of width D, H the hidden width: a block keeps its input, what its two norms give,
+    queries, keys and values, the attention's result and the sum after it, T D each (8 in all); the
+    hidden layer before and after its GELU, 2 T H; a mean and a deviation for each token and norm,
+    4 T; and for each head and token the logarithm of a sum. Checkpointed, its input alone.
+    """
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    recipe, parallel = experiment.recipe, experiment.parallel
+    if recipe.precision != "fp32" or type(model) is not VisionTransformer:
+        return None
+    vit: Any = model
+    if not all(type(block) is Block for block in vit.blocks):
+        return None
+    tokens = recipe.batch // parallel.workers * vit.pos_embed.shape[1]
+    width, depth = vit.embed_dim, len(vit.blocks)
+    hidden = vit.blocks[0].mlp.fc1.out_features
+    heads = vit.blocks[0].attn.num_heads
+    block = tokens * (8 * width + 2 * hidden + 4 + heads)
+    if parallel.checkpointing:
+        block = tokens * width
+    # The last norm; and the head's input is a view of all that it gave.
+    rest = tokens * (2 * width + 2)
+    return int(4 * (depth * block + rest))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {}
+    for tensor in tensors:
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        storage = local.detach().untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

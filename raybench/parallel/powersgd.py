@@ -1,0 +1,71 @@
+"""DDP whose gradients travel as products of two thin matrices, by torch's PowerSGD hook.
+
+Vogels et al. 2019, "PowerSGD". What a step's approximation leaves out is added to the next
+gradient. That remainder is each worker's own and in no checkpoint: a resumed run begins without.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.futures import Future
+
+from raybench.parallel.ddp import Replicas
+from raybench.parallel.exchange import done
+
+RANK = 4
+WARMUP = 10  # steps with whole gradients: the first ones change their directions most
+
+
+class PowerSgd(Replicas):
+    """`Replicas` with gradients of rank 4; with one worker they are whole."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        if self.workers > 1:
+            self._sgd: Any = PowerSGDState(
+                None,
+                matrix_approximation_rank=RANK,
+                start_powerSGD_iter=WARMUP,
+            )
+            self._whole_numel = self._before = self._after = 0
+        return super().wrap(model)
+
+    def reduce(self, bucket: GradBucket) -> Future[Tensor]:
+        if self._sgd.iter < WARMUP:
+            self._whole_numel += bucket.buffer().numel()
+        if not self.exchange.probing:
+            return self._reduced(bucket)
+        began = time.perf_counter()
+        dist.barrier()
+        met = time.perf_counter()
+        future = self._reduced(bucket)
+        self.exchange.waiting_s += met - began
+        # With the arithmetic of the compression, which lies between its reductions.
+        self.exchange.communication_s += time.perf_counter() - met
+        return future
+
+    def _reduced(self, bucket: GradBucket) -> Future[Tensor]:
+        # Waited for: the hook starts its second and third reduction in gloo's threads, and those of
+        # two buckets would meet in another order in each worker.
+        return done(powerSGD_hook(self._sgd, bucket).wait())
+
+    def beside(self) -> list[Tensor]:
+        if self.workers == 1:
+            return []
+        state = self._sgd
+        memories = (state.error_dict, state.p_memory_dict, state.q_memory_dict)
+        return [tensor for memory in memories for tensor in memory.values()]
+
+    def sent_bytes_per_step(self, model: nn.Module, steps: int) -> float:
+        """By torch's own count of what is left after the compression; from zero again."""
+        if self.workers == 1:
+            return 0.0
+        after = self._sgd.total_numel_after_compression
+        numel = self._whole_numel + after - self._after
+        self._whole_numel, self._after = 0, after
+        return 2 * (self.workers - 1) / self.workers * 4 * numel / steps

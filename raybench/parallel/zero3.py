@@ -1,0 +1,228 @@
+"""ZeRO, third stage, by torch's FSDP2: parameters, gradients and optimizer state in equal parts.
+
+    forward   gather block 1 ─ compute ─ free │ gather block 2 ─ compute ─ free │ …
+    backward  … │ gather block 2 ─ compute ─ reduce-scatter ─ free │ gather block 1 ─ …
+
+Rajbhandari et al. 2020, "ZeRO", section 5.3: half as much again as DDP is sent, for the second
+gathering. ColossalAI's Gemini keeps the parts in the host's memory besides; `Zero3Offload` does the
+same by FSDP2's own policy, also for one worker, as the reference project ran it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from raybench.experiment import Recipe
+from raybench.parallel.ddp import Replicas
+from raybench.parallel.exchange import Exchange
+
+
+class Zero3(Replicas):
+    """With one worker it is `Replicas`. In a group, every worker has to call every method."""
+
+    policy = OffloadPolicy()
+
+    @property
+    def shards(self) -> bool:
+        """Whether there is anything to shard or to move away."""
+        return self.workers > 1
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model itself, its parameters now DTensors; those of rank 0 are everybody's."""
+        if not self.shards:
+            return model
+        model.to(memory_format=torch.contiguous_format)  # FSDP2 takes nothing else
+        if self.workers > 1:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.detach(), src=0)
+        # What `whole` fills: the plain model, its parameters without memory.
+        bare = {id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()}
+        self._bare = copy.deepcopy(model, dict(bare))
+        device = next(model.parameters()).device
+        self._mesh = init_device_mesh(device.type, (self.workers,))
+        for module in [*_blocks(model), model]:
+            sharded: Any = fully_shard(
+                module,
+                mesh=self._mesh,
+                reshard_after_forward=True,
+                shard_placement_fn=self._placement,
+                offload_policy=self.policy,
+            )
+            if self.workers > 1:
+                sharded.set_custom_all_gather(_AllGather(self.exchange))
+                sharded.set_custom_reduce_scatter(_ReduceScatter(self.exchange))
+        return model
+
+    def optimizer(
+        self,
+        wrapped: nn.Module,
+        recipe: Recipe,
+        *,
+        continuing: torch.optim.Optimizer | None = None,
+    ) -> torch.optim.Optimizer:
+        optimizer = super().optimizer(wrapped, recipe, continuing=continuing)
+        if self.shards and recipe.optimizer == "sgd":
+            for group in optimizer.param_groups:
+                group["fused"] = False  # torch 2.15 has a fused AdamW for DTensors, and no SGD
+        return optimizer
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """A copy of the model with all parameters, as one process would have it.
+
+        Evaluation, `finish` and the stored file are of it, so it has to fit on one worker.
+        """
+        if not self.shards:
+            return model
+        live = dict(model.named_buffers())
+        memo: dict[int, Any] = {
+            id(own): nn.Parameter(self._full(parameter).detach())
+            for own, parameter in zip(self._bare.parameters(), model.parameters(), strict=True)
+        }
+        memo |= {id(own): live[name].clone() for name, own in self._bare.named_buffers()}
+        return copy.deepcopy(self._bare, memo).train(model.training)
+
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The state of one process: it can be loaded by any strategy, with any number of workers.
+
+        Each worker holds the whole for a moment.
+        """
+        state = super().state(model, optimizer)
+        if not self.shards:
+            return state
+        moments = {
+            number: {name: self._full(value) for name, value in own.items()}
+            for number, own in state["optimizer"]["state"].items()
+        }
+        return {
+            "model": {name: self._full(value) for name, value in state["model"].items()},
+            "optimizer": state["optimizer"] | {"state": moments},
+        }
+
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Takes from the state of one process what this worker holds."""
+        if not self.shards:
+            super().load(model, optimizer, state)
+            return
+        own = model.state_dict()
+        weights = {name: self._part(t, own[name]) for name, t in state["model"].items()}
+        model.load_state_dict(weights)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, moments in state["optimizer"]["state"].items():
+            parameter = parameters[number]
+            optimizer.state[parameter] = {
+                # A moment has its parameter's axes; AdamW's count of steps is a scalar.
+                name: self._part(value, parameter) if value.ndim else value.clone()
+                for name, value in moments.items()
+                if isinstance(value, Tensor)
+            }
+
+    def sent_bytes_per_step(self, model: nn.Module, steps: int) -> float:
+        return self.counted_bytes_per_step(steps)
+
+    def _placement(self, parameter: nn.Parameter) -> Shard:
+        """The first axis that divides evenly; a position embedding's first is 1 long."""
+        for axis, length in enumerate(parameter.shape):
+            if length % self.workers == 0:
+                return Shard(axis)
+        return Shard(0)
+
+    def _full(self, value: Any) -> Any:
+        """The whole of a DTensor; all else as it is."""
+        if not isinstance(value, DTensor):
+            return value
+        # Offloaded parts lie in the host's memory, which NCCL does not know.
+        local = cast(DTensor, value.detach()).to_local().to(self._device)
+        moved = DTensor.from_local(
+            local, self._mesh, value.placements, shape=value.shape, stride=value.stride()
+        )
+        return moved.full_tensor().clone()
+
+    def _part(self, full: Tensor, like: Tensor) -> Tensor:
+        """What this worker holds of a whole tensor."""
+        if not isinstance(like, DTensor):
+            return full
+        whole = full.to(self._device).contiguous()
+        # Without a source rank every worker cuts its own copy, and nothing is sent.
+        cut = distribute_tensor(whole, self._mesh, like.placements, src_data_rank=None)
+        local = cut.to_local().to(like.to_local().device, copy=True)
+        return DTensor.from_local(
+            local, self._mesh, like.placements, shape=like.shape, stride=like.stride()
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        mesh: DeviceMesh = self._mesh
+        return torch.device(mesh.device_type)
+
+
+class Zero3Offload(Zero3):
+    """`Zero3` whose parts, and the optimizer's step, are in the host's memory."""
+
+    policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+
+    @property
+    def shards(self) -> bool:
+        return True
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        if not dist.is_initialized():
+            # FSDP2 wants a group, be it of one.
+            backend = "nccl" if next(model.parameters()).is_cuda else "gloo"
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        return super().wrap(model)
+
+
+class _Fresh:
+    """Memory of a collective: a new tensor for each."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _AllGather(_Fresh):
+    """FSDP2's gathering of parameters, by `Exchange`."""
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        async_op: bool = False,
+    ) -> None:
+        self.exchange.all_gather(output_tensor, input_tensor)
+
+
+class _ReduceScatter(_Fresh):
+    """FSDP2's mean of gradients, by `Exchange`."""
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
+        async_op: bool = False,
+    ) -> None:
+        self.exchange.reduce_scatter(output_tensor, input_tensor)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The units in which parameters are gathered: the members of the model's own stacks."""
+    stacks = [m for m in model.children() if isinstance(m, (nn.Sequential, nn.ModuleList))]
+    members = [member for stack in stacks for member in stack]
+    return [m for m in members if any(True for _ in m.parameters())]

@@ -1,0 +1,44 @@
+"""Which parallel strategy gives the most samples a second, and which fits into the least memory?
+
+    python -m raybench.tune --space search_spaces/strategies.py --no-early-stopping
+    python -m raybench.tune --space search_spaces/strategies.py --data beans --workers 2
+
+Cost: on the embedded digits, at 32 pixels and with a ViT of 4 blocks, a trial of one epoch takes
+seconds on two cores, and 13 to 25 s more where it has another number of workers than the last one.
+`replace(base, ...)` below takes the base, ViT-B/16 on Beans, where there are GPUs.
+Expected: zero1 is as fast as ddp and holds half of the optimizer's state with two workers; zero3
+is a sixth slower and holds half of all. On one worker there is nothing to share.
+"""
+
+from dataclasses import replace
+
+from raybench.experiment import Parallel
+from trainers.strategies import base
+
+objectives = {"samples_per_s": "max", "memory_bytes": "min"}
+
+
+def space(trial):
+    workers = trial.suggest_categorical("workers", [1, 2])
+    strategy = "ddp"
+    if workers > 1:
+        names = ["ddp", "bf16_gradients", "powersgd", "zero1", "zero2", "zero3", "zero3_offload"]
+        strategy = trial.suggest_categorical("strategy", names)
+    each = trial.suggest_categorical("batch_per_worker", [8, 32])
+    return replace(
+        base,
+        model="vit192x4",
+        data="digits",
+        image_size=32,
+        recipe=replace(
+            base.recipe,
+            epochs=1,
+            batch=each * workers,
+            precision=trial.suggest_categorical("precision", ["auto", "fp32"]),
+        ),
+        parallel=Parallel(
+            workers=workers,
+            strategy=strategy,
+            checkpointing=trial.suggest_categorical("checkpointing", [False, True]),
+        ),
+    )

@@ -1,0 +1,317 @@
+"""Every way of spreading a step over two workers against one process with the whole batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gloo
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from raybench import data, parallel
+from raybench.experiment import Experiment, Parallel, Recipe
+from raybench.loop import fit
+from raybench.models import build
+from raybench.parallel import memory, traffic
+from raybench.parallel.checkpointing import checkpoint_blocks
+from raybench.parallel.memory import Activations
+from raybench.parallel.powersgd import WARMUP
+
+pytestmark = [pytest.mark.workers, pytest.mark.timeout(150)]
+
+WORKERS, BATCH, BEFORE, AFTER = 2, 16, 3, 2
+EXACT = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
+LOSSY = {"bf16_gradients": 2e-3, "powersgd": 5e-2}  # largest relative difference of a loss
+BASE = Experiment(
+    family="strategies",
+    model="vit32x2",
+    image_size=8,
+    subset=0.2,
+    recipe=Recipe(batch=BATCH, optimizer="adamw", lr=1e-3, crop=1, precision="fp32"),
+)
+
+
+WITH_SGD = replace(
+    BASE,
+    model="mixer32x1",
+    recipe=replace(BASE.recipe, optimizer="sgd", lr=0.02),
+    parallel=Parallel(checkpointing=True),
+)
+CONVOLUTIONS = replace(BASE, model="resnet20", recipe=replace(BASE.recipe, lr=1e-4))
+
+
+def spread(experiment: Experiment, strategy: str) -> Experiment:
+    return replace(experiment, parallel=replace(experiment.parallel, strategy=strategy))
+
+
+CASES: dict[str, tuple[Experiment, int]] = {  # with the seed of the first weights
+    **{f"{name} vit": (spread(BASE, name), 0) for name in (*EXACT, *LOSSY)},
+    **{f"{name} mixer sgd": (spread(WITH_SGD, name), 1) for name in EXACT[:4]},
+    **{f"{name} resnet": (spread(CONVOLUTIONS, name), 2) for name in ("zero1", "zero3")},
+}
+
+
+FITTED = replace(BASE, image_size=32, subset=0.1, recipe=replace(BASE.recipe, epochs=2))
+
+
+class Run:
+    """What `fit` sets up, step by step, in this process: alone or as one of the workers."""
+
+    def __init__(self, experiment: Experiment, seed: int) -> None:
+        self.experiment = experiment
+        self.images, self.replicas = data.load(experiment), parallel.replicas(experiment.parallel)
+        torch.manual_seed(seed)
+        self.model = build(experiment.model, classes=10, image_size=experiment.image_size)
+        self.model.to(memory_format=torch.channels_last)
+        if experiment.model == "resnet20":
+            self.model.eval()  # a batch norm in training knows its worker's share alone
+        if experiment.parallel.checkpointing:
+            checkpoint_blocks(self.model)
+        self.wrapped = self.replicas.wrap(self.model)
+        self.optimizer = self.replicas.optimizer(self.wrapped, experiment.recipe)
+
+    def steps(self, first: int, count: int) -> list[float]:
+        share = {"rank": self.replicas.rank, "workers": self.replicas.workers}
+        batches = data.batches(self.images, self.experiment.recipe, seed=0, epoch=1, **share)
+        losses = []
+        for x, y in islice(batches, first, first + count):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(self.wrapped(x), y)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(float(self.replicas.total(loss.detach().clone()) / self.replicas.workers))
+        return losses
+
+    def whole(self) -> dict[str, Tensor]:
+        return {n: t.clone() for n, t in self.replicas.whole(self.model).state_dict().items()}
+
+
+def found_of(experiment: Experiment, seed: int, state: Path, other: Path | None) -> dict[str, Any]:
+    run = Run(experiment, seed)
+    found: dict[str, Any] = {"losses": run.steps(0, BEFORE), "whole": run.whole()}
+    saved = run.replicas.state(run.model, run.optimizer)
+    if run.replicas.rank == 0:
+        torch.save(saved, state)
+    found["next"] = run.steps(BEFORE, AFTER)
+    if other:
+        again = Run(experiment, 99)
+        again.replicas.load(again.model, again.optimizer, torch.load(other))
+        found["next of other"] = again.steps(BEFORE, AFTER)
+    return found
+
+
+def counted(strategy: str) -> dict[str, Any]:
+    """Two steps' bytes by kind, and those of theory; `powersgd` beyond its warm-up."""
+    small = replace(BASE, model="vit64x2", image_size=32)
+    workers = dist.get_world_size() if dist.is_initialized() else 1
+    experiment = replace(small, parallel=Parallel(strategy=strategy, workers=workers))
+    run = Run(experiment, 0)
+    run.steps(0, 2 if strategy != "powersgd" else WARMUP + 2)
+    x, _ = next(iter(data.batches(run.images, experiment.recipe, seed=0, epoch=1)))
+    activations = Activations(x)
+    with activations:
+        run.wrapped(x[: BATCH // workers])
+    run.replicas.sent_bytes_per_step(run.model, 1)  # from zero again
+    run.steps(2, 1)
+    plain = build(experiment.model, classes=10, image_size=32)
+    return {
+        "held": memory.held(run.model, run.optimizer, run.replicas.beside())
+        | {"activations_bytes": activations.bytes},
+        "theory": memory.theory(plain, experiment),
+        "sent": run.replicas.sent_bytes_per_step(run.model, 1),
+        "sent in theory": traffic.theory(plain, experiment),
+    }
+
+
+def fitted(folder: Path, resume: Path | None, strategy: str) -> list[dict[str, Any]]:
+    """The epochs of a small run, or of what is left of it."""
+    workers = dist.get_world_size() if dist.is_initialized() else 1
+    experiment = replace(FITTED, parallel=Parallel(strategy=strategy, workers=workers))
+    metrics = []
+    for epoch in fit(experiment, data.load(experiment), resume=resume):
+        metrics.append(epoch.metrics)
+        if epoch.number == 1:
+            epoch.save(folder / f"{strategy}.fit")
+    if workers > 1:
+        dist.barrier()  # the first worker writes the file that all of them read
+    return metrics
+
+
+def measured(folder: Path, others: Path | None, shift: int) -> dict[str, Any]:
+    return {
+        name: found_of(
+            experiment,
+            seed + shift,
+            folder / f"{name}.pt",
+            others / f"{name}.pt" if others else None,
+        )
+        for name, (experiment, seed) in CASES.items()
+    }
+
+
+def worker(rank: int, folder: Path, others: Path) -> dict[str, Any]:
+    return {
+        # Other first weights in each worker: those of the first one have to win.
+        "parity": measured(folder, others, shift=7 * rank),
+        "bytes": {name: counted(name) for name in (*EXACT, *LOSSY)},
+        "zero2 from one process": fitted(folder, others / "ddp.fit", "zero2"),
+        "zero2": fitted(folder, None, "zero2"),
+        "zero3 from zero2": fitted(folder, folder / "zero2.fit", "zero3"),
+    }
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    return {name: tmp_path_factory.mktemp(name) for name in ("alone", "together")}
+
+
+@pytest.fixture(scope="module")
+def alone(folders) -> dict[str, Any]:
+    found = {
+        "parity": measured(folders["alone"], None, shift=0),
+        "fit": fitted(folders["alone"], None, "ddp"),
+    }
+    dist.destroy_process_group()  # of one, that offloading wants
+    return found
+
+
+@pytest.fixture(scope="module")
+def together(folders, alone) -> list[dict[str, Any]]:
+    folder = folders["together"]
+    return gloo.together(worker, folder, folder, folders["alone"], workers=WORKERS)
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert found[name].shape == tensor.shape
+        if "qkv.bias" not in name:  # a key's bias has no gradient but rounding
+            assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_those_of_one_process(alone, together, name):
+    tolerance = LOSSY.get(name.split()[0], 1e-5)
+    expected = alone["parity"][name]
+    assert expected["losses"][-1] != expected["losses"][0]
+    for found in together:
+        for part in ("losses", "next"):
+            own = found["parity"][name][part]
+            assert own == pytest.approx(expected[part], rel=tolerance), part
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whole_is_the_model_of_one_process(alone, together, name):
+    if name.split()[0] in EXACT:
+        for found in together:
+            close(found["parity"][name]["whole"], alone["parity"][name]["whole"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_state_of_one_process_goes_on_in_two_workers(alone, together, name):
+    tolerance = LOSSY.get(name.split()[0], 1e-5)
+    for found in together:
+        own = found["parity"][name]["next of other"]
+        assert own == pytest.approx(alone["parity"][name]["next"], rel=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_state_of_two_workers_goes_on_in_one(together, folders, name):
+    experiment, _ = CASES[name]
+    run = Run(spread(experiment, "ddp"), 99)
+    run.replicas.load(run.model, run.optimizer, torch.load(folders["together"] / f"{name}.pt"))
+    tolerance = LOSSY.get(name.split()[0], 1e-5)
+    expected = together[0]["parity"][name]["next"]
+    assert run.steps(BEFORE, AFTER) == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_states_have_one_form(together, folders, name):
+    """The same names, shapes and memory formats as a plain optimizer's."""
+    ours, plain = (torch.load(folders[w] / f"{name}.pt") for w in ("together", "alone"))
+    assert list(ours["model"]) == list(plain["model"])
+    states = [found["optimizer"] for found in (ours, plain)]
+    numbers = [[group["params"] for group in state["param_groups"]] for state in states]
+    assert numbers[0] == numbers[1]
+    moments = [
+        {(n, k): v.shape for n, own in state["state"].items() for k, v in own.items()}
+        for state in states
+    ]
+    assert moments[0] == moments[1]
+
+
+@pytest.mark.parametrize("strategy", [*EXACT, *LOSSY])
+def test_counted_memory_is_that_of_theory(together, strategy):
+    for found in together:
+        held, wanted = (found["bytes"][strategy][part] for part in ("held", "theory"))
+        assert set(held) == set(wanted)
+        for kind, whole in wanted.items():
+            assert held[kind] == pytest.approx(whole, rel=0.01, abs=8), kind
+
+
+@pytest.mark.parametrize("strategy", [*EXACT, *LOSSY])
+def test_sent_bytes_are_those_of_theory(together, strategy):
+    for found in together:
+        own = found["bytes"][strategy]
+        assert own["sent"] == pytest.approx(own["sent in theory"], rel=0.01)
+
+
+def held_most(together, strategy: str, kind: str) -> int:
+    return max(found["bytes"][strategy]["held"][kind] for found in together)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "halved"),
+    [
+        ("ddp", ""),
+        ("zero1", "optimizer"),
+        ("zero2", "optimizer gradients"),
+        ("zero3", "optimizer gradients parameters"),
+    ],
+)
+def test_what_each_stage_halves(together, strategy, halved):
+    for kind in ("parameters", "gradients", "optimizer"):
+        whole = held_most(together, "ddp", f"{kind}_bytes")
+        own = held_most(together, strategy, f"{kind}_bytes")
+        assert own / whole == pytest.approx(0.5 if kind in halved else 1.0, rel=0.01)
+
+
+def test_compression_sends_less(together):
+    sent = {name: found["sent"] for name, found in together[0]["bytes"].items()}
+    assert sent["bf16_gradients"] == pytest.approx(sent["ddp"] / 2, rel=0.01)
+    assert sent["powersgd"] < sent["bf16_gradients"]
+
+
+CLOSE = ("loss", "validation_loss", "test_loss")
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero2 from one process", "zero3 from zero2"])
+def test_epochs_are_those_of_one_process(alone, together, name):
+    for found in together:
+        wanted = alone["fit"][-len(found[name]) :]
+        assert len(found[name]) == (2 if name == "zero2" else 1)
+        for own, expected in zip(found[name], wanted, strict=True):
+            for column in CLOSE:
+                if column in expected:
+                    assert own[column] == pytest.approx(expected[column], rel=1e-4), column
+
+
+def test_parts_of_a_step_are_told(together):
+    for found in together:
+        for own in found["zero2"]:
+            assert own["communication_s"] > 0
+            assert own["waiting_s"] > 0
+            assert own["compute_s"] > 0
+            assert own["workers_used"] == WORKERS
+            assert own["samples_per_s"] > 0
+
+
+def test_one_process_neither_waits_nor_sends(alone):
+    for own in alone["fit"]:
+        assert own["communication_s"] == own["waiting_s"] == own["sent_bytes_per_step"] == 0
