@@ -1,0 +1,126 @@
+"""The pipeline family's table: what chunks bring, and whether a pipeline pays on as many cores.
+
+The reference's table has a row a model and number of chunks. Here every way to spread a step over
+the same cores has one: stages, data-parallel workers, the threads of one process. Its figures come
+from GPUs, of which it does not say the number: their speed-ups compare, their seconds do not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from raybench.pipeline import Pipeline
+
+REFERENCE = {  # (model, chunks) -> accuracy, seconds a batch of 512
+    ("mobilenet_v2", 1): (92.79, 0.52),
+    ("mobilenet_v2", 2): (93.14, 0.37),
+    ("mobilenet_v2", 4): (93.09, 0.29),
+    ("mobilenet_v2", 8): (92.94, 0.26),
+    ("resnet18", 1): (92.87, 0.37),
+    ("resnet18", 2): (92.43, 0.28),
+    ("resnet18", 4): (92.78, 0.25),
+    ("resnet18", 8): (92.92, 0.22),
+    ("vgg11", 1): (89.11, 0.161),
+    ("vgg11", 2): (90.03, 0.158),
+    ("vgg11", 4): (88.82, 0.147),
+    ("vgg11", 8): (88.50, 0.100),
+}
+PLAIN = Pipeline()
+
+
+def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """A row a model, batch, precision, way to run and number of chunks; times are medians.
+
+    `speed-up` is over the same way with 1 chunk, as in the reference. `to others` is the time of
+    the fastest way without stages on as many cores, over the row's: above 1 a pipeline pays. Both
+    are empty where the sweep has nothing to compare with. Accuracies are those of the test split,
+    in points; `best` is that of the trial with the highest accuracy on the validation split.
+    """
+    done = trials[(trials["status"] == "COMPLETE") & trials["s_per_batch"].notna()].copy()
+    if done.empty:
+        return pd.DataFrame()
+    done["way"] = [_way(row, row["pipeline.chunks"]) for row in done.to_dict("records")]
+    done["way of 1"] = [_way(row, 1) for row in done.to_dict("records")]
+    done["cores"] = [_cores(row) for row in done.to_dict("records")]
+    done["staged"] = done["pipeline.stages"] > 1
+    alike = ["model", "recipe.batch", "precision_used", "cores"]
+    # What stages are compared with stands above them.
+    keys = [*alike, "staged", "way", "way of 1", "pipeline.chunks"]
+    seconds = done.groupby([*alike, "way", "pipeline.chunks"])["s_per_batch"].median()
+    rows = []
+    for (*same, staged, way, way_of_1, chunks), found in done.groupby(keys):
+        own = float(seconds[(*same, way, chunks)])
+        whole = seconds.get((*same, way_of_1, 1)) if chunks > 1 else None
+        others = done[(done[alike] == same).all(axis=1) & ~done["staged"]]
+        fastest = others.groupby(["way", "pipeline.chunks"])["s_per_batch"].median().min()
+        accuracy = 100 * found["test_accuracy"].astype(float)
+        best = found["accuracy"].astype(float).idxmax()
+        as_sent = staged and (found["pipeline.bits"] == PLAIN.bits).all()
+        model, batch, precision, cores = same
+        known = REFERENCE.get((model, chunks)) if as_sent else None
+        rows.append(
+            {
+                "model": model,
+                "batch": batch,
+                "precision": precision,
+                "cores": cores,
+                "runs as": way,
+                "chunks": chunks,
+                "trials": len(found),
+                "test accuracy": round(accuracy.mean(), 2),
+                "±": round(accuracy.std(ddof=1), 2) if len(found) > 1 else None,
+                "best": round(float(accuracy[best]), 2),
+                "s/batch": round(own, 4),
+                "speed-up": round(whole / own, 2) if whole else None,
+                "to others": round(fastest / own, 2) if staged and len(others) else None,
+                "bubble predicted %": _median(100 * found["bubble_predicted"], 1),
+                "bubble %": _median(100 * found["bubble"], 1),
+                "imbalance": _median(found["imbalance"], 3),
+                "cuts": " | ".join(sorted(set(found["cuts"].dropna()))) or None,
+                "MB/step": _median(found["wire_bytes_per_step"] / 1e6, 3),
+                "reference: accuracy": known[0] if known else None,
+                "reference: s/batch": known[1] if known else None,
+                "reference: speed-up": round(REFERENCE[model, 1][1] / known[1], 2)
+                if known
+                else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _way(row: dict[str, Any], chunks: int) -> str:
+    """How a trial ran, or would have run with other `chunks`: what is not at its default."""
+    stages, workers = int(row["pipeline.stages"]), int(row["parallel.workers"])
+    parts = []
+    if stages > 1:
+        parts.append(f"{stages} stages")
+        if chunks > 1:
+            parts.append(row["pipeline.schedule"])
+        if row["pipeline.bits"] != PLAIN.bits:
+            parts.append(f"{row['pipeline.bits']} bits")
+        if row["pipeline.transport"] != PLAIN.transport:
+            parts.append(row["pipeline.transport"])
+        if row["pipeline.link_mb_s"] != PLAIN.link_mb_s:
+            parts.append(f"link of {row['pipeline.link_mb_s']:g} MB/s")
+    elif workers > 1:
+        parts.append(f"{workers} workers, ddp")
+    else:
+        threads = int(row["threads"])
+        parts.append("1 thread" if threads == 1 else f"{threads} threads")
+    if chunks > 1 and row["pipeline.batch_norm"] != PLAIN.batch_norm:
+        parts.append(f"batch norm {row['pipeline.batch_norm']}")
+    return ", ".join(parts)
+
+
+def _cores(row: dict[str, Any]) -> int:
+    """Stages and workers have one thread each."""
+    several = max(int(row["pipeline.stages"]), int(row["parallel.workers"]))
+    return several if several > 1 else int(row["threads"])
+
+
+def _median(values: pd.Series, digits: int) -> float | None:
+    """None where the column is empty."""
+    known = values.dropna().astype(float)
+    return round(float(known.median()), digits) if len(known) else None

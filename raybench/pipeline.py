@@ -1,0 +1,92 @@
+"""Pipeline: how a model is cut into stages, and what travels between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Pipeline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A model cut into stages, and a batch into chunks that follow one another through them."""
+
+    stages: int = 1
+    """Parts of the model, each in a process of its own with one CPU, or one GPU."""
+    chunks: int = 1
+    """Parts of a batch, of equal size; several let the stages work at the same time."""
+    schedule: Literal["gpipe", "1f1b", "zero_bubble"] = "gpipe"
+    """Order of the forward and backward passes; all give the same gradients."""
+    cuts: str = ""
+    """Numbers of the blocks before which the model is cut, as in "3,7". Empty: blocks are timed,
+    and cut so that the slowest stage is as fast as can be."""
+    batch_norm: Literal["corrected", "deferred", "per_chunk"] = "corrected"
+    """Every chunk is normalized by its own statistics. The running ones: corrected takes a smaller
+    momentum, so that a batch's chunks weigh as one; deferred updates them once a batch, from all
+    chunks; per_chunk leaves them as they come."""
+    bits: Literal[32, 16, 8, 4, 2] = 32
+    """Of a value on its way between stages. 32: as it is; 16: bf16; less: scaled by tiles."""
+    transport: Literal["gloo", "shm", "nccl", "object_store"] = "gloo"
+    """gloo: TCP; shm: shared memory, for stages on one node; nccl: between GPUs; object_store:
+    Ray's, the baseline."""
+    link_mb_s: float = 0.0
+    """Megabytes a second that pass from stage to stage in each direction; 0: as the link is."""
+
+    def __post_init__(self) -> None:
+        for name in ("stages", "chunks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if not self.link_mb_s >= 0:
+            raise ValueError(f"link_mb_s is {self.link_mb_s}: it must not be negative")
+        if self.cuts:
+            self._check_cuts()
+
+    @property
+    def on(self) -> bool:
+        """Whether there is anything to it: several stages, or several chunks."""
+        return self.stages > 1 or self.chunks > 1
+
+    def check_batch(self, batch: int) -> None:
+        """Raises ValueError where the chunks are not of equal size; it says which would be."""
+        if batch % self.chunks:
+            divisors = [n for n in range(1, batch + 1) if batch % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - self.chunks))[:4])
+            raise ValueError(
+                f"pipeline.chunks {self.chunks} does not divide recipe.batch {batch}: take "
+                f"{', '.join(map(str, near[:-1]))} or {near[-1]}"
+                if len(near) > 1
+                else f"pipeline.chunks is {self.chunks}, but recipe.batch is 1: take 1"
+            )
+
+    def check_with(self, family: str, techniques: list[str], workers: int) -> None:
+        """Raises ValueError where stages cannot do what else an experiment asks for."""
+        if not self.on:
+            return
+        if "." not in family and family != "pipeline":  # one of ours, whose loop knows no stages
+            raise ValueError(f"the family {family} has no stages: take the family pipeline")
+        if techniques:
+            raise ValueError(
+                f"{techniques[0]} acts on a whole model, of which a stage has a part: take "
+                "pipeline.stages 1 and pipeline.chunks 1, or leave the technique out"
+            )
+        if workers > 1:
+            raise ValueError(
+                f"{self.stages} pipeline.stages of {self.chunks} pipeline.chunks with "
+                f"{workers} parallel.workers: take either, and 1 of the others"
+            )
+
+    def _check_cuts(self) -> None:
+        try:
+            positions = [int(part) for part in self.cuts.split(",")]
+        except ValueError as error:
+            raise ValueError(
+                f"cuts is {self.cuts!r}: numbers of blocks with commas between them, as in '3,7'"
+            ) from error
+        if len(positions) != self.stages - 1:
+            raise ValueError(
+                f"cuts {self.cuts!r} make {len(positions) + 1} stages, but stages is "
+                f"{self.stages}: give {self.stages - 1} position(s), or none"
+            )
+        if positions != sorted(set(positions)) or positions[0] < 1:
+            raise ValueError(f"cuts is {self.cuts!r}: positions from 1 on, each above the last")

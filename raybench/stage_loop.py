@@ -1,0 +1,268 @@
+"""The training loop of one stage: what `loop.fit` does, for a part of the model.
+
+Every stage builds the whole model from the same seed and keeps its own blocks, and walks through
+the same batches, of which the first takes the images and the last the labels: no image and no label
+ever travels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from raybench import measure
+from raybench.data import Images, batches
+from raybench.experiment import Experiment
+from raybench.loop import Diverged, first_model
+from raybench.models import avoid_slow_bf16
+from raybench.models.blocks import blocks, names
+from raybench.optim import learning_rate
+from raybench.parallel.pipeline import balance, schedule
+from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
+from raybench.parallel.pipeline.stage import Stage, State
+from raybench.parallel.pipeline.transport import Link
+
+Connect = Callable[[int, int], Link]
+"""Makes a link to a neighbour: its rank, and the bytes of a message either way."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a stage tells of an epoch."""
+
+    loss: float  # mean over the epoch, of the last stage; NaN of the others
+    lr: float
+    wall_s: float  # of the epoch
+    seconds: dict[str, float]  # by kind of action, and "wait"
+    cpu_s: float
+    sent_bytes: int
+    first_step: float  # when it began, in seconds since 1970
+    tensors: dict[str, int]  # what the codecs saw
+    peak_memory_bytes: int
+
+    @property
+    def busy_s(self) -> float:
+        return sum(spent for kind, spent in self.seconds.items() if kind != "wait")
+
+
+def whole_model(experiment: Experiment, classes: int, device: torch.device) -> nn.Module:
+    """The plain model with its first weights, laid out as `fit` has it."""
+    torch.manual_seed(experiment.seed)
+    model = first_model(experiment, classes)
+    model.to(device).to(memory_format=torch.channels_last)
+    dtype, _ = measure.pick_dtype(experiment.recipe.precision, device)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        avoid_slow_bf16(model)
+    return model
+
+
+class StageRun:
+    """One stage's part of an experiment.
+
+    Args:
+        cuts: first block of every stage but the first.
+        connect: makes the links; None where the stage is alone.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        images: Images,
+        rank: int,
+        cuts: list[int],
+        connect: Connect | None = None,
+    ) -> None:
+        self.experiment, self.images, self.rank = experiment, images, rank
+        self.stages = len(cuts) + 1
+        self.device = measure.pick_device()
+        recipe, pipeline = experiment.recipe, experiment.pipeline
+        dtype, _ = measure.pick_dtype(recipe.precision, self.device)
+        model = whole_model(experiment, images.classes, self.device)
+        every = blocks(model)
+        between = forms(every, experiment.image_size, recipe.batch // pipeline.chunks, dtype)
+        begin, end = balance.bounds(cuts, len(every))[rank]
+        own = every[begin:end]
+        self.boundaries: list[Boundary] = []
+        self._generator = torch.Generator(self.device)
+
+        def boundary(peer: int, form: Form) -> Boundary | None:
+            if not 0 <= peer < self.stages:
+                return None
+            assert connect is not None
+            size = message_bytes(form, pipeline.bits)
+            # Activations are rounded to the nearest; gradients at random, so that they keep their
+            # mean: a sum over many small ones would be lost otherwise.
+            generator = self._generator if peer < rank else None
+            made = Boundary(connect(peer, size), form, pipeline.bits, generator)
+            self.boundaries.append(made)
+            return made
+
+        self.stage = Stage(
+            own,
+            names(model, own),
+            recipe,
+            schedule.actions(pipeline.schedule, self.stages, pipeline.chunks)[rank],
+            first=begin,
+            chunks=pipeline.chunks,
+            mode=pipeline.batch_norm,
+            dtype=dtype,
+            before=boundary(rank - 1, between[begin - 1]),
+            after=boundary(rank + 1, between[end - 1]),
+        )
+
+    def epoch(self, number: int) -> Report:
+        """One epoch of training.
+
+        Raises:
+            Diverged: at the first step whose loss is not finite, or that would send such a tensor.
+            PeerLost: a neighbour is gone.
+        """
+        experiment, stage, recipe = self.experiment, self.stage, self.experiment.recipe
+        seed = experiment.seed * 1_000_003 + number * 1009
+        self._generator.manual_seed(seed * 31 + self.rank)
+        for boundary in self.boundaries:
+            boundary.begin_epoch()
+        stage.seconds = dict.fromkeys(stage.seconds, 0.0)
+        steps = len(self.images.train) // recipe.batch
+        losses, rate = 0.0, 0.0
+        before, cpu = time.perf_counter(), time.process_time()
+        started = time.time()
+        walk = batches(self.images, recipe, seed=experiment.seed, epoch=number, device=self.device)
+        for step, (x, y) in enumerate(walk):
+            rate = learning_rate(recipe, ((number - 1) * steps + step) / (recipe.epochs * steps))
+            try:
+                loss = stage.step(
+                    x if stage.before is None else None,
+                    y if stage.after is None else None,
+                    rate,
+                    seed * 65_537 + step,
+                )
+            except FloatingPointError as error:
+                raise Diverged(f"{error}, in step {step + 1} of epoch {number}") from error
+            if loss is not None:
+                losses += loss.item()
+                if not math.isfinite(losses):
+                    raise Diverged(f"the loss is {losses} in step {step + 1} of epoch {number}")
+        return Report(
+            loss=losses / steps if stage.after is None else math.nan,
+            lr=rate,
+            wall_s=time.perf_counter() - before,
+            seconds=dict(stage.seconds),
+            cpu_s=time.process_time() - cpu,
+            sent_bytes=sum(boundary.sent_bytes for boundary in self.boundaries),
+            first_step=started,
+            tensors=self._tensors(),
+            peak_memory_bytes=measure.peak_memory_bytes(self.device),
+        )
+
+    def state(self) -> State:
+        return self.stage.state()
+
+    def load(self, state: State) -> None:
+        self.stage.load(state)
+
+    def close(self) -> None:
+        """Lets go of the neighbours."""
+        for boundary in self.boundaries:
+            boundary.link.close()
+
+    def _tensors(self) -> dict[str, int]:
+        seen: dict[str, int] = {}
+        for boundary in self.boundaries:
+            for name, count in vars(boundary.codec.health).items():
+                seen[name] = seen.get(name, 0) + count
+        return seen
+
+
+def choose_cuts(experiment: Experiment, images: Images) -> list[int]:
+    """Where the model is cut: by hand, or by what its blocks take on this machine.
+
+    The blocks are timed at the chunk size of the run. Then the stages are timed as a whole, and
+    where one is a tenth above the mean, its blocks' times are scaled by that, and it is cut anew.
+
+    Raises:
+        ValueError: the model is no list of blocks, has too few, or the cuts by hand do not fit.
+    """
+    pipeline, recipe, device = experiment.pipeline, experiment.recipe, measure.pick_device()
+    model = whole_model(experiment, images.classes, device)
+    every = blocks(model)
+    if pipeline.cuts:
+        return balance.from_text(pipeline.cuts, len(every), pipeline.stages)
+    balance.check(len(every), pipeline.stages)
+    if pipeline.stages == 1:
+        return []
+    dtype, _ = measure.pick_dtype(recipe.precision, device)
+    x, _ = next(batches(images, recipe, seed=experiment.seed, epoch=1, device=device))
+    x = x.chunk(pipeline.chunks)[0]
+    costs = balance.measure(every, x, dtype=dtype).blocks
+    cuts = balance.partition(costs, pipeline.stages)
+    for _ in range(TRIES):
+        stages = [nn.Sequential(*every[a:b]) for a, b in balance.bounds(cuts, len(every))]
+        found = balance.measure(stages, x, dtype=dtype).blocks
+        if balance.imbalance(found) <= TOLERATED:
+            break
+        expected = balance.stage_costs(costs, cuts)
+        for (a, b), true, sum_of in zip(
+            balance.bounds(cuts, len(every)), found, expected, strict=True
+        ):
+            costs[a:b] = [cost * true / sum_of for cost in costs[a:b]]
+        better = balance.partition(costs, pipeline.stages)
+        if better == cuts:
+            break
+        cuts = better
+    return cuts
+
+
+TRIES = 3
+TOLERATED = 1.1  # the dearest stage over the mean
+
+
+def merged(states: list[State]) -> State:
+    """The state of all stages together."""
+    whole: dict[str, Any] = {"model": {}, "optimizer": {}}
+    for state in states:
+        for part, values in state.items():
+            whole[part] |= values
+    return whole
+
+
+class Runner(Protocol):
+    """Who trains an experiment's stages, epoch by epoch."""
+
+    restarts: int  # of stages that died
+    cuts: list[int]
+
+    def epoch(self, number: int) -> list[Report]:
+        """Trains for an epoch; what each stage tells of it."""
+
+    def state(self) -> State:
+        """The whole model and optimizer after the last epoch."""
+
+    def close(self) -> None: ...
+
+
+class Alone:
+    """All blocks as one stage in this process, the chunks one after another."""
+
+    restarts = 0
+
+    def __init__(self, experiment: Experiment, images: Images, state: State | None) -> None:
+        self.cuts: list[int] = []
+        self._run = StageRun(experiment, images, 0, self.cuts)
+        if state is not None:
+            self._run.load(state)
+
+    def epoch(self, number: int) -> list[Report]:
+        return [self._run.epoch(number)]
+
+    def state(self) -> State:
+        return self._run.state()
+
+    def close(self) -> None:
+        self._run.close()

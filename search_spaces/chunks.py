@@ -1,0 +1,43 @@
+"""What do chunks bring a pipeline of two stages, and what does it cost to send fewer bits?
+
+    python -m raybench.tune --space search_spaces/chunks.py                    # digits
+    python -m raybench.tune --space search_spaces/chunks.py --data cifar10 --epochs 30
+
+Threads and data-parallel workers on as many cores stand beside stages in the table of
+`results/pipeline-runs`, where these leave their rows:
+
+    python -m raybench.train pipeline --pipeline.stages 1 --pipeline.chunks 1    # threads
+    python -m raybench.train pipeline --pipeline.stages 1 --pipeline.chunks 1 --workers 2
+
+Cost: every trial holds two cores. One core trains 60 images a second of ResNet-18 and MobileNetV2
+and 217 of VGG-11 (`python -m raybench.bench step`), and an epoch of digits has 1,280.
+Expected: at best 1.33, 1.60 and 1.78 times the speed of 1 chunk with 2, 4 and 8 chunks; with 8,
+convolutions of few images take back a part of it.
+"""
+
+from dataclasses import replace
+
+from raybench.experiment import Pipeline
+from trainers.pipeline import base
+
+BATCH = 128  # the reference's 512 leaves two steps of an epoch of digits
+MODELS = ["mobilenet_v2", "resnet18", "vgg11"]
+
+objectives = {"accuracy": "max", "s_per_batch": "min"}
+
+
+def space(trial):
+    stages = trial.suggest_categorical("stages", [2, 1])
+    chunks = trial.suggest_categorical("chunks", [1, 2, 4, 8])
+    pipeline = Pipeline(stages=stages, chunks=chunks)
+    if stages > 1:
+        pipeline = replace(pipeline, bits=trial.suggest_categorical("bits", [32, 16, 8, 4]))
+    if stages > 1 and chunks > 1:
+        schedule = trial.suggest_categorical("schedule", ["gpipe", "1f1b", "zero_bubble"])
+        pipeline = replace(pipeline, schedule=schedule)
+    return replace(
+        base,
+        model=trial.suggest_categorical("model", MODELS),
+        pipeline=pipeline,
+        recipe=replace(base.recipe, batch=BATCH, lr=trial.suggest_float("lr", 0.02, 0.4, log=True)),
+    )

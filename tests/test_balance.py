@@ -1,0 +1,153 @@
+"""Cuts against all cuts there are, and what blocks cost."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from raybench.models import build
+from raybench.models.blocks import blocks
+from raybench.parallel.pipeline.balance import (
+    Costs,
+    bounds,
+    from_text,
+    imbalance,
+    measure,
+    partition,
+    stage_costs,
+)
+
+costs = st.lists(st.integers(0, 20), min_size=1, max_size=8)
+
+
+def with_sends(costs: list[int], cuts: tuple[int, ...], sends: list[int]) -> list[int]:
+    found = stage_costs(costs, cuts)
+    for number, cut in enumerate(cuts):
+        for beside in (number, number + 1):
+            found[beside] += sends[cut - 1]
+    return found
+
+
+class TestPartition:
+    @given(costs=costs, stages=st.integers(1, 8), data=st.data())
+    def test_no_cuts_are_better(self, costs, stages, data):
+        stages = min(stages, len(costs))
+        between = st.integers(0, 9) if data.draw(st.booleans()) else st.just(0)
+        sends = data.draw(st.lists(between, min_size=len(costs) - 1, max_size=len(costs) - 1))
+        found = partition(costs, stages, sends)
+        assert len(found) == stages - 1
+        assert from_text(",".join(map(str, found)), len(costs), stages) == found
+
+        def goodness(cuts: tuple[int, ...]) -> tuple[int, int]:
+            stage = with_sends(costs, cuts, sends)
+            return max(stage), sum(cost**2 for cost in stage)
+
+        every = combinations(range(1, len(costs)), stages - 1)
+        assert goodness(tuple(found)) == min(goodness(cuts) for cuts in every)
+
+    def test_by_hand(self):
+        assert partition([1, 1, 1, 1], 2) == [2]
+        assert partition([3, 1, 1, 1], 2) == [1]
+        assert partition([1, 2, 3, 4, 5], 3) == [3, 4]
+        assert partition([1, 1, 5, 1, 1, 1, 1], 3) == [2, 3]  # a dear block leaves the rest even
+        assert partition([2.5], 1) == []
+
+    def test_a_dear_message_moves_the_cut(self):
+        assert partition([2, 2, 2, 2], 2, [0, 0, 0]) == [2]
+        assert partition([2, 2, 2, 2], 2, [0, 5, 0]) == [1]
+
+    def test_a_message_costs_both_stages_beside_the_cut(self):
+        # 16 | 10 against 15 | 7; were only the receiver to pay, 12 | 10 against 13 | 7.
+        assert partition([12, 1, 5], 2, [4, 2]) == [2]
+        # 10 | 16 against 7 | 15; were only the sender to pay, 10 | 12 against 7 | 13.
+        assert partition([5, 1, 12], 2, [2, 4]) == [1]
+
+    def test_a_hundred_blocks_and_sixteen_stages(self):
+        assert len(partition(list(range(1, 101)), 16)) == 15
+
+    @pytest.mark.parametrize("stages", [0, 4])
+    def test_more_stages_than_blocks(self, stages):
+        with pytest.raises(ValueError, match=f"stages is {stages}, but .* 3 blocks: take 1 to 3"):
+            partition([1, 1, 1], stages)
+
+
+class TestFromText:
+    def test_cuts_by_hand(self):
+        assert from_text("3,7", 10, 3) == [3, 7]
+        assert from_text(" 3 , 7 ", 10, 3) == [3, 7]
+        assert from_text("", 4, 1) == []
+        assert bounds([3, 7], 10) == [(0, 3), (3, 7), (7, 10)]
+
+    @pytest.mark.parametrize(
+        ("text", "stages", "words"),
+        [
+            ("3;7", 3, r"'3;7' are no numbers .* blocks 0 to 9, and 3 stages need 2 cuts"),
+            ("3,", 3, "are no numbers"),
+            ("3.5", 2, "are no numbers"),
+            ("3", 3, "cuts '3' are 1: .* 3 stages need 2 cuts"),
+            ("", 2, "cuts '' are 0: .* 2 stages need 1 cut"),
+            ("1,2,3", 2, "cuts '1,2,3' are 3"),
+            ("0", 2, "cut 0 lies outside: .* from 1 to 9"),
+            ("10", 2, "cut 10 lies outside"),
+            ("-1", 2, "cut -1 lies outside"),
+            ("7,3", 3, "cuts '7,3' do not rise: 3 comes after 7"),
+            ("3,3", 3, "cuts '3,3' do not rise"),
+            ("1", 11, "stages is 11, but the model has 10 blocks"),
+        ],
+    )
+    def test_cuts_that_do_not_fit(self, text, stages, words):
+        with pytest.raises(ValueError, match=words):
+            from_text(text, 10, stages)
+
+
+class Slow(nn.Module):
+    """So many multiplications of a matrix with itself."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(96))
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = x @ self.weight
+        return x
+
+
+class TestMeasure:
+    def test_dear_blocks_are_found(self):
+        found = measure([Slow(1), Slow(30), Slow(1)], torch.randn(96, 96), repetitions=5)
+        assert len(found.forward) == len(found.backward) == 3
+        assert found.forward[1] > 5 * max(found.forward[0], found.forward[2])
+        assert found.backward[1] > 5 * max(found.backward[0], found.backward[2])
+        assert found.blocks[1] == found.forward[1] + found.backward[1]
+        assert partition(found.blocks, 3) == [1, 2]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_a_model_is_left_as_it_was(self, dtype):
+        model = build("resnet20", classes=10, image_size=8)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        found = measure(blocks(model), torch.randn(4, 3, 8, 8), dtype=dtype, repetitions=1)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name])
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert found.shapes[0] == (4, 16, 8, 8)
+        assert found.shapes[-1] == (4, 10)
+        assert found.dtypes[-1] == dtype  # the last layer is linear
+        assert all(seconds > 0 for seconds in (*found.forward, *found.backward))
+
+    def test_blocks_without_parameters(self):
+        found = measure([nn.Flatten(), nn.Linear(12, 2), nn.ReLU()], torch.randn(4, 3, 2, 2))
+        assert found.shapes == ((4, 12), (4, 2), (4, 2))
+
+    def test_stages_and_their_imbalance(self):
+        found = Costs((1.0, 2.0, 3.0), (2.0, 4.0, 6.0), ((),) * 3, (torch.float32,) * 3)
+        assert found.stages([2]) == [9, 9]
+        assert found.stages([1]) == [3, 15]
+        assert imbalance(found.stages([2])) == 1
+        assert imbalance(found.stages([1])) == pytest.approx(15 / 9)
