@@ -12,7 +12,9 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not ray and not workers' --numprocesses 2 --dist loadscope
+	$(BIN)/pytest -m workers
+	$(BIN)/pytest -m ray
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

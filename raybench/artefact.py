@@ -9,18 +9,33 @@ back the plain torch module. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from raybench.experiment import Experiment, from_json
 from raybench.models import build
+from raybench.techniques import Progress
 
 BITS, VALUES = ".bits", ".values"
+SAFETENSORS = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+ORDER = list(SAFETENSORS.values())  # as safetensors sorts them: the widest first
+SIZE = {name: dtype.itemsize for dtype, name in SAFETENSORS.items()}
 
 
 def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
@@ -35,13 +50,41 @@ def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
         else:
             tensors[name + BITS], tensors[name + VALUES] = packed
             sparse[name] = list(dense.shape)
+    return serialize(tensors, metadata=_about(experiment, classes, sparse))
+
+
+def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int) -> int:
+    """`len(encode(...))` without the content: counting zeros needs no second copy of the model."""
+    stored: list[tuple[str, str, list[int]]] = []
+    sparse: dict[str, list[int]] = {}
+    for name, tensor in model.state_dict().items():
+        present = _present(tensor)
+        if present is None:
+            stored.append((name, SAFETENSORS[tensor.dtype], list(tensor.shape)))
+        else:
+            stored.append((name + BITS, "U8", [-(-tensor.numel() // 8)]))
+            stored.append((name + VALUES, SAFETENSORS[tensor.dtype], [present]))
+            sparse[name] = list(tensor.shape)
+    # The header as safetensors writes it: types in descending order, then names; compact JSON.
+    stored.sort(key=lambda entry: entry[0])
+    stored.sort(key=lambda entry: ORDER.index(entry[1]))
+    header: dict[str, Any] = {"__metadata__": _about(experiment, classes, sparse)}
+    end = 0
+    for name, kind, shape in stored:
+        begin, end = end, end + math.prod(shape) * SIZE[kind]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"))
+    return 8 + -(-len(text) // 8) * 8 + end
+
+
+def _about(experiment: Experiment, classes: int, sparse: dict[str, list[int]]) -> dict[str, str]:
     about = {
         "experiment": json.loads(experiment.to_json()),
         "classes": classes,
         "sparse": sparse,
     }
     # One entry: safetensors writes several in random order, and equal models are equal files.
-    return serialize(tensors, metadata={"raybench": json.dumps(about, sort_keys=True)})
+    return {"raybench": json.dumps(about, sort_keys=True)}
 
 
 def save(model: nn.Module, experiment: Experiment, classes: int, path: Path) -> int:
@@ -57,26 +100,56 @@ def load(path: Path | str) -> nn.Module:
     """The trained model as a plain torch module in evaluation mode, from its file alone."""
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["raybench"])
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    state = {n: t for n, t in stored.items() if not n.endswith((BITS, VALUES))}
-    for name, shape in about["sparse"].items():
-        state[name] = _unpack(stored[name + BITS], stored[name + VALUES], shape)
     experiment = from_json(json.dumps(about["experiment"]))
     model = build(experiment.model, classes=about["classes"], image_size=experiment.image_size)
     for _, technique in experiment.techniques():
         technique.reshape(model)
-    model.load_state_dict(state)
+        technique.restructure(model, Progress(1, 1))
+    restore(model, path)
     return model.eval()
+
+
+def restore(model: nn.Module, path: Path | str) -> None:
+    """Fills a model of the file's architecture with the stored weights, one after another.
+
+    Raises:
+        ValueError: the file holds no trained model, or another one.
+    """
+    own = model.state_dict()
+    try:
+        with safe_open(path, framework="pt") as file:
+            sparse = json.loads(file.metadata()["raybench"])["sparse"]
+            names = {name.removesuffix(BITS).removesuffix(VALUES) for name in file.keys()}  # noqa: SIM118
+            if names != set(own):
+                first = min(names ^ set(own))
+                raise ValueError(f"{path} is another model: they differ in {first}")
+            for name, tensor in own.items():
+                if name in sparse:
+                    bits, values = (file.get_tensor(name + end) for end in (BITS, VALUES))
+                    stored = _unpack(bits, values, sparse[name])
+                else:
+                    stored = file.get_tensor(name)
+                if stored.shape != tensor.shape:
+                    raise ValueError(f"{path} is another model: they differ in {name}")
+                tensor.copy_(stored)
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no trained model: {error}") from error
+
+
+def _present(dense: Tensor) -> int | None:
+    """How many values to store of a weight, or None where leaving zeros out is not smaller."""
+    if dense.ndim < 2 or not dense.is_floating_point():
+        return None
+    present = int(torch.count_nonzero(dense))
+    saved = (dense.numel() - present) * dense.element_size()
+    return present if saved > dense.numel() / 8 else None
 
 
 def _pack(dense: Tensor) -> tuple[Tensor, Tensor] | None:
     """Bits and non-zero values, or None where that is not smaller."""
-    if dense.ndim < 2 or not dense.is_floating_point():
+    if _present(dense) is None:
         return None
     present = dense.flatten() != 0
-    saved = (dense.numel() - int(present.sum())) * dense.element_size()
-    if saved <= dense.numel() / 8:
-        return None
     return torch.from_numpy(np.packbits(present.numpy())), dense.flatten()[present]
 
 

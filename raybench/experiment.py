@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import hashlib
 import json
-import types
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
+from raybench import plain
+from raybench.pipeline import Pipeline
+from raybench.plain import nearest
 from raybench.techniques import Technique
+from raybench.techniques.low_rank import LowRank
+from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
+from raybench.techniques.switch import Switch
 
-__all__ = ["Experiment", "Parallel", "Recipe", "columns", "flatten", "from_json", "nearest"]
+__all__ = ["Experiment", "Parallel", "Pipeline", "Recipe", "from_json", "nearest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,9 @@ class Recipe:
     """Largest shift of the random crop, in pixels; 0 is no crop."""
     flip: bool = True
     """Horizontal flips: each image once each way in every two epochs (airbench's scheme)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 is autocast; `auto` takes it where the processor has it. Evaluation is in fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16 and fp16 are autocast, fp16 with a scaled loss and on GPUs alone; `auto` takes bf16
+    where the processor has it. Evaluation is in fp32."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -60,7 +64,22 @@ class Parallel:
     """How one step is spread over workers."""
 
     workers: int = 1
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Literal[
+        "ddp",
+        "bf16_gradients",
+        "powersgd",
+        "zero1",
+        "zero2",
+        "zero3",
+        "zero3_offload",
+        "expert",
+    ] = "ddp"
+    """ddp: every worker holds the model; bf16_gradients and powersgd send less of its gradients.
+    zero1: the optimizer's state lies on the workers in equal parts; zero2: the gradients too;
+    zero3: the parameters too; zero3_offload: those parts in the host's memory. expert: the experts
+    of `switch` lie on the workers in equal parts and tokens travel to them; all else is ddp."""
+    checkpointing: bool = False
+    """Blocks keep their inputs alone, and are computed once more in the backward pass."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -83,8 +102,16 @@ class Experiment:
     """Decides the split, the first weights, the order and the augmentation."""
     recipe: Recipe = Recipe()
     parallel: Parallel = Parallel()
+    pipeline: Pipeline = Pipeline()  # noqa: RUF009  frozen, as those above
+
+    start_from: str = ""
+    """Where the first weights come from. Empty: fresh ones; a file of a trained model, as `--store`
+    and `--keep` leave it; `timm:hub` downloads pretrained ones, `timm:FILE` has them in a file."""
 
     # The techniques. They are applied in the order in which they stand here.
+    switch: Switch | None = None
+    monarch: Monarch | None = None
+    low_rank: LowRank | None = None
     prune: Prune | None = None
 
     def __post_init__(self) -> None:
@@ -97,6 +124,19 @@ class Experiment:
                 f"recipe.batch {self.recipe.batch} does not divide over "
                 f"{self.parallel.workers} workers"
             )
+        self.pipeline.check_batch(self.recipe.batch)
+        if self.parallel.strategy == "expert":
+            experts = self.switch.experts if self.switch else 0
+            if not experts:
+                raise ValueError(
+                    "parallel.strategy is 'expert', but the model has no experts: set "
+                    "switch.experts, or take 'ddp'"
+                )
+            if experts % self.parallel.workers:
+                raise ValueError(
+                    f"switch.experts {experts} does not divide over {self.parallel.workers} "
+                    f"workers, as parallel.strategy 'expert' wants it: take a multiple, or 'ddp'"
+                )
 
     def techniques(self) -> list[tuple[str, Technique]]:
         """The techniques that are on, with their field names, in order of application."""
@@ -108,16 +148,16 @@ class Experiment:
 
         Fields at their defaults do not count, so a new field with a default changes no key.
         """
-        said = json.dumps(_said(self), sort_keys=True, separators=(",", ":"))
+        said = json.dumps(plain.without_defaults(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        return json.dumps(_plain(self))
+        return json.dumps(plain.as_dict(self))
 
 
 def from_json(text: str) -> Experiment:
     """The Experiment that `to_json` wrote. Raises ValueError that names a wrong field."""
-    experiment = _build(Experiment, json.loads(text), "Experiment")
+    experiment = plain.build(Experiment, json.loads(text), "Experiment")
     assert isinstance(experiment, Experiment)
     return experiment
 
@@ -127,123 +167,74 @@ def checked(experiment: Experiment) -> Experiment:
 
     Dataclasses do not check types themselves: `lr="0.1"` would fail only in the optimizer.
     """
-    return _build(Experiment, asdict(experiment), "Experiment")
+    return plain.build(Experiment, asdict(experiment), "Experiment")
+
+
+def compatible(experiment: Experiment) -> Experiment:
+    """The same experiment. Raises ValueError where two parts of it cannot act together.
+
+    The class itself lets them stand side by side: a command line's defaults hold all of them.
+    """
+    strategy, techniques = experiment.parallel.strategy, experiment.techniques()
+    names = [name for name, _ in techniques]
+    experiment.pipeline.check_with(experiment.family, names, experiment.parallel.workers)
+    if strategy.startswith("zero") and techniques:
+        raise ValueError(
+            f"parallel.strategy {strategy!r} spreads the layers that {names[0]} changes "
+            "over the workers; take 'ddp'"
+        )
+    monarch, low_rank = experiment.monarch, experiment.low_rank
+    if not monarch or not monarch.blocks:
+        return experiment
+    if low_rank and low_rank.blocks:
+        raise ValueError("monarch and low_rank both replace the linear layers; take one of them")
+    if monarch.mode != "from_scratch" and experiment.prune:
+        raise ValueError(
+            f"prune has no masks for the layers that monarch.mode {monarch.mode} makes in the "
+            "midst of training; take from_scratch"
+        )
+    return experiment
+
+
+def elastic_counts(experiment: Experiment, least: int, most: int) -> list[int]:
+    """The numbers of workers, of a range, over which the experiment divides.
+
+    Raises:
+        ValueError: it divides over none of them.
+    """
+    if not 1 <= least <= most:
+        raise ValueError(f"--workers {least}:{most}: from 1 or more to as many or more")
+    counts = []
+    for workers in range(least, most + 1):
+        with contextlib.suppress(ValueError):
+            replace(experiment, parallel=replace(experiment.parallel, workers=workers))
+            counts.append(workers)
+    if not counts:
+        raise ValueError(
+            f"recipe.batch {experiment.recipe.batch} divides over no number of workers from "
+            f"{least} to {most}; take another batch, or a wider range"
+        )
+    return counts
 
 
 def columns() -> dict[str, type]:
     """Column name -> type of an Experiment in a table: `model`, `recipe.lr`, `prune.power`, …"""
-    return dict(_columns(Experiment, ""))
+    return dict(plain.column_types(Experiment))
 
 
 def technique_types() -> dict[str, type[Technique]]:
     """Field name -> class of every technique that an Experiment can have, in order."""
-    types = {name: _dataclass_in(hint) for name, hint in _hints(Experiment).items()}
+    types = {name: plain.dataclass_in(hint) for name, hint in plain.hints_of(Experiment).items()}
     return {name: kind for name, kind in types.items() if kind and issubclass(kind, Technique)}
 
 
 def flatten(experiment: Experiment) -> dict[str, Any]:
     """The Experiment as one row of `columns()`; None where a technique is off."""
-    plain = _plain(experiment)
+    whole = plain.as_dict(experiment)
     row: dict[str, Any] = {}
     for name in columns():
-        value: Any = plain
+        value: Any = whole
         for part in name.split("."):
             value = None if value is None else value[part]
         row[name] = value
     return row
-
-
-def nearest(name: str, valid: list[str]) -> str:
-    """Advice for a misspelt name: "did you mean 'lr'?", or the valid names, or a few of many."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    if len(valid) > 50:
-        return f"there are {len(valid)}, such as {', '.join(valid[:5])}"
-    return f"there are {', '.join(sorted(valid))}"
-
-
-# --- Dataclasses to and from plain values -------------------------------------------------------
-
-
-@cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass in `X` or `X | None`."""
-    for candidate in (hint, *get_args(hint)):
-        if isinstance(candidate, type) and is_dataclass(candidate):
-            return candidate
-    return None
-
-
-def _columns(cls: type, prefix: str) -> Iterator[tuple[str, type]]:
-    for name, hint in _hints(cls).items():
-        inner = _dataclass_in(hint)
-        if inner is not None:
-            yield from _columns(inner, f"{prefix}{name}.")
-        else:
-            kind = type(get_args(hint)[0]) if get_origin(hint) is Literal else hint
-            yield f"{prefix}{name}", kind
-
-
-def _plain(value: Any) -> Any:
-    """Nested dicts; an int in a float field becomes a float, so that 1 and 1.0 are one key."""
-    if not is_dataclass(value):
-        return value
-    kind: Any = type(value)
-    hints = _hints(kind)
-    plain = {}
-    for field in fields(value):
-        inner = getattr(value, field.name)
-        is_float = hints[field.name] is float and inner is not None
-        plain[field.name] = float(inner) if is_float else _plain(inner)
-    return plain
-
-
-def _said(value: Any) -> dict[str, Any]:
-    """`_plain` without what stands at its default."""
-    said: dict[str, Any] = {}
-    kind: Any = type(value)
-    hints = _hints(kind)
-    for field in fields(value):
-        inner = getattr(value, field.name)
-        if inner == field.default:
-            continue
-        if is_dataclass(inner):
-            said[field.name] = _said(inner)
-        else:
-            said[field.name] = float(inner) if hints[field.name] is float else inner
-    return said
-
-
-def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
-    hints = _hints(cls)
-    for name in values:
-        if name not in hints:
-            raise ValueError(f"{where} has no field {name!r}; {nearest(name, list(hints))}")
-    try:
-        return cls(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        if value is None:
-            return None
-        hint = _dataclass_in(hint) or hint
-    if is_dataclass(hint) and isinstance(value, dict):
-        return _build(hint, value, where)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            advice = nearest(str(value), [str(choice) for choice in get_args(hint)])
-            raise ValueError(f"{where} is {value!r}; {advice}")
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ValueError(f"{where} is {value!r}; it must be of type {hint.__name__}")
-    return value

@@ -1,7 +1,9 @@
 """A family of experiments by name: `trainers.<name>`, or the dotted name of a module of your own.
 
 The module has `train(experiment, *, resume=None, store=None)`, a generator of Epochs; `columns`,
-the types of the metrics that it adds to `loop.METRICS`; and, where it has one, `table(trials)`.
+the types of the metrics that it adds to `loop.METRICS`; and, where it has them,
+`table(trials, epochs, threshold)`: the report's table, threshold being an accuracy to reach; and
+`check(experiment)`, which raises ValueError for what can be told before anything starts.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from raybench.experiment import nearest
+from raybench.experiment import Experiment, nearest
 from raybench.loop import METRICS
 
 
@@ -31,3 +33,10 @@ def load(name: str) -> ModuleType:
 def metrics(name: str) -> dict[str, type]:
     """The metrics that the family reports, with their types."""
     return METRICS | load(name).columns
+
+
+def check(experiment: Experiment) -> None:
+    """Raises ValueError where the family knows that it cannot train this."""
+    module = load(experiment.family)
+    if hasattr(module, "check"):
+        module.check(experiment)

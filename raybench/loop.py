@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench import artefact, measure
+from raybench import artefact, checkpoint, measure, meter, parallel
 from raybench.data import Images, Split, batches, evaluation_batches
 from raybench.experiment import Experiment
-from raybench.models import build, unfuse_attention
-from raybench.optim import build_optimizer, learning_rate
+from raybench.loss_scale import LossScale
+from raybench.models import avoid_slow_bf16, build
+from raybench.optim import learning_rate
+from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.parallel.ddp import Replicas
 from raybench.techniques import Memory, Progress
 
@@ -36,20 +38,24 @@ METRICS: dict[str, type] = {
     "flops": int,  # of one image's forward pass, a multiply-add being two
     "lr": float,  # at the end of the epoch
     "images_per_s": float,  # in training, over all workers
+    "s_per_epoch": float,  # of training alone, mean over the epochs so far
+    "inference_s": float,  # of one pass over the validation images, in fp32
     "train_s": float,  # training alone, summed over the epochs so far
     "eval_s": float,
     "startup_s": float,  # from the call to the first training step
     "wall_s": float,
     "peak_memory_bytes": int,
+    "sent_bytes_per_step": int,  # by one worker, mean: gradients in theory, experts' rows counted
     "precision_used": str,
-}
+} | meter.COLUMNS
 """Columns that every family reports, with their types."""
 
 
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch gave. `save` writes the state from which `resume=path` goes on; it is to be
-    called before the next epoch is asked for."""
+    called before the next epoch is asked for, by all workers or by none: each holds a part of the
+    state, of which the first one writes the whole."""
 
     number: int
     of: int
@@ -81,44 +87,55 @@ def fit(
         Diverged: at the first step whose loss is NaN or infinite.
     """
     called = time.perf_counter()
-    recipe, device, replicas = experiment.recipe, measure.pick_device(), Replicas()
+    recipe, device = experiment.recipe, measure.pick_device()
+    replicas = parallel.replicas(experiment.parallel)
+    watch = meter.Meter(replicas, device)
     dtype, _ = measure.pick_dtype(recipe.precision, device)
     techniques = experiment.techniques()
 
     torch.manual_seed(experiment.seed)
-    model = build(experiment.model, classes=images.classes, image_size=experiment.image_size)
+    model = first_model(experiment, images.classes)
     # The order is that of the fields in Experiment, here and at every later moment.
     for _, technique in techniques:
         technique.reshape(model)
     # channels_last: 1.1 to 1.6 times faster convolutions on a CPU, harmless elsewhere.
     model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu" and dtype == torch.bfloat16:
-        unfuse_attention(model)
-    wrapped = replicas.wrap(model)
-    optimizer = build_optimizer(wrapped, recipe)
-
+        avoid_slow_bf16(model)
+    if experiment.parallel.checkpointing:
+        checkpoint_blocks(model)
     steps = len(images.train) // recipe.batch
     progress = Progress(0, steps * recipe.epochs)
-    memories: dict[str, Memory] = {name: {} for name, _ in techniques}
-    metrics: Metrics = {"train_s": 0.0, "eval_s": 0.0, "precision_used": str(dtype)[6:]}
-    first = 1
+    state, first = None, 1
     if resume is not None:
-        state = torch.load(resume, map_location=device, weights_only=True)
-        if state["key"] != experiment.key():
-            raise ValueError(f"{resume} was saved by another experiment; start without it")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        memories, metrics, first = state["memories"], state["metrics"], state["epoch"] + 1
+        state = checkpoint.read(resume, experiment, device)
+        first = state["epoch"] + 1
         progress = Progress((first - 1) * steps, progress.steps)
+        # The layers of the epoch that was saved.
+        _restructure(model, experiment, Progress((first - 2) * steps, progress.steps))
+    wrapped = replicas.wrap(model)
+    optimizer = replicas.optimizer(wrapped, recipe)
+    memories: dict[str, Memory] = {name: {} for name, _ in techniques}
+    scaled = LossScale(dtype, replicas)
+    metrics: Metrics = {"train_s": 0.0, "eval_s": 0.0, "precision_used": str(dtype)[6:]}
+    if state is not None:
+        replicas.load(model, optimizer, state)
+        memories, metrics = state["memories"], state["metrics"]
+        scaled.state = state["loss_scale"]
     before = metrics.get("wall_s", 0.0)
     started = False
 
     for number in range(first, recipe.epochs + 1):
         # Reseeded every epoch, so that a resumed run draws the same dropout masks.
         torch.manual_seed(experiment.seed * 1_000_003 + number * 1009 + replicas.rank)
+        if _restructure(model, experiment, progress):
+            del wrapped  # with it go DDP's hooks on the parameters that stay
+            wrapped = replicas.wrap(model)
+            optimizer = replicas.optimizer(wrapped, recipe, continuing=optimizer)
         wrapped.train()
         clock, evaluation = measure.Stopwatch(device), measure.Stopwatch(device)
         losses = torch.zeros((), device=device)
+        watch.epoch(steps, recipe.batch)
         clock.start()
         for x, y in batches(
             images,
@@ -134,17 +151,20 @@ def fit(
                 started = True
             rate = learning_rate(recipe, progress.share)
             for group in optimizer.param_groups:
-                group["lr"] = rate
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                group["lr"] = rate * group["lr_scale"]
+            # Before the forward pass: its activations then lie where the last gradients were.
+            optimizer.zero_grad(set_to_none=True)
+            mixed = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+            with watch.forward(x), mixed:
                 logits = wrapped(x)
             loss: Tensor = F.cross_entropy(
                 logits.float(), y, label_smoothing=recipe.label_smoothing
             )
             for _, technique in techniques:
                 loss = loss + technique.penalty(model)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            scaled.backward(loss)
+            scaled.step(optimizer)
+            watch.step(model, optimizer)
             progress = Progress(progress.step + 1, progress.steps)
             for name, technique in techniques:
                 technique.after_step(model, progress, memories[name])
@@ -160,43 +180,70 @@ def fit(
 
         replicas.average_buffers(model)
         evaluation.start()
-        metrics |= {
+        metrics |= watch.columns | {
             "loss": mean_loss,
             "lr": rate,
             "images_per_s": steps * recipe.batch / clock.seconds,
+            "sent_bytes_per_step": round(replicas.sent_bytes_per_step(model, steps)),
         }
+        model.eval()  # itself too where the whole is a copy: train() begins the tallies anew
+        whole = replicas.whole(model)
         if number == recipe.epochs:
             for _, technique in techniques:
-                technique.finish(model)
-            metrics |= _store_and_score(model, experiment, images, replicas, store)
+                technique.finish(whole)
+            metrics |= store_and_score(whole, experiment, images, replicas, store)
         else:
-            metrics["model_bytes"] = _bytes_if_finished(model, experiment, images)
-        accuracy, validation_loss = evaluate(model, images, images.validation, replicas)
+            metrics["model_bytes"] = bytes_if_finished(whole, experiment, images)
+        inference = measure.Stopwatch(device)
+        inference.start()
+        accuracy, validation_loss = evaluate(whole, images, images.validation, replicas)
+        inference.stop()
         metrics |= {"accuracy": accuracy, "validation_loss": validation_loss}
         for _, technique in techniques:
-            metrics |= technique.measure(model)
+            metrics |= technique.measure(whole)
+        del whole  # where it is a copy, training has the memory
         evaluation.stop()
         metrics |= {
             "train_s": metrics["train_s"] + clock.seconds,
+            "s_per_epoch": (metrics["train_s"] + clock.seconds) / number,
+            "inference_s": inference.seconds,
             "eval_s": metrics["eval_s"] + evaluation.seconds,
             "wall_s": before + time.perf_counter() - called,
             "peak_memory_bytes": measure.peak_memory_bytes(device),
         }
 
-        def save(path: Path, epoch: int = number, metrics: Metrics = metrics) -> None:
+        def save(
+            path: Path,
+            epoch: int = number,
+            metrics: Metrics = metrics,
+            optimizer: torch.optim.Optimizer = optimizer,
+        ) -> None:
             state = {
-                "key": experiment.key(),
+                "experiment": experiment.to_json(),
                 "epoch": epoch,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
                 "memories": memories,
                 "metrics": metrics,
+                "loss_scale": scaled.state,
+                **replicas.state(model, optimizer),
             }
-            partial = path.with_name(f"{path.name}.partial")
-            torch.save(state, partial)
-            partial.replace(path)
+            if replicas.rank == 0:
+                checkpoint.write(state, path)
 
         yield Epoch(number, recipe.epochs, dict(metrics), save)
+
+
+def first_model(experiment: Experiment, classes: int) -> nn.Module:
+    """The plain model with its first weights, as `start_from` says. Raises ValueError."""
+    name, size, start = experiment.model, experiment.image_size, experiment.start_from
+    if start.startswith("timm:"):
+        pretrained = start.removeprefix("timm:")
+        if not pretrained:
+            raise ValueError("start_from is 'timm:': say timm:hub, or timm:FILE")
+        return build(name, classes=classes, image_size=size, pretrained=pretrained)
+    model = build(name, classes=classes, image_size=size)
+    if start:
+        artefact.restore(model, start)
+    return model
 
 
 @torch.inference_mode()
@@ -217,15 +264,21 @@ def evaluate(
     return accuracy, loss
 
 
-def _bytes_if_finished(model: nn.Module, experiment: Experiment, images: Images) -> int:
+def _restructure(model: nn.Module, experiment: Experiment, progress: Progress) -> bool:
+    """Lets the techniques change layers; whether one did."""
+    changed = [technique.restructure(model, progress) for _, technique in experiment.techniques()]
+    return any(changed)
+
+
+def bytes_if_finished(model: nn.Module, experiment: Experiment, images: Images) -> int:
     """Bytes of the file that stopping now would leave: early stopping can compare them."""
     finished = copy.deepcopy(model)
     for _, technique in experiment.techniques():
         technique.finish(finished)
-    return len(artefact.encode(finished, experiment, images.classes))
+    return artefact.encoded_bytes(finished, experiment, images.classes)
 
 
-def _store_and_score(
+def store_and_score(
     model: nn.Module,
     experiment: Experiment,
     images: Images,
@@ -236,7 +289,7 @@ def _store_and_score(
     with tempfile.TemporaryDirectory() as folder:
         path = store if store and replicas.rank == 0 else Path(folder) / "model.safetensors"
         stored = artefact.save(model, experiment, images.classes, path)
-        model.load_state_dict(artefact.load(path).state_dict())
+        artefact.restore(model, path)
     accuracy, loss = evaluate(model, images, images.test, replicas)
     return {
         "model_bytes": stored,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -13,7 +14,7 @@ import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -47,9 +48,13 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(
-    precision: Literal["auto", "fp32", "bf16"], device: torch.device
+    precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device
 ) -> tuple[torch.dtype, str]:
-    """The dtype of the forward pass, and the reason in words."""
+    """The dtype of the forward pass, and the reason in words. Raises ValueError: no fp16 there."""
+    if precision == "fp16":
+        if device.type != "cuda":
+            raise ValueError("recipe.precision fp16 is for GPUs; on a CPU take bf16")
+        return torch.float16, "as asked"
     if precision != "auto":
         return (torch.bfloat16 if precision == "bf16" else torch.float32), "as asked"
     if device.type == "cuda":
@@ -83,11 +88,17 @@ def count_flops(model: nn.Module, image_size: int) -> int:
     Counted by torch on the operations that run. A pruned weight counts like any other: dense
     kernels multiply by its zero.
     """
-    counter = FlopCounterMode(display=False)
+    grouped = {torch.ops.aten._grouped_mm: _grouped_mm_flops}  # torch has no rule for it
+    counter = FlopCounterMode(display=False, custom_mapping=grouped)
     probe = copy.deepcopy(model).cpu().float().eval()
     with counter, torch.inference_mode():
         probe(torch.zeros(1, 3, image_size, image_size))
     return counter.get_total_flops()
+
+
+def _grouped_mm_flops(rows: tuple[int, int], weights: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Of (R, K) times (E, K, N): each row meets one of the matrices."""
+    return 2 * rows[0] * rows[1] * weights[-1]
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -96,6 +107,25 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets `peak_memory_bytes` begin anew: a process that is kept runs one trial after another."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux alone has it
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_now_bytes(device: torch.device) -> int:
+    """What the allocator has given out on a GPU; on a CPU the resident size, on Linux alone."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return peak_memory_bytes(device)
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @cache

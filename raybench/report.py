@@ -29,18 +29,21 @@ class Report:
 
       python -m raybench.report results/pruning
       python -m raybench.report results/pruning --html pruning.html
+      python -m raybench.report results/experts --threshold 0.6
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The sweep's folder, results/NAME."""
+    threshold: float = 0.75
+    """Accuracy of which a table gives the first epoch above it."""
     html: Path | None = None
     """One HTML file to write, which needs nothing from the network."""
 
 
-def summary(results: Results) -> str:
+def summary(results: Results, threshold: float = 0.75) -> str:
     """The family's table and the front, as text."""
     parts = [headline(results)]
-    table = family_table(results)
+    table = family_table(results, threshold)
     if table is not None and not table.empty:
         parts.append(as_text(f"{results.about['family']}: the family's table", table))
     parts.append(as_text(_front_title(results), front_table(results)))
@@ -66,10 +69,10 @@ def reading(folder: Path) -> str:
     )
 
 
-def family_table(results: Results) -> pd.DataFrame | None:
+def family_table(results: Results, threshold: float) -> pd.DataFrame | None:
     """The table as in the family's reference project; None for a family without one."""
     table = getattr(family.load(results.about["family"]), "table", None)
-    return None if table is None else table(results.trials)
+    return None if table is None else table(results.trials, results.epochs, threshold)
 
 
 def front_table(results: Results) -> pd.DataFrame:
@@ -79,7 +82,9 @@ def front_table(results: Results) -> pd.DataFrame:
     if "test_accuracy" in found:
         shown.append("test_accuracy")
     complete = results.trials[results.trials["status"] == "COMPLETE"]
-    varied = [name for name in columns() if complete[name].nunique() > 1]
+    # A sweep of an older version lacks the columns that came since.
+    known = [name for name in columns() if name in complete]
+    varied = [name for name in known if complete[name].nunique() > 1]
     return found[[*shown, *varied]]
 
 
@@ -97,10 +102,10 @@ def as_text(title: str, frame: pd.DataFrame) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def as_html(results: Results) -> str:
+def as_html(results: Results, threshold: float = 0.75) -> str:
     """The whole report as one page with its plots inline."""
     tables = [("Pareto front", front_table(results))]
-    table = family_table(results)
+    table = family_table(results, threshold)
     if table is not None:
         tables.insert(0, (f"{results.about['family']}", table))
     body = [f"<h1>{html.escape(results.about['sweep'])}</h1>"]
@@ -116,9 +121,9 @@ def as_html(results: Results) -> str:
 def run(options: Report) -> int:
     try:
         results = read(options.folder)
-        print(summary(results))
+        print(summary(results, options.threshold))
         if options.html is not None:
-            options.html.write_text(as_html(results))
+            options.html.write_text(as_html(results, options.threshold))
             print(f"wrote {options.html}")
     except (ValueError, OSError) as error:
         print(f"raybench.report: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ import optuna
 import torch
 
 from raybench import data, family, models
-from raybench.experiment import Experiment, checked, nearest
+from raybench.experiment import Experiment, checked, compatible, nearest
 
 DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
 
@@ -44,14 +44,13 @@ class Space:
 
     @property
     def workers(self) -> int:
-        """Workers of every trial. Raises ValueError where they differ: slots are kept."""
-        counts = {example.parallel.workers for example in self.examples}
-        if len(counts) > 1:
-            raise ValueError(
-                f"{self.path}: trials of {sorted(counts)} workers in one sweep; "
-                "take one --workers, and a sweep for each"
-            )
-        return counts.pop()
+        """Workers of the largest trial; a slot changes its group where the next has fewer."""
+        return max(example.parallel.workers for example in self.examples)
+
+    @property
+    def stages(self) -> int:
+        """Most stages of a trial in the dry run: every slot holds so many CPUs."""
+        return max(example.pipeline.stages for example in self.examples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ def load(path: Path, overrides: Overrides) -> Space:
         if not isinstance(experiment, Experiment):
             kind = type(experiment).__name__
             raise ValueError(f"space(trial) returned {kind}, not an Experiment")
-        return checked(overrides.apply(checked(experiment)))
+        return compatible(checked(overrides.apply(checked(experiment))))
 
     examples = _dry_run(path, sample, enqueue)
     name = _family(path, examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +15,17 @@ import tyro
 from filelock import FileLock, Timeout
 
 from raybench import data, family, measure, process
-from raybench.experiment import Experiment, checked, technique_types
+from raybench.experiment import (
+    Experiment,
+    checked,
+    compatible,
+    elastic_counts,
+    technique_types,
+)
 from raybench.results import schema
 from raybench.results.store import Row, Store
 
-SHOWN = ("loss", "accuracy", "sparsity", "model_bytes", "images_per_s", "test_accuracy")
+SHOWN = ("loss", "accuracy", "model_bytes", "images_per_s", "test_accuracy")
 LOCK_S = 60.0  # deadline for another run that is writing its row
 
 
@@ -31,14 +38,21 @@ class Train:
       python -m raybench.train pruning
       python -m raybench.train pruning --prune.final-sparsity 0.8 --data cifar10 --recipe.epochs 30
       python -m raybench.train pruning --model resnet44 --workers 2 --store resnet44.safetensors
+      python -m raybench.train strategies --strategy zero2 --workers 1:4
 
     A technique is on when one of its flags is given. The result becomes a row of
     DIR/FAMILY-runs, which `python -m raybench.report` reads like a sweep.
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    workers: int | None = None
-    """Data-parallel workers, as --parallel.workers."""
+    workers: Annotated[str | None, tyro.conf.arg(metavar="N|MIN:MAX")] = None
+    """Data-parallel workers, as --parallel.workers. MIN:MAX is elastic: as many as the cluster has,
+    from the last checkpoint on when one dies or joins; batch and learning rate stay."""
+    strategy: str | None = None
+    """How a step is spread, as --parallel.strategy: ddp, zero1, zero2, zero3, …"""
+    checkpoint: Path | None = None
+    """State of the run, written every epoch. Where the file is there, the run goes on from it:
+    with any strategy, and any number of workers."""
     gpus: float | None = None
     """GPUs of each worker of several. Default: 1 where the cluster has any."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
@@ -68,13 +82,46 @@ def parse(arguments: list[str]) -> Train:
         args=arguments[1:] if arguments and arguments[0] == name else arguments,
         prog=f"python -m raybench.train {name}",
     )
-    said = {field: any(a.startswith(f"--{field}.") for a in arguments) for field in off}
+    flags = [a.removeprefix("--") for a in arguments if a.startswith("--")]
+    groups = {flag.partition(".")[0].replace("-", "_") for flag in flags}
+    said = {field: field in groups for field in off}
     unsaid: dict[str, Any] = {field: None for field in off if not said[field]}
     experiment = replace(options.experiment, **unsaid)
+    spread: dict[str, Any] = {}
+    if options.strategy is not None:
+        spread["strategy"] = options.strategy
     if options.workers is not None:
-        parallel = replace(experiment.parallel, workers=options.workers)
-        experiment = replace(experiment, parallel=parallel)
-    return replace(options, experiment=checked(experiment))
+        least, most = _range(options.workers)
+        elastic = least != most
+        spread["workers"] = max(elastic_counts(experiment, least, most)) if elastic else most
+    experiment = replace(experiment, parallel=replace(experiment.parallel, **spread))
+    return replace(options, experiment=compatible(checked(experiment)))
+
+
+def _range(workers: str) -> tuple[int, int]:
+    """The least and the most of `N` or `MIN:MAX`."""
+    least, _, most = workers.partition(":")
+    try:
+        return int(least), int(most or least)
+    except ValueError:
+        raise ValueError(f"--workers {workers!r}: a number, or a range such as 1:4") from None
+
+
+def _fits_here(options: Train) -> None:
+    """Refuses within the second what this machine could never hold; Ray takes some to start.
+
+    Raises:
+        ValueError: more workers or stages than processors, and no other cluster is to be joined.
+    """
+    workers, stages = options.experiment.parallel.workers, options.experiment.pipeline.stages
+    least = workers if options.workers is None else _range(options.workers)[0]
+    cpus = os.cpu_count() or 1
+    for count, name, flag in ((least, "workers", "--workers"), (stages, "stages", "stages")):
+        if count > cpus and not os.environ.get("RAY_ADDRESS"):
+            raise ValueError(
+                f"{count} {name} do not fit: this machine has {cpus} CPUs, and each takes one; "
+                f"take fewer {flag}, or set RAY_ADDRESS to a larger cluster"
+            )
 
 
 def run(arguments: list[str]) -> int:
@@ -82,13 +129,15 @@ def run(arguments: list[str]) -> int:
     try:
         options = parse(arguments)
         experiment = options.experiment
+        _fits_here(options)
+        family.check(experiment)
+        device = measure.pick_device()
+        dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
         images = data.load(experiment)
         experiment_folder(options).mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"raybench.train: {error}", file=sys.stderr)
         return 2
-    device = measure.pick_device()
-    dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
     print(
         f"{experiment.model} on {experiment.data} ({len(images.train):,} / "
         f"{len(images.validation):,} / {len(images.test):,} images), {experiment.recipe.epochs} "
@@ -96,12 +145,17 @@ def run(arguments: list[str]) -> int:
         f"{experiment.parallel.workers} worker(s)",
         flush=True,
     )
+    strategy = experiment.parallel.strategy
+    if experiment.parallel.workers == 1 and strategy not in ("ddp", "zero3_offload"):
+        print(f"raybench.train: one worker shares nothing, {strategy} is as ddp", file=sys.stderr)
     epochs: list[Row] = []
     status, failed = "COMPLETE", None
     try:
         for number, metrics in _reports(options):
             epochs.append({"epoch": number, **metrics})
-            shown = (f"{n} {_short(metrics[n])}" for n in SHOWN if n in metrics)
+            named = [*SHOWN, *family.load(experiment.family).columns]
+            numbers = {n: metrics[n] for n in named if not isinstance(metrics.get(n, ""), str)}
+            shown = (f"{name} {_short(value)}" for name, value in numbers.items())
             print(f"epoch {number}/{experiment.recipe.epochs}  {'  '.join(shown)}", flush=True)
     except KeyboardInterrupt:
         print("raybench.train: interrupted", file=sys.stderr)
@@ -123,19 +177,40 @@ def run(arguments: list[str]) -> int:
 
 def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
     """Epoch number and metrics, from this process or from a group of workers."""
-    experiment = options.experiment
-    if experiment.parallel.workers == 1:
+    experiment, checkpoint = options.experiment, options.checkpoint
+    least, most = _range(options.workers or str(experiment.parallel.workers))
+    stages = experiment.pipeline.stages
+    if most == stages == 1:
         process.prepare(torch.get_num_threads())
-        train = family.load(experiment.family).train
-        for epoch in train(experiment, store=options.store):
-            yield epoch.number, epoch.metrics
+        yield from _epochs(options)
         return
+    from raybench.cluster.elastic import run_elastic
     from raybench.cluster.session import concurrency, session
     from raybench.cluster.workers import run_once
 
     with session(), tempfile.TemporaryDirectory() as scratch:
-        _, gpus = concurrency(experiment.parallel.workers, options.gpus, 1)
-        yield from run_once(experiment, gpus, Path(scratch), options.store)
+        if stages > 1:  # in actors, which the trainer drives from here
+            process.prepare(threads=1)
+            yield from _epochs(options)
+            return
+        _, gpus = concurrency(least, options.gpus, 1)
+        state = checkpoint or Path(scratch) / "checkpoint.pt"
+        if least < most:
+            yield from run_elastic(experiment, least, most, gpus, state, options.store)
+        else:
+            kept = checkpoint is not None
+            yield from run_once(experiment, gpus, state, options.store, every_epoch=kept)
+
+
+def _epochs(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A run driven from this process; a checkpoint of every epoch where one is asked for."""
+    train, checkpoint = family.load(options.experiment.family).train, options.checkpoint
+    resume = checkpoint if checkpoint and checkpoint.exists() else None
+    for epoch in train(options.experiment, resume=resume, store=options.store):
+        if checkpoint and not epoch.last:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            epoch.save(checkpoint)
+        yield epoch.number, epoch.metrics
 
 
 def experiment_folder(options: Train) -> Path:

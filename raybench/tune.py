@@ -97,11 +97,14 @@ def _execute(sweep: Sweep, options: Tune) -> None:
     from raybench.cluster.execute import execute
     from raybench.cluster.session import concurrency, session
 
-    workers = sweep.space.workers
+    workers, stages = sweep.space.workers, sweep.space.stages
     with session():
-        concurrent, gpus = concurrency(workers, options.gpus, options.concurrent)
+        # A trial has several workers or several stages, never both.
+        concurrent, gpus = concurrency(max(workers, stages), options.gpus, options.concurrent)
         with Progress(sweep) as progress:
-            execute(sweep, progress, workers=workers, gpus=gpus, concurrent=concurrent)
+            execute(
+                sweep, progress, workers=workers, stages=stages, gpus=gpus, concurrent=concurrent
+            )
 
 
 def _outcome(sweep: Sweep, folder: Path) -> int:

@@ -12,11 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from raybench import artefact
 from raybench.models import build
 from raybench.models.resnet_cifar import ResNetCifar
+from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune, magnitude_masks, prunable
+from raybench.techniques.switch import Switch
 from trainers.pruning import base
 
 
@@ -106,6 +109,115 @@ class TestSize:
         header = struct.unpack("<Q", content[:8])[0]
         raw = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         assert len(content) == 8 + header + raw
+
+
+def every_dtype() -> torch.nn.Module:
+    """Tensors of all types that safetensors sorts, named against that order; some half zero."""
+    module = torch.nn.Module()
+    for name, dtype in zip("hgfedcba", artefact.SAFETENSORS, strict=True):
+        module.register_buffer(name, torch.ones(3, 5).to(dtype))
+        module.register_buffer(f"{name}_zeros", torch.eye(6).to(dtype))
+        module.register_buffer(f"{name}_one", torch.ones(()).to(dtype))
+    return module
+
+
+class TestCountedBytes:
+    @pytest.mark.parametrize("sparsity", [0.0, 0.02, 0.5, 0.95])
+    @pytest.mark.parametrize("scope", ["global", "layer"])
+    def test_of_a_pruned_network(self, sparsity, scope):
+        model = pruned(sparsity, scope=scope)
+        content = artefact.encode(model, base, 10)
+        assert artefact.encoded_bytes(model, base, 10) == len(content)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {},
+            {"switch": Switch(experts=3, blocks="all", shared_expert=True)},
+            {"monarch": Monarch(blocks=4)},
+            {"monarch": Monarch(blocks=4), "prune": Prune(), "start_from": 'ä"\\/\n\x7f ſ.pt'},
+        ],
+        ids=["plain", "switch", "monarch", "odd letters"],
+    )
+    def test_of_a_vit(self, values):
+        experiment = replace(base, model="vit32x2", image_size=8, **values)
+        model = build("vit32x2", classes=10, image_size=8)
+        for _, technique in experiment.techniques():
+            technique.reshape(model)
+        for classes in range(10, 14):  # the header is padded to 8 bytes: look at several lengths
+            lengthened = replace(experiment, data="x" * classes)
+            content = artefact.encode(model, lengthened, classes)
+            assert artefact.encoded_bytes(model, lengthened, classes) == len(content)
+
+    def test_of_every_type(self):
+        model = every_dtype()
+        assert len(model.state_dict()) == 3 * len(artefact.SAFETENSORS)
+        content = artefact.encode(model, base, 10)
+        assert artefact.encoded_bytes(model, base, 10) == len(content)
+        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+        kinds = [entry["dtype"] for name, entry in header.items() if name != "__metadata__"]
+        assert set(kinds) == set(artefact.ORDER)
+
+
+class TestRestore:
+    """Into a model that is there already, in place."""
+
+    def test_fills_every_tensor_where_it_lies(self, tmp_path):
+        stored, model = pruned(0.5, seed=1), pruned(0.0, seed=2)
+        artefact.save(stored, base, 10, tmp_path / "m")
+        model.to(memory_format=torch.channels_last).train()
+        places = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+        artefact.restore(model, tmp_path / "m")
+        assert_same_bits(stored, model)
+        assert {n: tensor.data_ptr() for n, tensor in model.state_dict().items()} == places
+        assert model.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        assert model.training
+
+    @pytest.mark.parametrize(
+        ("model", "classes", "differs"),
+        [
+            ("resnet32", 10, "layer1.3"),
+            ("resnet20_b", 10, "layer2.0.shortcut"),
+            ("resnet20", 100, "fc."),
+        ],
+    )
+    def test_refuses_another_model(self, tmp_path, model, classes, differs):
+        other = build(model, classes=classes, image_size=32)
+        artefact.save(pruned(0.5), base, 10, tmp_path / "m")
+        with pytest.raises(ValueError, match="is another model: they differ in") as error:
+            artefact.restore(other, tmp_path / "m")
+        assert f"differ in {differs}" in str(error.value)
+
+    def test_refuses_factors_for_a_dense_layer(self, tmp_path):
+        dense = build("vit32x2", classes=10, image_size=8)
+        factored = build("vit32x2", classes=10, image_size=8)
+        Monarch().reshape(factored)
+        artefact.save(factored, base, 10, tmp_path / "m")
+        with pytest.raises(ValueError, match=r"they differ in blocks\.0\.attn\.proj\."):
+            artefact.restore(dense, tmp_path / "m")
+
+    def test_refuses_what_holds_no_trained_model(self, tmp_path):
+        model = pruned(0.0)
+        (tmp_path / "empty").touch()
+        (tmp_path / "text").write_text("not a model")
+        save_file(model.state_dict(), tmp_path / "without a header")
+        save_file(model.state_dict(), tmp_path / "of another header", metadata={"format": "pt"})
+        torch.save(model.state_dict(), tmp_path / "pickled")
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert len(names) == 5
+        for name in [*names, "missing", "."]:
+            with pytest.raises(ValueError, match="holds no trained model") as error:
+                artefact.restore(model, tmp_path / name)
+            assert str(tmp_path / name) in str(error.value)
+
+    def test_refuses_a_truncated_file(self, tmp_path):
+        path, model = tmp_path / "m", pruned(0.5)
+        artefact.save(model, base, 10, path)
+        whole = path.read_bytes()
+        for length in (0, 8, 500, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(ValueError, match="holds no trained model"):
+                artefact.restore(model, path)
 
 
 class TestBroken:

@@ -19,10 +19,15 @@ from raybench.experiment import (
     Recipe,
     checked,
     columns,
+    compatible,
     flatten,
     from_json,
+    technique_types,
 )
+from raybench.techniques.low_rank import LowRank
+from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
+from raybench.techniques.switch import Switch
 
 GOLDEN = Experiment(
     family="pruning",
@@ -59,6 +64,32 @@ prunes = st.builds(
     frequency=st.integers(1, 1000),
     scope=st.sampled_from(["global", "layer"]),
 )
+switches = st.builds(
+    Switch,
+    experts=st.just(0) | st.integers(2, 1000),
+    blocks=st.sampled_from(["all", "second", "last_two", "0", "1,3,5"]),
+    top_k=st.sampled_from([1, 2]),
+    capacity_factor=st.floats(0, math.inf, exclude_min=True),
+    gate=st.sampled_from(["probability", "normalized"]),
+    balance_loss=st.floats(0, 10),
+    z_loss=st.floats(0, 10),
+    jitter=shares,
+    shared_expert=st.booleans(),
+    upcycle=st.booleans(),
+)
+structured = {
+    "blocks": st.just(0) | st.integers(2, 16),
+    "layers": st.sampled_from(["both", "attention", "feed_forward", "all"]),
+    "leave_out": st.just("") | st.text(max_size=5),
+    "scale_lr": st.booleans(),
+}
+monarchs = st.builds(
+    Monarch,
+    **structured,
+    mode=st.sampled_from(["from_scratch", "dense_to_sparse", "sparse_to_dense"]),
+    switch_at=st.floats(0, 1),
+)
+low_ranks = st.builds(LowRank, **structured)
 experiments = st.builds(
     Experiment,
     family=st.just("pruning"),
@@ -69,6 +100,10 @@ experiments = st.builds(
     seed=st.integers(-5, 2**40),
     recipe=recipes,
     parallel=st.builds(Parallel, workers=st.sampled_from([1, 2, 4])),
+    start_from=st.just("") | st.text(max_size=5),
+    switch=st.none() | switches,
+    monarch=st.none() | monarchs,
+    low_rank=st.none() | low_ranks,
     prune=st.none() | prunes,
 )
 
@@ -91,6 +126,11 @@ class TestValue:
     def test_techniques_are_listed_by_field_name(self):
         assert GOLDEN.techniques() == [("prune", GOLDEN.prune)]
         assert replace(GOLDEN, prune=None).techniques() == []
+        both = replace(GOLDEN, switch=Switch())
+        assert both.techniques() == [("switch", both.switch), ("prune", both.prune)]
+        every = replace(both, low_rank=LowRank(), monarch=Monarch())
+        order = ["switch", "monarch", "low_rank", "prune"]
+        assert [name for name, _ in every.techniques()] == order
 
 
 class TestKey:
@@ -136,7 +176,11 @@ class TestKey:
             assert checked(one).key() == one.key()
 
     def test_tells_a_technique_with_all_defaults_from_none(self):
-        assert replace(GOLDEN, prune=Prune()).key() != replace(GOLDEN, prune=None).key()
+        off = replace(GOLDEN, **dict.fromkeys(technique_types()))
+        on = {
+            name: replace(off, **{name: kind()}).key() for name, kind in technique_types().items()
+        }
+        assert len({off.key(), *on.values()}) == 1 + len(on)
 
     def test_ignores_fields_at_their_defaults(self):
         """So that a field that is added later changes no key."""
@@ -155,6 +199,9 @@ class TestRefusals:
             ({"recipe": {"wieght_decay": 3}}, ["'wieght_decay'", "'weight_decay'"]),
             ({"prune": {"sparsity": 0.5}}, ["Experiment.prune", "'sparsity'", "_sparsity'"]),
             ({"prune": {"frequncy": 5}}, ["Experiment.prune", "'frequncy'", "'frequency'"]),
+            ({"switch": {"expert": 5}}, ["Experiment.switch", "'expert'", "'experts'"]),
+            ({"monarch": {"block": 4}}, ["Experiment.monarch", "'block'", "'blocks'"]),
+            ({"low_rank": {"switch": 1}}, ["Experiment.low_rank", "'switch'", "scale_lr"]),
         ],
     )
     def test_unknown_field_names_the_nearest(self, values, words):
@@ -173,6 +220,14 @@ class TestRefusals:
             ({"recipe": {"epochs": True}}, "Experiment.recipe.epochs", "int"),
             ({"recipe": {"flip": 1}}, "Experiment.recipe.flip", "bool"),
             ({"prune": {"frequency": 2.0}}, "Experiment.prune.frequency", "int"),
+            ({"switch": {"experts": 2.0}}, "Experiment.switch.experts", "int"),
+            ({"switch": {"blocks": 3}}, "Experiment.switch.blocks", "str"),
+            ({"switch": {"upcycle": 1}}, "Experiment.switch.upcycle", "bool"),
+            ({"monarch": {"blocks": 4.0}}, "Experiment.monarch.blocks", "int"),
+            ({"monarch": {"switch_at": "0.5"}}, "Experiment.monarch.switch_at", "float"),
+            ({"monarch": {"scale_lr": 1}}, "Experiment.monarch.scale_lr", "bool"),
+            ({"low_rank": {"leave_out": None}}, "Experiment.low_rank.leave_out", "str"),
+            ({"start_from": None}, "Experiment.start_from", "str"),
             ({"recipe": 3}, "Experiment.recipe", "Recipe"),
             ({"recipe": None}, "Experiment.recipe", "Recipe"),
             ({"prune": 0.5}, "Experiment.prune", "Prune"),
@@ -187,6 +242,9 @@ class TestRefusals:
     def test_checked_finds_what_the_constructor_lets_through(self):
         wrong = Experiment(family="pruning", model="resnet20", recipe=Recipe(optimizer="adam"))
         with pytest.raises(ValueError, match=r"recipe\.optimizer is 'adam'; did you mean 'adamw'"):
+            checked(wrong)
+        wrong = replace(GOLDEN, monarch=Monarch(mode="dense_to_spare"))
+        with pytest.raises(ValueError, match=r"monarch\.mode .*did you mean 'dense_to_sparse'"):
             checked(wrong)
 
     def test_a_missing_field_is_named(self):
@@ -213,6 +271,18 @@ class TestRefusals:
             (Prune, {"begin": 0.6, "end": 0.6}),
             (Prune, {"frequency": 0}),
             *[(Prune, {"power": p}) for p in (0.0, -1.0, math.nan)],
+            (Switch, {"experts": -1}),
+            *[(Switch, {"top_k": k}) for k in (-1, 0, 3)],
+            (Switch, {"top_k": 2, "experts": 1}),
+            *[(Switch, {"capacity_factor": c}) for c in (0.0, -1.0, math.nan)],
+            *[(Switch, {n: -1.0}) for n in ("balance_loss", "z_loss", "jitter")],
+            *[(Switch, {n: math.nan}) for n in ("balance_loss", "z_loss", "jitter")],
+            *[(Switch, {n: math.inf}) for n in ("balance_loss", "z_loss")],
+            (Switch, {"jitter": 1.0}),
+            *[(Monarch, {"blocks": b}) for b in (1, 17, -1)],
+            *[(Monarch, {"switch_at": s}) for s in (-0.1, 1.1, math.nan)],
+            *[(LowRank, {"blocks": b}) for b in (1, 17, -1)],
+            *[(Switch, {"blocks": b}) for b in ("third", "", "1,", "1.5", "-1", "all,1")],
         ],
     )
     def test_impossible_values_are_refused_by_name(self, kind, values):
@@ -230,15 +300,24 @@ class TestRow:
     def test_flatten_has_exactly_the_columns(self, experiment):
         row = flatten(experiment)
         assert list(row) == list(columns())
+        on = {name for name, _ in experiment.techniques()}
         for name, value in row.items():
-            assert type(value) is columns()[name] or (value is None and name.startswith("prune."))
+            owner = name.partition(".")[0]
+            if owner in technique_types() and owner not in on:
+                assert value is None
+            else:
+                assert type(value) is columns()[name]
 
-    def test_null_where_a_technique_is_off(self):
-        row = flatten(replace(GOLDEN, prune=None))
-        off = [name for name in row if name.startswith("prune.")]
-        assert len(off) == len(vars(Prune()))
-        assert all(row[name] is None for name in off)
-        assert all(row[name] is not None for name in row if name not in off)
+    @pytest.mark.parametrize("field", technique_types())
+    def test_null_where_a_technique_is_off(self, field):
+        """One off and the others on: what is null is the one's columns, all of them."""
+        kinds = technique_types()
+        everything = replace(GOLDEN, **{name: kind() for name, kind in kinds.items()})
+        assert None not in flatten(everything).values()
+        row = flatten(replace(everything, **{field: None}))
+        off = [name for name in row if name.startswith(f"{field}.")]
+        assert len(off) == len(vars(kinds[field]()))
+        assert [name for name, value in row.items() if value is None] == off
 
     def test_values_stand_under_their_dotted_names(self):
         row = flatten(GOLDEN)
@@ -247,3 +326,23 @@ class TestRow:
         assert row["prune.scope"] == "layer"
         assert columns()["recipe.schedule"] is str
         assert columns()["prune.final_sparsity"] is float
+
+
+class TestCompatible:
+    def test_what_is_off_is_in_nobodys_way(self):
+        for changes in (
+            {"monarch": Monarch(blocks=0), "low_rank": LowRank()},
+            {"monarch": Monarch(), "low_rank": LowRank(blocks=0)},
+            {"monarch": Monarch(), "low_rank": None},
+        ):
+            experiment = replace(GOLDEN, **changes)
+            assert compatible(experiment) is experiment
+
+    def test_two_techniques_for_the_same_layers_are_refused(self):
+        with pytest.raises(ValueError, match="take one of them"):
+            compatible(replace(GOLDEN, monarch=Monarch(), low_rank=LowRank()))
+
+    @pytest.mark.parametrize("mode", ["dense_to_sparse", "sparse_to_dense"])
+    def test_masks_of_layers_that_change_are_refused(self, mode):
+        with pytest.raises(ValueError, match=f"monarch.mode {mode}"):
+            compatible(replace(GOLDEN, monarch=Monarch(mode=mode)))

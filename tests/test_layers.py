@@ -15,11 +15,14 @@ FILES = sorted([*ROOT.glob("raybench/**/*.py"), *ROOT.glob("trainers/**/*.py")])
 
 # From the bottom up. A module may import from its own layer and from those below it.
 LAYERS = [
-    ["raybench.techniques"],
+    ["raybench.techniques", "raybench.pipeline", "raybench.plain"],
     ["raybench.experiment"],
     [f"raybench.{name}" for name in ("models", "optim", "measure", "sources", "data", "process")]
-    + ["raybench.artefact", "raybench.parallel"],
+    + ["raybench.artefact", "raybench.parallel"]
+    + [f"raybench.{name}" for name in ("checkpoint", "loss_scale", "meter")],
     ["raybench.loop"],
+    ["raybench.stage_loop", "raybench.chunk_table"],
+    [f"raybench.cluster.{name}" for name in ("object_store", "stage_actor", "stages")],
     ["trainers"],
     ["raybench.family"],
     ["raybench.results", "raybench.rungs", "raybench.space"],

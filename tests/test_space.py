@@ -273,5 +273,5 @@ class TestNames:
             "replace(base, parallel=type(base.parallel)"
             "(workers=trial.suggest_categorical('w', [1, 2])))"
         )
-        assert "trials of [1, 2] workers in one sweep" in refusal(write(tmp_path, text))
+        assert load(write(tmp_path, text), Overrides()).workers == 2
         assert load(tmp_path / "probe.py", Overrides(workers=2)).workers == 2

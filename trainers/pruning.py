@@ -47,7 +47,7 @@ REFERENCE = {  # accuracy against dense, said in words in the reference project,
 }
 
 
-def table(trials: pd.DataFrame) -> pd.DataFrame:
+def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """Model by sparsity: accuracy over the seeds, against the dense twin, and the file's bytes.
 
     Sparsities of a random search are shown in bands of ten points. A difference compares means
@@ -80,7 +80,7 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
                 )
                 if len(dense)
                 else None,
-                "s/epoch": round(float((found["train_s"] / found["epoch"]).median()), 1),
+                "s/epoch": round(float(found["s_per_epoch"].median()), 1),
                 "reference": REFERENCE.get(band, "") if grid else "",
             }
         )

@@ -12,7 +12,7 @@ from raybench.cluster.session import session
 from raybench.space import Overrides, Space, load
 
 ROUNDS = 3
-TRIALS = 4
+TRIALS = 8
 
 claims = {"ratio": "reach 1.8"}
 

@@ -8,6 +8,8 @@ from pathlib import Path
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # our own table instead of Tune's
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative --data paths keep their meaning in workers
+    # A stage that dies fails both results of its call, of which one is looked at.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     # Train looks at its workers' results every 2 s otherwise; ours come by another way.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",

@@ -16,22 +16,38 @@ from raybench.sweep import Sweep
 
 
 def execute(
-    sweep: Sweep, progress: Progress, *, workers: int, gpus: float, concurrent: int
+    sweep: Sweep,
+    progress: Progress,
+    *,
+    workers: int,
+    gpus: float,
+    concurrent: int,
+    stages: int = 1,
 ) -> None:
     """Runs trials until the sweep has no more; an interrupt ends it after the current events.
+
+    Args:
+        stages: the most that a trial may have; every slot holds a CPU for each of them.
 
     Raises:
         OSError: the results could not be written any more.
     """
     searcher = SweepSearcher(sweep, threads=1)
     heartbeat = Heartbeat(searcher, progress)
-    if workers == 1:
+    if stages > 1:
+        # The trial itself, which drives the stages and evaluates between their epochs, holds no
+        # CPU. Its placement group is theirs, and goes with the slot, so nothing is left behind.
+        bundle = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": 1.0}
+        trainable = tune.with_resources(
+            TrialActor, tune.PlacementGroupFactory([{}] + [bundle] * stages)
+        )
+    elif workers == 1:
         trainable = tune.with_resources(TrialActor, {"CPU": 1, "GPU": gpus})
     else:
         # The slot's worker group holds the CPUs, for the whole sweep. The slot itself must hold
         # something, and one byte of memory is what keeps nothing from its workers.
         trainable = tune.with_resources(
-            tune.with_parameters(WorkersActor, workers=workers, gpus=gpus), {"CPU": 0, "memory": 1}
+            tune.with_parameters(WorkersActor, gpus=gpus), {"CPU": 0, "memory": 1}
         )
     with tempfile.TemporaryDirectory(prefix="raybench-") as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own deprecations

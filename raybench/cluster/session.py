@@ -71,6 +71,11 @@ def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[i
     fits = int(cpus // workers)
     if each:
         fits = min(fits, int(all_gpus / each) // workers)
+    if 0 < each < 1 and workers > 1:
+        raise ValueError(
+            f"{workers} workers of {each:g} GPU each: NCCL, by which every parallel.strategy "
+            "exchanges on GPUs, takes one worker a GPU; take --gpus 1, or --gpus 0 for gloo"
+        )
     if fits < 1:
         raise ValueError(
             f"a trial of {workers} worker(s) with 1 CPU and {each:g} GPU each does not fit into "

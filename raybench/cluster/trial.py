@@ -14,6 +14,7 @@ from ray import tune
 from raybench import data, family, measure, process
 from raybench.experiment import Experiment, from_json
 from raybench.loop import Diverged, Epoch
+from raybench.parallel.ddp import Replicas
 
 CHECKPOINT_EVERY_S = 15.0  # at most so much of a trial's work is done again after a kill
 
@@ -26,6 +27,8 @@ class Job:
     checkpoint: str
     model: str | None
     threads: int
+    every_epoch: bool = False
+    """Whether each epoch is saved, and not one every `CHECKPOINT_EVERY_S` alone."""
 
     def config(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -52,20 +55,18 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
-def epochs(
-    experiment: Experiment, job: Job, *, writes: bool = True
-) -> Generator[Epoch, None, None]:
-    """The experiment's epochs, resumed where there is a checkpoint, and saved now and then.
-
-    Of several workers one `writes`.
-    """
+def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
+    """The experiment's epochs, resumed where there is a checkpoint, and saved now and then."""
+    workers = Replicas()
     checkpoint = Path(job.checkpoint)
     resume = checkpoint if checkpoint.exists() else None
     store = Path(job.model) if job.model else None
     saved = time.monotonic()
     train = family.load(experiment.family).train
     for epoch in train(experiment, resume=resume, store=store):
-        if writes and not epoch.last and time.monotonic() - saved > CHECKPOINT_EVERY_S:
+        # By the first worker's clock: saving is done by all workers or by none.
+        due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
+        if not epoch.last and workers.any(due or job.every_epoch):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             epoch.save(checkpoint)
             saved = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class Progress(NamedTuple):
 
 
 class Technique:
-    """Five moments at which a technique may act; each does nothing by default.
+    """Six moments at which a technique may act; each does nothing by default.
 
     A subclass is a frozen dataclass whose fields are the technique's hyperparameters. The work
     itself belongs in plain functions on a module, which a reader can call without a trainer.
@@ -34,6 +35,13 @@ class Technique:
 
     def reshape(self, model: nn.Module) -> None:
         """Changes layers in place, before the model is wrapped and its optimizer is built."""
+
+    def restructure(self, model: nn.Module, progress: Progress) -> bool:
+        """Changes layers in the midst of training; True where it did, for a new optimizer.
+
+        Called at the start of every epoch, and on a stored model's skeleton as at the end.
+        """
+        return False
 
     def penalty(self, model: nn.Module) -> Tensor | float:
         """Term added to the loss of every step."""
@@ -45,6 +53,6 @@ class Technique:
     def finish(self, model: nn.Module) -> None:
         """Turns the trained model, in place, into what is evaluated and stored."""
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: nn.Module) -> Mapping[str, float | str]:
         """Columns about the model: every epoch, and at the end from the stored file."""
         return {}

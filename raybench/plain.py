@@ -1,0 +1,106 @@
+"""Frozen dataclasses to plain values and back, each value checked against its field's type."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """Advice for a misspelt name: "did you mean 'lr'?", or the valid names, or a few of many."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if len(valid) > 50:
+        return f"there are {len(valid)}, such as {', '.join(valid[:5])}"
+    return f"there are {', '.join(sorted(valid))}"
+
+
+@cache
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Field name -> type, no longer as text."""
+    return get_type_hints(cls)
+
+
+def dataclass_in(hint: Any) -> type | None:
+    """The dataclass in `X` or `X | None`."""
+    for candidate in (hint, *get_args(hint)):
+        if isinstance(candidate, type) and is_dataclass(candidate):
+            return candidate
+    return None
+
+
+def column_types(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Dotted names of the leaves, with their types; a Literal's is that of its values."""
+    for name, hint in hints_of(cls).items():
+        inner = dataclass_in(hint)
+        if inner is not None:
+            yield from column_types(inner, f"{prefix}{name}.")
+        else:
+            kind = type(get_args(hint)[0]) if get_origin(hint) is Literal else hint
+            yield f"{prefix}{name}", kind
+
+
+def as_dict(value: Any) -> Any:
+    """Nested dicts; an int in a float field becomes a float, so that 1 and 1.0 are one key."""
+    if not is_dataclass(value):
+        return value
+    kind: Any = type(value)
+    hints = hints_of(kind)
+    plain = {}
+    for field in fields(value):
+        inner = getattr(value, field.name)
+        is_float = hints[field.name] is float and inner is not None
+        plain[field.name] = float(inner) if is_float else as_dict(inner)
+    return plain
+
+
+def without_defaults(value: Any) -> dict[str, Any]:
+    """`as_dict` without what stands at its default."""
+    said: dict[str, Any] = {}
+    kind: Any = type(value)
+    hints = hints_of(kind)
+    for field in fields(value):
+        inner = getattr(value, field.name)
+        if inner == field.default:
+            continue
+        if is_dataclass(inner):
+            said[field.name] = without_defaults(inner)
+        else:
+            said[field.name] = float(inner) if hints[field.name] is float else inner
+    return said
+
+
+def build(cls: Any, values: dict[str, Any], where: str) -> Any:
+    """The dataclass with these values, every type checked. Raises ValueError that names a field."""
+    hints = hints_of(cls)
+    for name in values:
+        if name not in hints:
+            raise ValueError(f"{where} has no field {name!r}; {nearest(name, list(hints))}")
+    try:
+        return cls(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return None
+        hint = dataclass_in(hint) or hint
+    if is_dataclass(hint) and isinstance(value, dict):
+        return build(hint, value, where)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            advice = nearest(str(value), [str(choice) for choice in get_args(hint)])
+            raise ValueError(f"{where} is {value!r}; {advice}")
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ValueError(f"{where} is {value!r}; it must be of type {hint.__name__}")
+    return value
