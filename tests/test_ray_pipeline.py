@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 200.0
-RESTART_S = 15.0  # 5 on an idle machine, of which the new process's imports take nearly all
+RESTART_S = 30.0  # 5 on an idle machine, of which the new process's imports take nearly all
 SAME = ("loss", "validation_loss", "accuracy")
 
 SPACE = '''
@@ -128,7 +128,7 @@ def test_a_cluster_that_is_too_small_is_said_at_once(ray_here):
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"7 stages want a CPU.* each, but the cluster has"):
         next(iter(train(small(stages=7, cuts=""))))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # not at a deadline, which is minutes away
 
 
 def test_a_diverged_stage_ends_the_trial_and_the_actors_serve_the_next(ray_here, undisturbed):

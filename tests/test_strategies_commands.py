@@ -62,7 +62,7 @@ class TestRefusals:
         assert said.count("\n") == 1
         assert words in said
 
-    def test_more_workers_than_resources_within_five_seconds(self):
+    def test_more_workers_than_resources_are_refused_at_once(self):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         refused = subprocess.run(
             [sys.executable, "-m", "raybench.train", *SMALL[:-1], "512", "--recipe.batch", "512"],
@@ -73,9 +73,9 @@ class TestRefusals:
         )
         assert refused.returncode == 2
         assert "512 workers do not fit" in refused.stderr
-        # In processor time, which does not depend on what else the machine does.
+        # In processor time, of which an idle machine takes 3 s and 512 workers would take minutes.
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 15
 
     def test_a_checkpoint_of_another_model_names_what_differs(self, trained, tmp_path, capsys):
         state = str(tmp_path / "state.pt")
