@@ -30,7 +30,7 @@ class Bench:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """input, step, overhead, concurrency, switch, monarch, pipeline or strategies."""
+    """input, step, overhead, concurrency, switch, monarch, strategies, pipeline or restart."""
     json: bool = False
     """One JSON object on standard output, and nothing else there."""
 
