@@ -138,6 +138,7 @@ class TestKey:
         """A changed literal would orphan every sweep that lies on a disk."""
         assert GOLDEN.key() == GOLDEN_KEY
 
+    @pytest.mark.workers
     def test_is_the_same_in_another_process(self):
         program = (
             "import sys; from raybench.experiment import from_json; "

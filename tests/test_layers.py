@@ -118,11 +118,13 @@ def test_only_cluster_imports_ray():
     assert all(name.startswith("raybench.cluster.") for name in with_ray), with_ray
 
 
+@pytest.mark.workers
 def test_import_raybench_loads_neither_torch_nor_ray():
     program = "import sys, raybench; print({'torch', 'ray'} & set(sys.modules))"
     assert fresh(program) == "set()"
 
 
+@pytest.mark.workers
 def test_a_run_in_one_process_loads_neither_ray_nor_optuna():
     program = """
 import sys

@@ -30,6 +30,7 @@ print(faults[-1])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.workers
 def test_large_tensors_reuse_the_memory_of_freed_ones():
     environment = {n: v for n, v in os.environ.items() if not n.startswith("MALLOC_")}
     done = subprocess.run(

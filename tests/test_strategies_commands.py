@@ -62,6 +62,7 @@ class TestRefusals:
         assert said.count("\n") == 1
         assert words in said
 
+    @pytest.mark.workers
     def test_more_workers_than_resources_are_refused_at_once(self):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         refused = subprocess.run(
