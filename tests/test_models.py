@@ -18,6 +18,25 @@ def test_parameters_are_those_of_the_paper(name, parameters):
     assert count_parameters(build(name, classes=10, image_size=32)) == parameters
 
 
+@pytest.mark.parametrize("name", ["resnet20x2", "resnet20x2_b", "resnet32x3"])
+def test_a_wider_resnet_has_its_channels_everywhere(name):
+    plain, width = name.replace("x2", "").replace("x3", ""), int(name.partition("x")[2][0])
+    with torch.device("meta"):
+        wide, narrow = (build(n, classes=10, image_size=32) for n in (name, plain))
+        assert wide(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    for (where, one), other in zip(wide.named_modules(), narrow.modules(), strict=True):
+        if isinstance(one, torch.nn.Conv2d):
+            assert one.out_channels == width * other.out_channels, where
+            assert one.in_channels == (3 if where == "conv1" else width * other.in_channels), where
+    assert wide.fc.in_features == 64 * width
+
+
+@pytest.mark.parametrize("name", ["resnet20x0", "resnet20x", "resnet20_bx2", "resnet20x02"])
+def test_a_width_that_is_none_is_refused(name):
+    with pytest.raises(ValueError, match=f"no model '{name}'"):
+        build(name, classes=10, image_size=32)
+
+
 @pytest.mark.parametrize("name", ["resnet20", "resnet20_b", "vit300x2"])
 def test_own_models_map_images_to_logits(name):
     model = build(name, classes=7, image_size=32).eval()

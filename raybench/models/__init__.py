@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.experiment import nearest
-from raybench.models.resnet_cifar import ResNetCifar
+from raybench.models.resnet_cifar import ResNetCifar, Shortcut
 from raybench.models.vit import build_mixer, build_vit
 
 __all__ = ["avoid_slow_bf16", "build"]
@@ -23,10 +23,11 @@ SMALL_IMAGES = 64  # up to this size, ImageNet's stem would throw most of the pi
 def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> nn.Module:
     """A plain module (B, 3, image_size, image_size) -> (B, classes) with fresh weights.
 
-    `resnet20`, `resnet44` (any 6n + 2; with shortcut B as `resnet20_b`) are our own; `vit300` is
-    a ViT of width 300 and 12 blocks, `mixer512x8` a Mixer of 8 blocks (any width and depth);
-    `resnet18`, `vgg11` (any of their kin) and `mobilenet_v2` are torchvision's; every other name
-    is timm's. Up to 64 pixels the stem keeps the resolution, and patches have 4 pixels.
+    `resnet20`, `resnet44` (any 6n + 2; `resnet20x2` has twice the channels, `resnet20_b` and
+    `resnet20x2_b` have shortcut B) are our own; `vit300` is a ViT of width 300 and 12 blocks,
+    `mixer512x8` a Mixer of 8 blocks (any width and depth); `resnet18`, `vgg11` (any of their kin)
+    and `mobilenet_v2` are torchvision's; every other name is timm's. Up to 64 pixels the stem keeps
+    the resolution, and patches have 4 pixels.
 
     `pretrained` takes timm's weights: "hub" downloads them, else it is their file's path. The head
     is fresh where the classes differ.
@@ -36,9 +37,10 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
     """
     if pretrained:
         return _from_timm(name, classes, image_size, pretrained)
-    own = re.fullmatch(r"resnet(20|32|44|56|110)(_b)?", name)
+    own = re.fullmatch(r"resnet(20|32|44|56|110)(?:x([1-9]\d*))?(_b)?", name)
     if own:
-        return ResNetCifar(int(own[1]), classes, shortcut="B" if own[2] else "A")
+        shortcut: Shortcut = "B" if own[3] else "A"
+        return ResNetCifar(int(own[1]), classes, shortcut, width=int(own[2] or 1))
     sized = re.fullmatch(r"(vit|mixer)([1-9]\d*)(?:x([1-9]\d*))?", name)
     if sized:
         make = build_vit if sized[1] == "vit" else build_mixer

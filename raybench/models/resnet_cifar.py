@@ -5,7 +5,8 @@ No library has them. Legend: B batch, C channels, H and W pixels.
     image ─ conv 3x3, 16 ─ n blocks of 16 ─ n of 32, half size ─ n of 64, half size ─ mean ─ linear
 
 6n + 2 layers carry weights: n = 3 is ResNet-20, n = 7 is ResNet-44. Shortcut A (the paper's for
-these images) pads channels with zeros and has no parameters; shortcut B is a 1x1 convolution.
+these images) pads channels with zeros and has no parameters; shortcut B is a 1x1 convolution. A
+width of 2 is twice the channels everywhere: 32, 64, 128.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ Shortcut = Literal["A", "B"]
 
 class PadShortcut(nn.Module):
     """Option A: every second pixel, and zeros for the new channels."""
+
+    fixed_channels = True  # a number, which no cut of the channels around it could follow
 
     def __init__(self, extra: int) -> None:
         super().__init__()
@@ -54,17 +57,18 @@ class Block(nn.Module):
 class ResNetCifar(nn.Module):
     """The network of `layers` = 6n + 2 weight layers; (B, 3, H, W) -> (B, classes)."""
 
-    def __init__(self, layers: int, classes: int, shortcut: Shortcut = "A") -> None:
+    def __init__(self, layers: int, classes: int, shortcut: Shortcut = "A", width: int = 1) -> None:
         super().__init__()
         if (layers - 2) % 6:
             raise ValueError(f"layers is {layers}: it must be 6n + 2 (20, 32, 44, 56, …)")
         blocks = (layers - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, 1, shortcut)
-        self.layer2 = _stage(16, 32, blocks, 2, shortcut)
-        self.layer3 = _stage(32, 64, blocks, 2, shortcut)
-        self.fc = nn.Linear(64, classes)
+        fine, middle, coarse = 16 * width, 32 * width, 64 * width
+        self.conv1 = nn.Conv2d(3, fine, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(fine)
+        self.layer1 = _stage(fine, fine, blocks, 1, shortcut)
+        self.layer2 = _stage(fine, middle, blocks, 2, shortcut)
+        self.layer3 = _stage(middle, coarse, blocks, 2, shortcut)
+        self.fc = nn.Linear(coarse, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
