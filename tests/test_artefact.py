@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from raybench import artefact
+from raybench.artefact.sparse_safetensors import ORDER, SAFETENSORS
 from raybench.models import build
 from raybench.models.resnet_cifar import ResNetCifar
 from raybench.techniques.monarch import Monarch
@@ -114,7 +114,7 @@ class TestSize:
 def every_dtype() -> torch.nn.Module:
     """Tensors of all types that safetensors sorts, named against that order; some half zero."""
     module = torch.nn.Module()
-    for name, dtype in zip("hgfedcba", artefact.SAFETENSORS, strict=True):
+    for name, dtype in zip("hgfedcba", SAFETENSORS, strict=True):
         module.register_buffer(name, torch.ones(3, 5).to(dtype))
         module.register_buffer(f"{name}_zeros", torch.eye(6).to(dtype))
         module.register_buffer(f"{name}_one", torch.ones(()).to(dtype))
@@ -151,12 +151,12 @@ class TestCountedBytes:
 
     def test_of_every_type(self):
         model = every_dtype()
-        assert len(model.state_dict()) == 3 * len(artefact.SAFETENSORS)
+        assert len(model.state_dict()) == 3 * len(SAFETENSORS)
         content = artefact.encode(model, base, 10)
         assert artefact.encoded_bytes(model, base, 10) == len(content)
         header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
         kinds = [entry["dtype"] for name, entry in header.items() if name != "__metadata__"]
-        assert set(kinds) == set(artefact.ORDER)
+        assert set(kinds) == set(ORDER)
 
 
 class TestRestore:
@@ -227,7 +227,7 @@ class TestBroken:
         whole = path.read_bytes()
         for length in (0, 4, 8, 500, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:length])
-            with pytest.raises(SafetensorError):
+            with pytest.raises(ValueError, match="holds no trained model"):
                 artefact.load(path)
 
     def test_nothing_is_ever_unpickled(self, tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ class TestBroken:
         (tmp_path / "pickle").write_bytes(pickle.dumps(Trap()))
         torch.save(Trap(), tmp_path / "torch")
         for name in ("pickle", "torch"):
-            with pytest.raises(SafetensorError):
+            with pytest.raises(ValueError, match="holds no trained model"):
                 artefact.load(tmp_path / name)
         assert not (tmp_path / "sprung").exists()
 

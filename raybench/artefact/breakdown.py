@@ -1,0 +1,105 @@
+"""Where the bytes of a packed file are, tensor by tensor, beside what other ways would take."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import zstandard
+
+from raybench.artefact import about, codecs, entropy, grid, load
+from raybench.artefact.grid import Tensors
+from raybench.artefact.streams import BEST
+
+REST = "(header, index, ends of streams)"
+LARGEST_ZSTD = 64 << 20  # zstd at its best level takes a minute for so many bytes
+
+
+def breakdown(path: Path | str) -> pd.DataFrame:
+    """A row a tensor, in the file's order, and one for the rest; `bytes` sum up to the file's.
+
+    `bits` are those of a quantized weight, else 0; `sparsity` is the share of zeros.
+    `entropy_bytes` is the zeroth-order entropy: of the codes where a weight is on a grid, else of
+    which values are zero and of the bytes of the others, those of each place apart. `bytes` of the
+    range coder's symbols are what its model says that they cost.
+
+    Raises:
+        ValueError: the file holds no trained model, or a damaged one.
+    """
+    tensors = load(path).state_dict()
+    chosen = {name: codecs.choose(name, tensors) for name in tensors}
+    sizes = {name: size for name, (_, size) in chosen.items()}
+    for kind in codecs.kinds([name for name, (codec, _) in chosen.items() if codec == "half"]):
+        values = sum(tensors[name].numel() for name in kind)
+        whole = codecs.half_bytes([tensors[name] for name in kind])
+        sizes |= {name: whole * tensors[name].numel() / values for name in kind}
+    # A constant is a few bytes of an index that zstd shrinks: its share of that is the rest's.
+    sizes |= {name: 0.0 for name, (codec, _) in chosen.items() if codec == "constant"}
+    rows = [
+        {
+            "parameter": name,
+            "shape": "x".join(map(str, tensor.shape)) or "1",
+            "bits": grid.bits(name, tensors),
+            "sparsity": float((tensor == 0).double().mean()),
+            "codec": chosen[name][0],
+            "bytes": round(sizes[name]),
+            "entropy_bytes": _entropy_bytes(name, tensors),
+        }
+        for name, tensor in tensors.items()
+    ]
+    rest = Path(path).stat().st_size - sum(int(str(row["bytes"])) for row in rows)
+    rows.append({"parameter": REST, "shape": "", "bits": 0, "codec": "", "bytes": rest})
+    return pd.DataFrame(rows).fillna({"sparsity": 0.0, "entropy_bytes": 0.0})
+
+
+def totals(path: Path | str) -> dict[str, int | float | None]:
+    """Bytes of the file and of its rivals, and the file's size as a share of each one's.
+
+    `fp32` is `torch.save` of the decoded state_dict without what quantization adds to it,
+    `fp32_zstd` that by zstd at level 19 (None above 64 MiB: it would take minutes).
+    """
+    table = breakdown(path)
+    file = Path(path).stat().st_size
+    fp32 = fp32_file(load(path).state_dict())
+    small = len(fp32) <= LARGEST_ZSTD
+    zstd = len(zstandard.ZstdCompressor(BEST).compress(fp32)) if small else None
+    bound = float(table["entropy_bytes"].sum())
+    return {
+        "file_bytes": file,
+        "fp32_bytes": len(fp32),
+        "fp32_zstd_bytes": zstd,
+        "entropy_bytes": round(bound),
+        "ratio_fp32": len(fp32) / file,
+        "ratio_fp32_zstd": zstd / file if zstd else None,
+        "ratio_entropy": file / bound if bound else None,
+        "classes": about(path)[1],
+    }
+
+
+def fp32_file(tensors: Tensors) -> bytes:
+    """What `torch.save` writes of the network in fp32, without what quantization adds to it."""
+    quantized = tuple(
+        name.removesuffix(grid.BITS) + "." for name in tensors if name.endswith(grid.BITS)
+    )
+    plain = {
+        name: tensor.float().contiguous() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(quantized or ("\0",)) or name.endswith((".weight", ".bias"))
+    }
+    content = io.BytesIO()
+    torch.save(plain, content)
+    return content.getvalue()
+
+
+def _entropy_bytes(name: str, tensors: Tensors) -> float:
+    codes = grid.codes(name, tensors)
+    if codes is not None:
+        return entropy.entropy_bytes(codes)
+    rows = codecs.byte_rows(tensors[name])
+    present = np.asarray(rows.any(axis=1))
+    kept = rows[present]
+    planes = [entropy.entropy_bytes(kept[:, place]) for place in range(rows.shape[1])]
+    return entropy.entropy_bytes(present.astype(np.intp)) + sum(planes)

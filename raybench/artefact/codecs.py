@@ -1,0 +1,215 @@
+"""How one tensor is stored: five codecs, all lossless to the bit, of which the smallest is taken.
+
+    constant  one value: batch norms that are folded, counters, bits
+    grid      integer codes by the range coder, where a weight lies on its layer's grid
+    half      fp32 that fp16 holds as well: the upper bytes of all such vectors of a kind share one
+              model of the range coder, the lower ones, which are noise, lie there as they are
+    sparse    which values are not zero, by the range coder, and those by zstd
+    planes    zstd over all first bytes, all second bytes, …: exponents compress, mantissas do not
+
+zstd is no rival on a grid: at level 19 it takes 3 % more than the range coder for 8 bits at 60 %
+sparsity, 20 % for 4 bits at 80 %, and 31 % for 4 bits at 90 % (ResNet-20).
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raybench.artefact import entropy, grid
+from raybench.artefact.grid import Tensors
+from raybench.artefact.streams import In, Out, chunk, compress, decompress
+
+CODECS = ("constant", "half", "grid", "sparse", "planes")  # a codec's number in the file
+ANY = np.arange(256)  # bytes: a bucket each
+MASK = np.arange(2)
+INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}  # by their bytes
+GLANCE = 1024  # values that tell most tensors which cannot be constant, or fp16
+
+
+def choose(name: str, tensors: Tensors) -> tuple[str, float]:
+    """The codec of this tensor, and about the bytes that it takes."""
+    tensor = tensors[name]
+    if _is_constant(tensor):
+        return "constant", tensor.element_size()
+    sizes: dict[str, float] = {"planes": tensor.numel() * tensor.element_size()}
+    if _is_half(tensor):
+        sizes["half"] = 2 * tensor.numel()
+    present = _present(tensor)
+    stored = int(present.sum())
+    if stored < len(present):
+        mask = entropy.estimated_bytes(present.astype(np.intp), MASK)
+        sizes["sparse"] = mask + stored * tensor.element_size()
+    codes = grid.codes(name, tensors)
+    if codes is not None:
+        largest = grid.largest_code(name, tensors)
+        sizes["grid"] = entropy.estimated_bytes(codes, entropy.buckets(largest))
+    codec = min(sizes, key=lambda codec: sizes[codec])
+    return codec, sizes[codec]
+
+
+def write(tensors: Tensors, out: Out) -> None:
+    """The codecs' numbers, then the tensors, codec by codec; grids last, after their steps."""
+    codecs = {name: choose(name, tensors)[0] for name in tensors}
+    out.index += bytes(CODECS.index(codec) for codec in codecs.values())
+    for name in _of("constant", codecs):
+        out.index += byte_rows(tensors[name])[0].tobytes()
+    for kind in kinds(_of("half", codecs)):
+        # Little-endian: the second byte holds sign, exponent and two bits of the mantissa.
+        rows = np.concatenate([byte_rows(tensors[name].half()) for name in kind])
+        model = entropy.model(rows[:, 1], ANY)
+        out.index += model
+        entropy.append(out.symbols, rows[:, 1], model, ANY)
+        out.raw += rows[:, 0].tobytes()
+    for name in _of("sparse", codecs):
+        _write_sparse(tensors[name], out)
+    for name in _of("planes", codecs):
+        _write_planes(byte_rows(tensors[name]), out)
+    for name in _of("grid", codecs):
+        _write_grid(name, tensors, out)
+
+
+def read(like: Tensors, source: In) -> dict[str, Tensor]:
+    """New tensors of the names, shapes and dtypes of `like`.
+
+    Raises:
+        ValueError: the streams hold something else.
+    """
+    numbers = source.index.take(len(like))
+    if any(number >= len(CODECS) for number in numbers):
+        raise ValueError(f"there is no codec {max(numbers)}")
+    codecs = {name: CODECS[number] for name, number in zip(like, numbers, strict=True)}
+    found: dict[str, Tensor] = {}
+    for name in _of("constant", codecs):
+        value = np.frombuffer(source.index.take(like[name].element_size()), np.uint8)
+        found[name] = _typed(value.copy(), like[name].dtype)[0].expand(like[name].shape).clone()
+    for kind in kinds(_of("half", codecs)):
+        sizes = [like[name].numel() for name in kind]
+        model = bytes(source.index.take(len(ANY)))
+        rows = np.empty((sum(sizes), 2), np.uint8)
+        rows[:, 1] = entropy.take(source.symbols, len(rows), model, ANY)
+        rows[:, 0] = np.frombuffer(source.raw.take(len(rows)), np.uint8)
+        values = torch.from_numpy(rows).view(torch.float16).flatten().float().split(sizes)
+        for name, piece in zip(kind, values, strict=True):
+            found[name] = piece.reshape(like[name].shape)
+    for name in _of("sparse", codecs):
+        found[name] = _read_sparse(like[name], source)
+    for name in _of("planes", codecs):
+        rows = _read_planes(like[name].numel(), like[name].element_size(), source)
+        found[name] = _typed(rows, like[name].dtype).reshape(like[name].shape)
+    for name in _of("grid", codecs):  # at last: they need their steps and bits
+        found[name] = _read_grid(name, like, found, source)
+    return {name: found[name] for name in like}
+
+
+def half_bytes(kind: list[Tensor]) -> float:
+    """About what fp16 vectors of one kind take together."""
+    upper = np.concatenate([byte_rows(tensor.half())[:, 1] for tensor in kind])
+    present = np.unique(upper)  # of the model, zstd leaves little but the costs of these
+    return entropy.estimated_bytes(upper, ANY) - len(ANY) + len(present) + len(upper)
+
+
+def kinds(names: list[str]) -> list[list[str]]:
+    """Names by their last part: steps are of one size, the biases of batch norms of another."""
+    ordered = sorted(names, key=_last_part)  # stable: within a kind the order stays
+    return [list(group) for _, group in groupby(ordered, key=_last_part)]
+
+
+def _write_grid(name: str, tensors: Tensors, out: Out) -> None:
+    codes = grid.codes(name, tensors)
+    assert codes is not None
+    buckets = entropy.buckets(grid.largest_code(name, tensors))
+    model = entropy.model(codes, buckets)
+    out.index += model
+    entropy.append(out.symbols, codes, model, buckets)
+
+
+def _read_grid(name: str, like: Tensors, found: Tensors, source: In) -> Tensor:
+    known = {**like, **found}
+    layer = name.removesuffix(grid.WEIGHT)
+    largest = 0
+    if {layer + grid.STEP, layer + grid.BITS} <= set(found):  # both are stored before
+        largest = grid.largest_code(name, known)
+    if not largest:
+        raise ValueError(f"{name} lies on no grid")
+    buckets = entropy.buckets(largest)
+    model = bytes(source.index.take(int(buckets.max()) + 1))
+    codes = entropy.take(source.symbols, like[name].numel(), model, buckets)
+    return grid.weights(codes, name, known, like[name].shape)
+
+
+def _write_sparse(tensor: Tensor, out: Out) -> None:
+    present = _present(tensor)
+    model = entropy.model(present.astype(np.intp), MASK)
+    out.index += model
+    entropy.append(out.symbols, present.astype(np.intp), model, MASK)
+    _write_planes(byte_rows(tensor)[present], out)
+
+
+def _read_sparse(like: Tensor, source: In) -> Tensor:
+    model = bytes(source.index.take(len(MASK)))
+    present = entropy.take(source.symbols, like.numel(), model, MASK).astype(bool)
+    rows = np.zeros((like.numel(), like.element_size()), np.uint8)
+    rows[present] = _read_planes(int(present.sum()), like.element_size(), source)
+    return _typed(rows, like.dtype).reshape(like.shape)
+
+
+def _write_planes(rows: NDArray[np.uint8], out: Out) -> None:
+    out.raw += chunk(compress(np.ascontiguousarray(rows.T).tobytes()))
+
+
+def _read_planes(count: int, width: int, source: In) -> NDArray[np.uint8]:
+    content = decompress(source.raw.chunk(), at_most=count * width)
+    if len(content) != count * width:
+        raise ValueError(f"{len(content)} bytes are there for {count} values of {width}")
+    return np.frombuffer(content, np.uint8).reshape(width, count).T.copy()
+
+
+def _of(wanted: str, codecs: dict[str, str]) -> list[str]:
+    return [name for name, codec in codecs.items() if codec == wanted]
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def byte_rows(tensor: Tensor) -> NDArray[np.uint8]:
+    """The bytes of a tensor, (values, bytes of one)."""
+    flat = tensor.reshape(-1)
+    if flat.stride(0) != 1:  # one value may have any
+        flat = flat.new_empty(len(flat)).copy_(flat)
+    return flat.view(torch.uint8).numpy().reshape(-1, tensor.element_size())
+
+
+def _typed(rows: NDArray[np.uint8], dtype: torch.dtype) -> Tensor:
+    """The values of these bytes, in one dimension."""
+    if dtype == torch.bool and bool((rows > 1).any()):
+        raise ValueError("a truth value is neither 0 nor 1")
+    return torch.from_numpy(rows.ravel()).view(dtype)
+
+
+def _present(tensor: Tensor) -> NDArray[np.bool_]:
+    """Which values have a bit set: a -0.0 is none of the zeros that are left out."""
+    # As integers of their width: 14 times faster on a large weight than a look at each byte.
+    return (byte_rows(tensor).view(INTEGERS[tensor.element_size()]) != 0).reshape(-1)
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    rows = byte_rows(tensor)
+    if not len(rows):
+        return False
+    return all(bool((part == rows[0]).all()) for part in (rows[:GLANCE], rows))
+
+
+def _is_half(tensor: Tensor) -> bool:
+    if tensor.dtype != torch.float32:
+        return False
+    flat = tensor.contiguous().reshape(-1)
+    return all(
+        torch.equal(part.half().float().view(torch.int32), part.view(torch.int32))
+        for part in (flat[:GLANCE], flat)
+    )

@@ -1,0 +1,118 @@
+"""The packed file of a quantized model: small, checked before it is decoded, never unpickled.
+
+    "raybench"  version  checksum  fingerprint  values' checksum  header  index  symbols  raw
+        8          1        16          8              4          zstd     zstd
+
+The checksum (BLAKE2b) is of all that stands behind it. The header is JSON: Experiment and classes.
+Names, shapes and dtypes are not stored; the Experiment builds them, and the fingerprint is their
+hash. The values' checksum (CRC-32) is of the decoded tensors: another version of a library that
+decodes otherwise is found out. `codecs` says how the tensors lie in the last three parts.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from hashlib import blake2b
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from raybench.artefact import codecs
+from raybench.artefact.codecs import byte_rows
+from raybench.artefact.grid import Tensors
+from raybench.artefact.streams import In, Out, Reader, chunk, compress, decompress
+from raybench.experiment import Experiment, from_json
+
+MAGIC = b"raybench"
+VERSION = 1
+CHECKSUM, FINGERPRINT, CRC = 16, 8, 4  # bytes
+START = len(MAGIC) + 1 + CHECKSUM
+LARGEST_HEADER = 1 << 20
+INDEX_ENTRY = (
+    1024  # bytes that a tensor's entry in the index stays below, its kind's model included
+)
+
+
+class Packed(NamedTuple):
+    """A file whose checksum was right, with its header decoded and its tensors not yet."""
+
+    experiment: Experiment
+    classes: int
+    fingerprint: bytes
+    crc: int
+    streams: memoryview
+
+
+def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
+    """The file's content. Equal models give equal bytes."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    about = {"experiment": json.loads(experiment.to_json()), "classes": classes}
+    header = json.dumps(about, sort_keys=True, separators=(",", ":")).encode()
+    out = Out()
+    codecs.write(tensors, out)
+    behind = fingerprint(tensors) + _crc(tensors).to_bytes(CRC, "little")
+    behind += chunk(compress(header)) + out.content()
+    return seal(behind)
+
+
+def seal(behind: bytes) -> bytes:
+    """The file whose checksum is right for what stands behind it."""
+    return MAGIC + bytes([VERSION]) + blake2b(behind, digest_size=CHECKSUM).digest() + behind
+
+
+def opened(content: bytes) -> Packed:
+    """Checks the whole file, then reads its header.
+
+    Raises:
+        ValueError: it is truncated, altered, of a later version, or no packed file at all.
+    """
+    if not content.startswith(MAGIC):
+        raise ValueError("it does not begin like a packed model")
+    if len(content) < START:
+        raise ValueError("it is truncated")
+    if content[len(MAGIC)] != VERSION:
+        raise ValueError(f"its version is {content[len(MAGIC)]}, and this code reads {VERSION}")
+    behind = memoryview(content)[START:]
+    if blake2b(behind, digest_size=CHECKSUM).digest() != content[len(MAGIC) + 1 : START]:
+        raise ValueError("its checksum is wrong: it is truncated or altered")
+    reader = Reader(behind)
+    known = bytes(reader.take(FINGERPRINT))
+    crc = int.from_bytes(reader.take(CRC), "little")
+    try:
+        about = json.loads(decompress(reader.chunk(), at_most=LARGEST_HEADER))
+        experiment, classes = from_json(json.dumps(about["experiment"])), about["classes"]
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"its header is no Experiment: {error}") from error
+    if type(classes) is not int or classes < 1:
+        raise ValueError(f"classes is {classes!r}: a number from 1 on")
+    return Packed(experiment, classes, known, crc, reader.rest())
+
+
+def decode(packed: Packed, like: Tensors) -> dict[str, Tensor]:
+    """The stored tensors, for a model with the state_dict `like`, whose values are not looked at.
+
+    Raises:
+        ValueError: the file is of another model, or its streams are damaged.
+    """
+    if packed.fingerprint != fingerprint(like):
+        raise ValueError("its tensors have other names, shapes or types")
+    source = In(packed.streams, largest_index=INDEX_ENTRY * (1 + len(like)))
+    tensors = codecs.read(like, source)
+    source.end()
+    if _crc(tensors) != packed.crc:
+        raise ValueError("its tensors do not have the checksum that they were stored with")
+    return tensors
+
+
+def fingerprint(tensors: Tensors) -> bytes:
+    """A hash of what the file need not say: names, dtypes and shapes."""
+    said = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()]
+    return blake2b("\n".join(said).encode(), digest_size=FINGERPRINT).digest()
+
+
+def _crc(tensors: Tensors) -> int:
+    crc = 0
+    for tensor in tensors.values():
+        crc = zlib.crc32(byte_rows(tensor).data, crc)
+    return crc
