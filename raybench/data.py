@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from raybench import sources
+from raybench import augment, sources
 from raybench.experiment import Experiment, Recipe
 
 VALIDATION_SHARE = 0.1
@@ -129,6 +129,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented batches of one epoch: x (B, 3, S, S) normalised, channels last; y (B,).
 
+    With `recipe.mixup` y is (B, classes), the share of every class in each image.
+
     Order and augmentation depend on seed and epoch alone and are drawn for the whole batch, of
     which worker `rank` gets its part: any number of workers sees the same global batches, and a
     run resumed at an epoch goes on as if nothing had happened. The last, partial batch is
@@ -138,7 +140,9 @@ def batches(
     order = torch.randperm(len(images.train), generator=generator)
     mirrored = torch.rand(len(images.train), generator=torch.Generator().manual_seed(seed)) < 0.5
     share = recipe.batch // workers
-    cut = slice(rank * share, (rank + 1) * share)
+    own = slice(rank * share, (rank + 1) * share)
+    # mixup's partners of the own images: the batch from its end. Its order is random already.
+    others = slice(recipe.batch - own.stop, recipe.batch - own.start)
     shifts = 2 * recipe.crop + 1
     first = images.train.pad - recipe.crop
     for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
@@ -148,7 +152,29 @@ def batches(
         # both ways, where independent flips would show half of the images one way only.
         flip = mirrored[chosen] ^ (epoch % 2 == 1)
         flip &= recipe.flip and images.mirror
-        yield _cut(images, images.train, chosen[cut], y[cut], x[cut], flip[cut], device)
+        drawn = [chosen, y, x, flip]
+        if recipe.cutout:  # what is off draws nothing, and changes no draw after it
+            drawn += augment.middles(recipe.batch, images.train.size, generator)
+        batch = _part(images, recipe, [t[own] for t in drawn], device)
+        if recipe.mixup:
+            weight = augment.mixing_share(recipe.mixup, generator)
+            other = batch  # alone, a worker has the partners already
+            if workers > 1:
+                other = _part(images, recipe, [t[others] for t in drawn], device)
+            last_first = other[0].flip(0), other[1].flip(0)
+            batch = augment.mixup(batch, weight, last_first, images.classes)
+        yield batch
+
+
+def _part(
+    images: Images, recipe: Recipe, drawn: list[Tensor], device: torch.device | None
+) -> tuple[Tensor, Tensor]:
+    """A part of a batch, from its draws: crop, flip, cutout."""
+    chosen, y, x, flip, *middles = drawn
+    pixels, labels = _cut(images, images.train, chosen, y, x, flip, device)
+    if middles:
+        augment.cutout(pixels, middles[0], middles[1], recipe.cutout)
+    return pixels, labels
 
 
 def evaluation_batches(
