@@ -1,0 +1,99 @@
+"""Distillation: a student learns from a trained teacher's answers as well (Hinton et al. 2015,
+"Distilling the Knowledge in a Neural Network", section 2).
+
+    images ─┬─▶ student ─▶ logits ─┬─▶ cross-entropy with the labels ─────────▶ + ─▶ loss
+            │                      └─▶ softmax(· / T) ┐                         ▲
+            └─▶ teacher ─▶ logits ───▶ softmax(· / T) ┴─▶ T² · KL ── · weight ──┘
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybench.techniques import Batch, Load, Progress, Technique
+
+
+def divergence(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student) of both softened by T, in nats, mean over the batch, in fp32.
+
+    T² keeps the gradient's size whatever the temperature (section 2, last paragraph).
+    """
+    student = F.log_softmax(logits_BK.float() / temperature, 1)
+    teacher = F.log_softmax(teacher_BK.float() / temperature, 1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+@dataclass
+class Lessons:
+    """A student's teacher, and what its lessons have added up to since the epoch began."""
+
+    teacher: nn.Module
+    total: Tensor
+    steps: int = 0
+
+
+# Beside the models and not in them: a teacher is no part of its student's state_dict, copies,
+# checkpoints and file, and goes when the student does.
+_LESSONS: WeakKeyDictionary[nn.Module, Lessons] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Technique):
+    """Adds `weight` · T² · KL to the loss; the cross-entropy with the labels keeps the weight 1.
+
+    Hinton's average with the share a for the teacher is `weight` a / (1 - a), at a learning rate
+    that is smaller by 1 - a: his "considerably lower weight" of the labels, 0.1 against 0.9 (Tian
+    et al. 2020, "Contrastive Representation Distillation"), is a weight of 9. The teacher sees the
+    images as the student does, cropped, cut out and mixed alike, which Beyer et al. 2022 found to
+    matter ("Knowledge distillation: A good teacher is patient and consistent").
+    """
+
+    teacher: str = ""
+    """A file of a trained model, as `--store` and `--keep` leave it, or `RESULTS#TRIAL`, such as
+    results/sparsity_ladder#3. Empty: none, and nothing is added."""
+    temperature: float = 4.0
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}: it must be above 0")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight is {self.weight}: 0 or more")
+
+    def before_training(self, model: nn.Module, load: Load) -> None:
+        if self.teacher:
+            teacher = load(self.teacher).requires_grad_(False)
+            device = next(model.parameters()).device
+            _LESSONS[model] = Lessons(teacher, torch.zeros((), device=device))
+
+    def restructure(self, model: nn.Module, progress: Progress) -> bool:
+        """Changes nothing; an epoch begins."""
+        lessons = _LESSONS.get(model)
+        if lessons is not None:
+            lessons.total, lessons.steps = torch.zeros_like(lessons.total), 0
+        return False
+
+    def penalty(self, model: nn.Module, batch: Batch) -> Tensor | float:
+        if not self.teacher:
+            return 0.0
+        lessons, dtype = _LESSONS[model], batch.logits.dtype
+        mixed = torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32)
+        with torch.no_grad(), mixed:
+            taught = lessons.teacher(batch.images)
+        loss = divergence(batch.logits, taught, self.temperature)
+        lessons.total += loss.detach()
+        lessons.steps += 1
+        return self.weight * loss
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The loss that the teacher has added, before its weight, mean over the epoch's steps."""
+        lessons = _LESSONS.get(model)
+        if lessons is None or not lessons.steps:
+            return {}
+        return {"distillation_loss": float(lessons.total) / lessons.steps}

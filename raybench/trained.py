@@ -1,0 +1,67 @@
+"""A trained model by its address, for whoever goes on from it or learns from it.
+
+teacher.safetensors           a file, as `raybench.train --store` leaves it
+results/sparsity_ladder#3     trial 3 of a sweep, where `--keep` has left its model
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from raybench import artefact, measure
+from raybench.experiment import Experiment
+from raybench.models import avoid_slow_bf16
+
+
+def find(address: str) -> Path:
+    """The file of a trained model.
+
+    Raises:
+        ValueError: there is none; it says what there is.
+    """
+    path = Path(address)
+    if path.is_file():
+        return path
+    folder, sign, trial = address.rpartition("#")
+    if not sign:
+        if path.is_dir():
+            raise ValueError(f"{address} is a folder: say which of its trials, as in {address}#0")
+        raise ValueError(f"there is no file {address}")
+    files = {_number(file.stem): file for file in sorted(Path(folder).glob("models/*-*"))}
+    models = {number: file for number, file in files.items() if file.suffix != ".json"}
+    if trial not in models:
+        known = f"there are {', '.join(sorted(models, key=int))}" if models else "there are none"
+        raise ValueError(
+            f"{folder} holds no model of trial {trial!r}; {known} (--keep all keeps every one)"
+        )
+    return models[trial]
+
+
+def load(address: str, experiment: Experiment, classes: int, device: torch.device) -> nn.Module:
+    """A trained model in evaluation mode on `device`, for the images and classes of a run.
+
+    Raises:
+        ValueError: no such file, no trained model in it, or one of other images or classes.
+    """
+    path = find(address)
+    described, theirs = artefact.about(path)
+    if theirs != classes:
+        raise ValueError(f"the model in {path} has {theirs} classes, and the data has {classes}")
+    if described.image_size != experiment.image_size:
+        raise ValueError(
+            f"the model in {path} was trained on images of {described.image_size} pixels, and "
+            f"these have {experiment.image_size}"
+        )
+    model = artefact.load(path).to(device).to(memory_format=torch.channels_last)
+    dtype, _ = measure.pick_dtype(experiment.recipe.precision, device)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        avoid_slow_bf16(model)
+    return model
+
+
+def _number(trial: str) -> str:
+    """`sparsity_ladder-0003` -> 3."""
+    return trial.rpartition("-")[2].lstrip("0") or "0"
