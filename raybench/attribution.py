@@ -1,0 +1,197 @@
+"""Attribution: which ingredient gave what, from a sweep in which one is left out at a time.
+
+    all         a b c d    what b gives is what "all" and "all but b" differ in, seed by seed: an
+    all but a     b c d    ingredient is judged in the company of the others, where it has to be
+    all but b   a   c d    worth its while
+    …
+    none                   beside it: all of them together
+
+Which columns make an ingredient is read from the trials themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from raybench.experiment import columns, technique_types
+from raybench.results.read import Results
+
+Columns = frozenset[str]
+OFF = {"<NA>", "nan", "None", "", "0", "0.0", "False", "1", "fp32"}
+"""Values, as text, of what is not there: a technique, a recipe's field, a second worker."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean over seeds with its 95 % interval, which is NaN for a single seed.
+
+    The interval is Student's, with n - 1 degrees of freedom. A bootstrap over three seeds draws
+    from ten samples, whose means all lie between the smallest and the largest seed's: it would
+    cover the truth three times of four at best. t pays for so few seeds with 4.3 standard errors.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What an ingredient adds to the others."""
+
+    ingredient: str
+    points: Effect
+    """More test accuracy, in points."""
+    smaller: Effect
+    """Times, of the file; a geometric mean, as of every ratio."""
+    faster: Effect
+    """Times, of the seconds an epoch."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Trials that differ in their seeds alone."""
+
+    values: dict[str, str]
+    """What varies in the sweep, as text."""
+    trials: pd.DataFrame
+    """By seed."""
+
+    @property
+    def on(self) -> int:
+        return sum(value not in OFF for value in self.values.values())
+
+    def changed(self, other: Arm) -> Columns:
+        """The columns in which the other differs."""
+        return frozenset(name for name in self.values if other.values[name] != self.values[name])
+
+
+def attribute(results: Results) -> list[Attribution]:
+    """What each ingredient gives, the most accuracy first, and then all of them together.
+
+    Raises:
+        ValueError: there are no complete trials of "all", and of "all" without one ingredient.
+    """
+    arms = _arms(results.trials)
+    design = _design(arms)
+    if design is None:
+        left = int((results.trials["status"] != "COMPLETE").sum())
+        raise ValueError(
+            f"{results.about['sweep']} has no arm of which the others leave out one ingredient "
+            f"each ({len(arms)} arms, {left} trials not complete): run "
+            "search_spaces/attribution.py, or a space of that kind"
+        )
+    whole, ingredients = design
+    found = [_compared(_named(changed), whole, arm) for changed, arm in ingredients.items()]
+    found.sort(key=lambda one: -one.points.mean)
+    together = frozenset().union(*ingredients)
+    without = [arm for arm in arms if whole.changed(arm) == together]
+    if len(ingredients) > 1:
+        found += [_compared("all together", whole, arm) for arm in without]
+    return found
+
+
+def effect(differences: np.ndarray) -> Effect:
+    """The mean of paired differences (n,), and the interval in which it lies."""
+    seeds = len(differences)
+    if seeds < 2:
+        mean = float(differences[0]) if seeds else math.nan
+        return Effect(mean, math.nan, math.nan, seeds)
+    mean = float(differences.mean())
+    error = float(differences.std(ddof=1)) / math.sqrt(seeds)
+    width = float(stdtrit(seeds - 1, 0.975)) * error
+    return Effect(mean, mean - width, mean + width, seeds)
+
+
+def table(found: list[Attribution]) -> pd.DataFrame:
+    """A row an ingredient."""
+    return pd.DataFrame(
+        {
+            "ingredient": one.ingredient,
+            "seeds": one.points.seeds,
+            "accuracy, points": f"{one.points.mean:+.2f}",
+            "accuracy 95 %": _interval(one.points, "+.2f"),
+            "times smaller": f"{one.smaller.mean:.2f}",
+            "smaller 95 %": _interval(one.smaller, ".2f"),
+            "times faster": f"{one.faster.mean:.2f}",
+            "faster 95 %": _interval(one.faster, ".2f"),
+        }
+        for one in found
+    )
+
+
+def _arms(trials: pd.DataFrame) -> list[Arm]:
+    done = trials[trials["status"] == "COMPLETE"]
+    known = [name for name in columns() if name in done and name != "seed"]
+    varied = [name for name in known if done[name].nunique(dropna=False) > 1]
+    rows = [tuple(map(str, row)) for row in done[varied].itertuples(index=False, name=None)]
+    arms = []
+    for row in dict.fromkeys(rows):
+        own = done[[other == row for other in rows]]
+        measured = own[["seed", "test_accuracy", "model_bytes", "s_per_epoch"]].astype(float)
+        # A seed that was run twice counts once.
+        arms.append(Arm(dict(zip(varied, row, strict=True)), measured.groupby("seed").mean()))
+    return arms
+
+
+def _design(arms: list[Arm]) -> tuple[Arm, dict[Columns, Arm]] | None:
+    """The arm with all ingredients, and by the columns of each the arm without it.
+
+    Every other arm must leave out one, or several of those that are left out alone somewhere.
+    With two ingredients the arms are a square, of which every corner will do: the one on which
+    the most is on then has them all.
+    """
+    designs = []
+    for whole in arms:
+        changes = {id(arm): whole.changed(arm) for arm in arms if arm is not whole}
+        alone = {
+            changes[id(arm)]: arm
+            for arm in arms
+            if arm is not whole and not any(c < changes[id(arm)] for c in changes.values())
+        }
+        apart = not any(a & b for a, b in combinations(alone, 2))
+        once = sum(change in alone for change in changes.values()) == len(alone)
+        made_of = all(
+            change == frozenset().union(*(one for one in alone if one <= change))
+            for change in changes.values()
+        )
+        if alone and apart and once and made_of:
+            designs.append((whole, alone))
+    return max(designs, key=lambda design: (len(design[1]), design[0].on), default=None)
+
+
+def _named(changed: Columns) -> str:
+    """`prune` for all columns of a technique, else the columns' names without their groups."""
+    said, rest = [], set(changed)
+    for technique in technique_types():
+        own = {name for name in columns() if name.startswith(f"{technique}.")}
+        if own & rest == own:
+            said.append(technique)
+            rest -= own
+    techniques = tuple(f"{technique}." for technique in technique_types())
+    said += [
+        name if name.startswith(techniques) else name.rpartition(".")[2] for name in sorted(rest)
+    ]
+    return ", ".join(said)
+
+
+def _compared(ingredient: str, whole: Arm, without: Arm) -> Attribution:
+    one, other = whole.trials.align(without.trials, join="inner", axis=0)
+
+    def times(name: str) -> Effect:
+        found = effect(np.log(other[name] / one[name]).to_numpy())
+        return Effect(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.seeds)
+
+    points = 100 * (one["test_accuracy"] - other["test_accuracy"]).to_numpy()
+    return Attribution(ingredient, effect(points), times("model_bytes"), times("s_per_epoch"))
+
+
+def _interval(found: Effect, form: str) -> str:
+    return "–" if math.isnan(found.low) else f"{found.low:{form}} … {found.high:{form}}"

@@ -1,0 +1,46 @@
+"""Which ingredient of the super model gives what: accuracy, bytes, seconds?
+
+    python -m raybench.tune --space search_spaces/attribution.py --trials 21 \\
+        --data cifar10 --epochs 30 --no-early-stopping
+    python -m raybench.report results/attribution --attribution
+
+Not a search but a design: all five ingredients of the reference's super model, the same less one,
+for each of the five, and none, at equal epochs over three seeds.
+Cost: on CIFAR-10 21 x 30 epochs of 80 to 90 s a core in bf16, 15 of the 21 trials on two workers;
+fp32, rounded weights and cutout take longer.
+Expected: quantization and pruning give the bytes, mixed precision and the second worker the
+seconds, augmentation the accuracy.
+"""
+
+from dataclasses import replace
+
+from raybench.experiment import Parallel
+from raybench.techniques.prune import Prune
+from raybench.techniques.quantize import Quantize
+from trainers.pruning import base
+
+INGREDIENTS = ["augmentation", "pruning", "mixed precision", "quantization", "two workers"]
+WITHOUT = ["nothing", *INGREDIENTS, "all"]
+SEEDS = [0, 1, 2]
+
+objectives = {"accuracy": "max", "model_bytes": "min"}
+enqueue = [{"without": one, "seed": seed} for seed in SEEDS for one in WITHOUT]
+
+
+def space(trial):
+    without = trial.suggest_categorical("without", WITHOUT)
+    on = {name: without not in (name, "all") for name in INGREDIENTS}
+    augmentation = {"crop": 4, "flip": True, "cutout": 8} if on["augmentation"] else PLAIN
+    return replace(
+        base,
+        seed=trial.suggest_categorical("seed", SEEDS),
+        recipe=replace(
+            base.recipe, precision="bf16" if on["mixed precision"] else "fp32", **augmentation
+        ),
+        parallel=Parallel(workers=2 if on["two workers"] else 1),
+        prune=Prune(final_sparsity=0.6) if on["pruning"] else None,
+        quantize=Quantize(bits=8) if on["quantization"] else None,
+    )
+
+
+PLAIN = {"crop": 0, "flip": False, "cutout": 0}
