@@ -1,0 +1,147 @@
+"""The pruning family's table: plain, pruned and quantized networks, and what each step costs.
+
+The reference project reports its super model in words, at 60 and at 70 % sparsity; they stand
+beside the rows that they are about. Its file is compared with a dense one, ours with two: the
+dense twin of the same sweep in raybench's own format, and what torch.save makes of it in fp32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from raybench.experiment import columns
+
+REFERENCE: dict[tuple[str, str, float], tuple[str, float | None]] = {
+    # model, what it is, sparsity -> accuracy in words, times smaller; against its dense network
+    # where nothing else is said
+    ("resnet20", "pruned", 0.6): ("kept", None),
+    ("resnet44", "pruned", 0.6): ("kept", None),
+    ("resnet20", "super model", 0.6): ("1.5 x of the pruned", 1.8),
+    ("resnet44", "super model", 0.6): ("1.5 x of the pruned", 1.8),
+    ("resnet20", "super model", 0.7): ("-3 points", 1.8),
+    ("resnet44", "super model", 0.7): ("-1 point", 1.4),
+}
+FULL = "32"
+KINDS = {  # pruned, quantized
+    (False, False): "base",
+    (True, False): "pruned",
+    (False, True): "quantized",
+    (True, True): "super model",
+}
+OPTIONAL = (
+    "than torch.save",
+    "latency ms",
+    "faster than fp32",
+    "reference: accuracy",
+    "reference: smaller",
+)
+
+
+def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Model by sparsity and bits: accuracy over the seeds, against the dense twin, and the bytes.
+
+    Sparsities of a random search are shown in bands of ten points. A difference compares means
+    of test accuracies, in points, and is empty where the sweep has no dense twin. `faster than
+    fp32` is the ratio of median seconds an epoch to those of twins that differ in precision alone,
+    over all seeds. A column that would say nothing in any row is left out.
+    """
+    done = trials[trials["status"] == "COMPLETE"].copy()
+    if done.empty:
+        return pd.DataFrame()
+    asked = _filled(done, "prune.final_sparsity", 0.0)
+    grid = asked.nunique() <= 10
+    done["band"] = asked.round(3) if grid else (asked * 10 // 1) / 10
+    bits, budget = _filled(done, "quantize.bits", 0), _filled(done, "quantize.budget_bytes", 0)
+    done["bits"] = [_bits(int(b), int(most)) for b, most in zip(bits, budget, strict=True)]
+    done["is"] = [KINDS[s > 0, b != FULL] for s, b in zip(asked, done["bits"], strict=True)]
+    done["left"] = _filled(done, "channels", 1.0).round(2)
+    done["precision_used"] = done["precision_used"].fillna("")
+    done["twin"] = _twins(done)
+    keys = ["model", "is", "band", "bits", "left", "precision_used"]
+    rows = [_row(key, found, done, grid) for key, found in done.groupby(keys)]
+    idle = {"bits": FULL, "channels": "100 %", "precision": rows[0]["precision"]}
+    shown = pd.DataFrame(rows)
+    silent = [
+        name
+        for name in (*idle, *OPTIONAL)
+        if (shown[name].isna() | (shown[name] == idle.get(name, ""))).all()
+    ]
+    return shown.drop(columns=silent)
+
+
+def _row(
+    key: tuple[str, str, float, str, float, str],
+    found: pd.DataFrame,
+    done: pd.DataFrame,
+    grid: bool,
+) -> dict[str, Any]:
+    model, kind, band, bits, left, precision = key
+    base = done[(done["model"] == model) & (done["is"] == "base") & (done["left"] == 1)]
+    alike = base[base["precision_used"] == precision]
+    dense = alike if len(alike) else base
+    accuracy = 100 * found["test_accuracy"].astype(float)
+    against = 100 * dense["test_accuracy"].astype(float).mean()
+    size = float(found["model_bytes"].median())
+    percent = f"{100 * band:.4g} %" if grid else f"{100 * band:.0f}–{100 * band + 10:.0f} %"
+    told, smaller = REFERENCE.get((model, kind, band), ("", None)) if grid else ("", None)
+    return {
+        "model": model,
+        "is": kind,
+        "sparsity": "dense" if kind in ("base", "quantized") else percent,
+        "bits": bits,
+        "channels": f"{100 * left:.0f} %",
+        "precision": precision,
+        "trials": len(found),
+        "test accuracy": round(accuracy.mean(), 2),
+        "±": round(accuracy.std(ddof=1), 2) if len(found) > 1 else None,
+        "best": round(accuracy.max(), 2),
+        "to dense": round(accuracy.mean() - against, 2) if len(dense) else None,
+        "file bytes": int(size),
+        "smaller": _ratio(_median(dense, "model_bytes"), size),
+        "than torch.save": _ratio(_median(found, "torch_save_bytes"), size),
+        "latency ms": _median(found, "latency_ms"),
+        "s/epoch": round(float(found["s_per_epoch"].median()), 1),
+        "faster than fp32": _faster(found, done, precision),
+        "reference: accuracy": told,
+        "reference: smaller": smaller,
+    }
+
+
+def _faster(found: pd.DataFrame, done: pd.DataFrame, precision: str) -> float | None:
+    """The speed-up over twins in fp32; None for those themselves, and where there are none."""
+    in_fp32 = done[(done["precision_used"] == "float32") & done["twin"].isin(found["twin"])]
+    if precision == "float32" or in_fp32.empty:
+        return None
+    compared = found[found["twin"].isin(in_fp32["twin"])]
+    return _ratio(_median(in_fp32, "s_per_epoch"), float(compared["s_per_epoch"].median()))
+
+
+def _twins(done: pd.DataFrame) -> list[str]:
+    """What an experiment is but for its precision and its seed, as text."""
+    names = [n for n in columns() if n in done and n not in ("recipe.precision", "seed")]
+    return [str(row) for row in done[names].itertuples(index=False, name=None)]
+
+
+def _bits(bits: int, budget_bytes: int) -> str:
+    if not bits:
+        return FULL
+    return f"in {budget_bytes / 1000:.4g} kB" if budget_bytes else str(bits)
+
+
+def _filled(done: pd.DataFrame, name: str, default: float) -> pd.Series:
+    """A column with a default for what is off; a sweep of an older version lacks the column."""
+    if name not in done:
+        return pd.Series(default, index=done.index)
+    return done[name].fillna(default).astype(float)
+
+
+def _median(found: pd.DataFrame, name: str) -> float | None:
+    if name not in found or found[name].isna().all():
+        return None
+    return float(found[name].median())
+
+
+def _ratio(whole: float | None, part: float) -> float | None:
+    return round(whole / part, 2) if whole else None

@@ -1,0 +1,37 @@
+"""How few bits can ResNet-20 have, trained for them or rounded afterwards?
+
+    python -m raybench.tune --space search_spaces/quantization.py                   # digits
+    python -m raybench.tune --space search_spaces/quantization.py --data cifar10 --epochs 30
+
+`begin` at 1 rounds after training; before, the rest of training goes on with rounded weights. With
+a budget the layers share its bytes by their sensitivity.
+Cost: an epoch with rounded weights takes about one and a half times as long as one without.
+Expected: 8 bits cost nothing either way, from 4 bits down training for them pays.
+"""
+
+from dataclasses import replace
+
+from raybench.techniques.quantize import Quantize
+from trainers.pruning import base
+
+objectives = {"accuracy": "max", "model_bytes": "min"}
+
+
+def space(trial):
+    budget = 0
+    bits = 8
+    if trial.suggest_categorical("budgeted", [False, True]):
+        budget = 1000 * trial.suggest_int("budget_kb", 75, 250)  # ResNet-20: 68 kB at 2 bits
+    else:
+        bits = trial.suggest_int("bits", 2, 8)
+    trained = trial.suggest_categorical("trained", [True, False])
+    return replace(
+        base,
+        quantize=Quantize(
+            bits=bits,
+            budget_bytes=budget,
+            activation_bits=trial.suggest_categorical("activation_bits", [32, 8, 4]),
+            begin=trial.suggest_float("begin", 0.1, 0.8) if trained else 1.0,
+        ),
+        recipe=replace(base.recipe, lr=trial.suggest_float("lr", 0.03, 0.5, log=True)),
+    )

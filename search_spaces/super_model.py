@@ -1,0 +1,65 @@
+"""Which combination is small, fast and accurate at once?
+
+    python -m raybench.tune --space search_spaces/super_model.py --trials 29        # digits
+    python -m raybench.tune --space search_spaces/super_model.py --data cifar10 --epochs 30
+    RAYBENCH_TEACHER=results/teachers#3 python -m raybench.tune \\
+        --space search_spaces/super_model.py --data cifar10 --epochs 30
+
+Sparsity, schedule, bits, augmentation, distillation, width, learning rate. A teacher is a trained
+model of the same data, and without one there is no distillation. The latency is measured at the
+end of a trial; early stopping goes by the two objectives that every epoch has.
+Cost: the epochs of search_spaces/pruning.py, three to four times that for the wider network, and
+some ten seconds a trial for the graph and its latency.
+Expected: few bits and high sparsity on the wide network beat the narrow dense one on all three.
+"""
+
+import os
+from dataclasses import replace
+
+from raybench import trained
+from raybench.techniques.distill import Distill
+from raybench.techniques.prune import Prune
+from raybench.techniques.quantize import Quantize
+from trainers.super_model import base
+
+TEACHER = os.environ.get("RAYBENCH_TEACHER", "")
+if TEACHER:
+    trained.find(TEACHER)  # said at once where it is not there
+
+objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
+
+
+def space(trial):
+    schedule = trial.suggest_categorical("schedule", ["polynomial", "constant", "none"])
+    prune = None
+    if schedule != "none":
+        prune = Prune(
+            schedule=schedule,
+            final_sparsity=trial.suggest_float("sparsity", 0.3, 0.95),
+            begin=trial.suggest_float("prune_begin", 0.0, 0.3),
+        )
+    bits = trial.suggest_categorical("bits", [32, 8, 6, 4, 3, 2])
+    quantize = None
+    if bits < 32:
+        quantize = Quantize(bits=bits, begin=trial.suggest_float("quantize_begin", 0.3, 0.9))
+    distill = None
+    if TEACHER and trial.suggest_categorical("distilled", [False, True]):
+        distill = Distill(
+            teacher=TEACHER,
+            temperature=trial.suggest_float("temperature", 1.0, 8.0),
+            weight=trial.suggest_float("teacher_weight", 0.3, 10.0, log=True),
+        )
+    return replace(
+        base,
+        model=trial.suggest_categorical("model", ["resnet20", "resnet20x2"]),
+        prune=prune,
+        quantize=quantize,
+        distill=distill,
+        recipe=replace(
+            base.recipe,
+            lr=trial.suggest_float("lr", 0.03, 0.5, log=True),
+            mixup=trial.suggest_categorical("mixup", [0.0, 0.2]),
+            cutout=trial.suggest_categorical("cutout", [0, 8]),
+            label_smoothing=trial.suggest_categorical("label_smoothing", [0.0, 0.1]),
+        ),
+    )

@@ -1,0 +1,45 @@
+"""What do ResNet-20 and ResNet-44 keep of their accuracy, pruned, and as a super model?
+
+    python -m raybench.tune --space search_spaces/super_model_ladder.py --trials 30 \\
+        --data cifar10 --epochs 30 --no-early-stopping
+    python -m raybench.report results/super_model_ladder
+
+Not a search but a design: the reference's table, which are the plain network, the pruned one and
+the super model at 60 and at 70 % sparsity, for both networks and three seeds. The super model is
+augmented, pruned and quantized to 8 bits; all are trained in the precision that is fast here.
+Cost: on CIFAR-10 30 x 30 epochs, 80 to 90 s an epoch and core for ResNet-20, 170 s for ResNet-44.
+Expected: the super model keeps what the pruned network keeps, in a file that is 8 times smaller
+than torch.save's.
+"""
+
+from dataclasses import replace
+
+from raybench.techniques.prune import Prune
+from raybench.techniques.quantize import Quantize
+from trainers.super_model import base
+
+MODELS = ["resnet20", "resnet44"]
+STEPS = ["base", "pruned 60 %", "pruned 70 %", "super model 60 %", "super model 70 %"]
+SEEDS = [0, 1, 2]
+
+objectives = {"accuracy": "max", "model_bytes": "min"}
+enqueue = [
+    {"model": model, "step": step, "seed": seed}
+    for seed in SEEDS
+    for model in MODELS
+    for step in STEPS
+]
+
+
+def space(trial):
+    step = trial.suggest_categorical("step", STEPS)
+    whole = step.startswith("super model")
+    sparsity = 0.7 if step.endswith("70 %") else 0.6
+    return replace(
+        base,
+        model=trial.suggest_categorical("model", MODELS),
+        seed=trial.suggest_categorical("seed", SEEDS),
+        prune=None if step == "base" else Prune(final_sparsity=sparsity),
+        quantize=Quantize(bits=8) if whole else None,
+        recipe=replace(base.recipe, cutout=8 if whole else 0),
+    )

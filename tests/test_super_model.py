@@ -1,0 +1,179 @@
+"""The super model: its latency at the end of a trial, its spaces, and a sweep over one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from raybench import artefact, family, onnx_graph
+from raybench.compression_table import REFERENCE
+from raybench.experiment import Experiment, flatten
+from raybench.models import build
+from raybench.report import front_table
+from raybench.results.read import read
+from raybench.space import Overrides, load
+from raybench.sweep import Sweep
+from raybench.techniques.quantize import Quantize
+from trainers import super_model
+
+pytestmark = pytest.mark.slow
+
+SPACES = Path(__file__).parent.parent / "search_spaces"
+
+
+@pytest.fixture
+def few(tiny: Experiment) -> Experiment:
+    """Two epochs of two steps."""
+    return replace(tiny, family="super_model", subset=0.05)
+
+
+class TestLatency:
+    def test_is_told_once_at_the_end_of_what_was_stored(self, few, tmp_path, monkeypatch):
+        asked = []
+
+        def shipped(path: Path, experiment: Experiment) -> float:
+            asked.append((artefact.load(path), experiment))
+            return 1.5
+
+        monkeypatch.setattr(super_model, "shipped_latency_ms", shipped)
+        first, last = super_model.train(few, store=tmp_path / "model.safetensors")
+        assert "latency_ms" not in first.metrics
+        assert last.metrics["latency_ms"] == 1.5
+        ((model, experiment),) = asked
+        assert experiment == few
+        assert sum(p.numel() for p in model.parameters()) == last.metrics["parameters"]
+        assert list(super_model.train(few))[-1].metrics["latency_ms"] == 1.5  # nothing to keep
+
+    def test_is_of_the_int8_graph_where_the_model_is_quantized(self, few, tmp_path, monkeypatch):
+        graphs = []
+        made = onnx_graph.session
+        monkeypatch.setattr(onnx_graph, "session", lambda g: graphs.append(g) or made(g))
+        quantized = replace(few, quantize=Quantize(bits=4), recipe=replace(few.recipe, epochs=1))
+        (epoch,) = super_model.train(quantized)
+        assert 0 < epoch.metrics["latency_ms"] < 100
+        assert b"QLinearConv" in graphs[-1]
+
+    @pytest.mark.parametrize("bits", [None, 0, 8])
+    def test_the_graph_is_the_one_that_is_shipped(self, few, tmp_path, monkeypatch, bits):
+        """In fp32 for a model that is not quantized, whatever its settings are."""
+        monkeypatch.setattr(onnx_graph, "fp32_graph", lambda *_: b"fp32")
+        monkeypatch.setattr(onnx_graph, "int8_graph", lambda *_: b"int8")
+        monkeypatch.setattr(onnx_graph, "session", lambda graph: graph)
+        monkeypatch.setattr(onnx_graph, "logits", lambda graph, _: asked.add(graph))
+        asked: set[bytes] = set()
+        path = tmp_path / "model.safetensors"
+        artefact.save(build("resnet20", classes=10, image_size=8), few, 10, path)
+        quantize = None if bits is None else Quantize(bits=bits)
+        assert super_model.shipped_latency_ms(path, replace(few, quantize=quantize)) >= 0
+        assert asked == {b"int8" if bits else b"fp32"}
+
+    def test_without_the_operators_the_trial_fails_and_says_so(self, few, monkeypatch):
+        def refused(*_: object) -> bytes:
+            raise ValueError("ONNX Runtime 0.1 has no int8 graph of the model")
+
+        monkeypatch.setattr(onnx_graph, "fp32_graph", refused)
+        with pytest.raises(ValueError, match="has no int8 graph"):
+            list(super_model.train(few))
+
+    def test_is_a_column_of_its_own_family_alone(self):
+        assert family.metrics("super_model")["latency_ms"] is float
+        assert "latency_ms" not in family.metrics("pruning")
+
+
+class TestSpaces:
+    def test_the_super_model_is_searched_over_all_its_parts(self, monkeypatch):
+        monkeypatch.delenv("RAYBENCH_TEACHER", raising=False)
+        space = load(SPACES / "super_model.py", Overrides())
+        assert list(space.objectives) == ["accuracy", "model_bytes", "latency_ms"]
+        found = space.examples
+        assert {e.model for e in found} == {"resnet20", "resnet20x2"}
+        assert {e.quantize and e.quantize.bits for e in found} == {None, 2, 3, 4, 6, 8}
+        assert {e.prune and e.prune.schedule for e in found} == {None, "polynomial", "constant"}
+        assert {(e.recipe.mixup > 0, e.recipe.cutout > 0) for e in found} == {
+            (mixup, cutout) for mixup in (False, True) for cutout in (False, True)
+        }
+        assert {e.distill for e in found} == {None}
+
+    def test_a_teacher_adds_distillation(self, few, tmp_path, monkeypatch):
+        path = tmp_path / "teacher.safetensors"
+        artefact.save(build("resnet20", classes=10, image_size=8), few, 10, path)
+        monkeypatch.setenv("RAYBENCH_TEACHER", str(path))
+        found = load(SPACES / "super_model.py", Overrides()).examples
+        assert {e.distill and e.distill.teacher for e in found} == {None, str(path)}
+
+    def test_a_teacher_that_is_not_there_is_said_at_once(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("RAYBENCH_TEACHER", str(tmp_path / "none"))
+        with pytest.raises(ValueError, match=r"super_model\.py:\d+: there is no file .*none"):
+            load(SPACES / "super_model.py", Overrides())
+
+    def test_quantization_is_trained_for_or_made_afterwards(self):
+        found = [e.quantize for e in load(SPACES / "quantization.py", Overrides()).examples]
+        assert {q.begin == 1.0 for q in found} == {True, False}
+        assert {q.bits for q in found if not q.budget_bytes} == set(range(2, 9))
+        assert {q.activation_bits for q in found} == {32, 8, 4}
+        smallest = min(q.budget_bytes for q in found if q.budget_bytes)
+        model = build("resnet20", classes=10, image_size=32)
+        Quantize(budget_bytes=smallest).reshape(model)  # it can be met
+
+    def test_pruning_grows_the_bits(self):
+        found = [
+            e.quantize and e.quantize.bits
+            for e in load(SPACES / "pruning.py", Overrides()).examples
+        ]
+        assert set(found) == {None, 8, 4}
+
+    def test_the_ladder_is_the_references_table(self):
+        """Each of its rows has three seeds, and is one of the table's."""
+        space = load(SPACES / "super_model_ladder.py", Overrides())
+        planned = space.examples[: len(space.enqueue)]
+        assert len(set(planned)) == 30
+        assert set(space.examples) == set(planned)
+        rows = [
+            {
+                "status": "COMPLETE",
+                **flatten(e),
+                "test_accuracy": 0.9,
+                "model_bytes": 1000,
+                "s_per_epoch": 1.0,
+                "precision_used": "float32",
+            }
+            for e in planned
+        ]
+        trials = pd.DataFrame(rows).convert_dtypes()
+        table = family.load("super_model").table(trials, pd.DataFrame(), 0.5)
+        assert table["trials"].tolist() == [3] * 10
+        found = table[table["reference: accuracy"] != ""]
+        told = zip(found["model"], found["is"], found["sparsity"], strict=True)
+        assert set(told) == {(m, kind, f"{100 * band:g} %") for m, kind, band in REFERENCE}
+        assert (table.loc[table["is"] == "super model", "bits"] == "8").all()
+
+
+def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monkeypatch):
+    """In this process, with bytes for milliseconds: the graph's are measured above."""
+    monkeypatch.delenv("RAYBENCH_TEACHER", raising=False)
+    monkeypatch.setattr(super_model, "shipped_latency_ms", lambda path, _: path.stat().st_size)
+    overrides = Overrides(epochs=1, subset=0.06)
+    space = load(SPACES / "super_model.py", overrides)
+    sweep = Sweep(tmp_path / "s", space, trials=2, overrides=overrides, keep="all")
+    while (task := sweep.ask()) is not None:
+        for epoch in family.load(task.experiment.family).train(task.experiment, store=task.model):
+            assert not sweep.report(task.number, epoch.number, epoch.metrics)
+        sweep.finish(task.number, "COMPLETE")
+    sweep.close()
+    results = read(tmp_path / "s")
+    assert results.trials["status"].tolist() == ["COMPLETE"] * 2
+    assert (results.trials["latency_ms"] == results.trials["model_bytes"]).all()
+    assert set(space.objectives) < set(front_table(results).columns)
+    for row in results.trials.to_dict("records"):
+        model = artefact.load(tmp_path / "s" / "models" / f"{row['trial']}.safetensors")
+        assert sum(p.numel() for p in model.parameters()) == row["parameters"]
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+    table = family.load("super_model").table(results.trials, results.epochs, 0.5)
+    assert table["trials"].sum() == 2
+    assert (table["than torch.save"] > 1).all()
+    assert table["latency ms"].notna().all()

@@ -1,0 +1,68 @@
+"""The super model: the pruning family, with the latency of what is shipped.
+
+Reference: a student project put augmentation, pruning, mixed precision, quantization and
+synchronous training together and reports a file 1.8 times smaller; it gives no latency.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from raybench import artefact, data, latency, onnx_graph
+from raybench.experiment import Experiment
+from raybench.loop import Epoch
+from raybench.parallel.ddp import Replicas
+from trainers import pruning
+from trainers.pruning import table as table  # of the report
+
+base = replace(pruning.base, family="super_model")
+
+objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
+
+columns = pruning.columns | {
+    "latency_ms": float,  # of one image, by the finished model: `shipped_latency_ms`
+}
+
+RUNS = 200
+
+
+def train(
+    experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
+) -> Iterator[Epoch]:
+    """One run of the pruning family; its last epoch tells the latency, too dear for every one.
+
+    Raises:
+        ValueError: the model has no ONNX graph, or ONNX Runtime lacks the operators.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = store or Path(folder) / "model.safetensors"
+        for epoch in pruning.train(experiment, resume=resume, store=path):
+            if epoch.last and Replicas().rank == 0:  # of several workers the first has the file
+                told = {"latency_ms": shipped_latency_ms(path, experiment)}
+                yield replace(epoch, metrics=epoch.metrics | told)
+            else:
+                yield epoch
+
+
+def shipped_latency_ms(path: Path, experiment: Experiment) -> float:
+    """Milliseconds that ONNX Runtime takes for one image on one thread: the median of 200 runs.
+
+    In int8 where the model is quantized, else in fp32. The thread's own time, because trials of a
+    sweep run side by side.
+    """
+    model = artefact.load(path)
+    graph = onnx_graph.fp32_graph(model, experiment.image_size)
+    if experiment.quantize is not None and experiment.quantize.bits:
+        batches = onnx_graph.calibration_batches(data.load(experiment))
+        graph = onnx_graph.int8_graph(model, graph, batches)
+    session = onnx_graph.session(graph)
+    found = latency.measure(
+        {"shipped": lambda x: onnx_graph.logits(session, x)},
+        image_size=experiment.image_size,
+        batch=1,
+        runs=RUNS,
+    )
+    return found["shipped"].summary()["thread_ms"]
