@@ -12,7 +12,8 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not ray and not workers' --numprocesses 2 --dist loadscope
+	$(BIN)/pytest -m 'not slow and not workers and not ray' --numprocesses 2 --dist loadscope
+	$(BIN)/pytest -m 'slow and not workers and not ray' --numprocesses 2 --dist loadscope
 	$(BIN)/pytest -m workers
 	$(BIN)/pytest -m ray
 

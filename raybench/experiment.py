@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -12,9 +13,12 @@ from raybench import plain
 from raybench.pipeline import Pipeline
 from raybench.plain import nearest
 from raybench.techniques import Technique
+from raybench.techniques.distill import Distill
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
+from raybench.techniques.prune_channels import PruneChannels
+from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
 
 __all__ = ["Experiment", "Parallel", "Pipeline", "Recipe", "from_json", "nearest"]
@@ -41,6 +45,12 @@ class Recipe:
     """Largest shift of the random crop, in pixels; 0 is no crop."""
     flip: bool = True
     """Horizontal flips: each image once each way in every two epochs (airbench's scheme)."""
+    mixup: float = 0.0
+    """Images and labels are mixed in pairs, the share drawn from Beta(mixup, mixup): the `alpha`
+    of Zhang et al. 2018. 0 is off."""
+    cutout: int = 0
+    """Side of a square in each image that is set to the mean, in pixels (DeVries & Taylor 2017).
+    0 is off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16 and fp16 are autocast, fp16 with a scaled loss and on GPUs alone; `auto` takes bf16
     where the processor has it. Evaluation is in fp32."""
@@ -51,9 +61,11 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}: it must be above 0")
-        for name in ("momentum", "weight_decay", "crop"):
+        for name in ("momentum", "weight_decay", "crop", "mixup", "cutout"):
             if not getattr(self, name) >= 0:  # `not >=`, so that NaN is refused as well
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
+        if math.isinf(self.mixup):
+            raise ValueError("mixup is inf: the alpha of a Beta distribution is finite")
         for name in ("warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it lies in [0, 1)")
@@ -105,20 +117,29 @@ class Experiment:
     pipeline: Pipeline = Pipeline()  # noqa: RUF009  frozen, as those above
 
     start_from: str = ""
-    """Where the first weights come from. Empty: fresh ones; a file of a trained model, as `--store`
-    and `--keep` leave it; `timm:hub` downloads pretrained ones, `timm:FILE` has them in a file."""
+    """Where the first weights come from. Empty: fresh ones; a trained model, as a file that
+    `--store` or `--keep` left, or as `RESULTS#TRIAL`; `timm:hub` downloads pretrained ones,
+    `timm:FILE` has them in a file."""
 
     # The techniques. They are applied in the order in which they stand here.
     switch: Switch | None = None
     monarch: Monarch | None = None
     low_rank: LowRank | None = None
+    prune_channels: PruneChannels | None = None
     prune: Prune | None = None
+    quantize: Quantize | None = None
+    distill: Distill | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.subset <= 1:
             raise ValueError(f"subset is {self.subset}: a share in (0, 1]")
         if self.image_size < 8:
             raise ValueError(f"image_size is {self.image_size}: 8 pixels or more")
+        if self.recipe.cutout >= self.image_size:
+            raise ValueError(
+                f"recipe.cutout is {self.recipe.cutout}, and images have {self.image_size} pixels "
+                "a side: take a smaller square, such as half of them"
+            )
         if self.recipe.batch % self.parallel.workers:
             raise ValueError(
                 f"recipe.batch {self.recipe.batch} does not divide over "
@@ -183,16 +204,27 @@ def compatible(experiment: Experiment) -> Experiment:
             f"parallel.strategy {strategy!r} spreads the layers that {names[0]} changes "
             "over the workers; take 'ddp'"
         )
+    if experiment.prune and experiment.prune_channels and experiment.prune_channels.ratio:
+        # The cut waits for an epoch's start; masks made before it would not fit.
+        cut = math.ceil(experiment.prune_channels.at * experiment.recipe.epochs)
+        if 0 < cut < experiment.recipe.epochs and experiment.prune.begin <= (
+            share := cut / experiment.recipe.epochs
+        ):
+            raise ValueError(
+                f"prune.begin {experiment.prune.begin} is not after {share:.4g}, where "
+                "prune_channels cuts; take a later begin, or an earlier prune_channels.at"
+            )
     monarch, low_rank = experiment.monarch, experiment.low_rank
     if not monarch or not monarch.blocks:
         return experiment
     if low_rank and low_rank.blocks:
         raise ValueError("monarch and low_rank both replace the linear layers; take one of them")
-    if monarch.mode != "from_scratch" and experiment.prune:
-        raise ValueError(
-            f"prune has no masks for the layers that monarch.mode {monarch.mode} makes in the "
-            "midst of training; take from_scratch"
-        )
+    for name, has_no in (("prune", "masks"), ("quantize", "steps")):
+        if monarch.mode != "from_scratch" and getattr(experiment, name):
+            raise ValueError(
+                f"{name} has no {has_no} for the layers that monarch.mode {monarch.mode} makes in "
+                "the midst of training; take from_scratch"
+            )
     return experiment
 
 

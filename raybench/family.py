@@ -15,6 +15,11 @@ from types import ModuleType
 from raybench.experiment import Experiment, nearest
 from raybench.loop import METRICS
 
+OF_ANY: dict[str, type] = {
+    "distillation_loss": float,  # what a teacher adds to the loss, before its weight
+}
+"""Metrics of what any family's model can have, null where it has not."""
+
 
 def load(name: str) -> ModuleType:
     """The family's module. Raises ValueError where there is none of that name."""
@@ -32,7 +37,7 @@ def load(name: str) -> ModuleType:
 
 def metrics(name: str) -> dict[str, type]:
     """The metrics that the family reports, with their types."""
-    return METRICS | load(name).columns
+    return METRICS | OF_ANY | load(name).columns
 
 
 def check(experiment: Experiment) -> None:

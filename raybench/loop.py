@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench import artefact, checkpoint, measure, meter, parallel
-from raybench.data import Images, Split, batches, evaluation_batches
+from raybench import artefact, checkpoint, measure, meter, parallel, trained
+from raybench.data import Images, batches
 from raybench.experiment import Experiment
 from raybench.loss_scale import LossScale
 from raybench.models import avoid_slow_bf16, build
 from raybench.optim import learning_rate
 from raybench.parallel.checkpointing import checkpoint_blocks
-from raybench.parallel.ddp import Replicas
-from raybench.techniques import Memory, Progress
+from raybench.score import bytes_if_finished, evaluate, store_and_score
+from raybench.techniques import Batch, Memory, Progress
 
 Metrics = dict[str, Any]
 
@@ -104,6 +103,9 @@ def fit(
         avoid_slow_bf16(model)
     if experiment.parallel.checkpointing:
         checkpoint_blocks(model)
+    load = partial(trained.load, experiment=experiment, classes=images.classes, device=device)
+    for _, technique in techniques:
+        technique.before_training(model, load)
     steps = len(images.train) // recipe.batch
     progress = Progress(0, steps * recipe.epochs)
     state, first = None, 1
@@ -161,7 +163,7 @@ def fit(
                 logits.float(), y, label_smoothing=recipe.label_smoothing
             )
             for _, technique in techniques:
-                loss = loss + technique.penalty(model)
+                loss = loss + technique.penalty(model, Batch(x, y, logits))
             scaled.backward(loss)
             scaled.step(optimizer)
             watch.step(model, optimizer)
@@ -242,59 +244,11 @@ def first_model(experiment: Experiment, classes: int) -> nn.Module:
         return build(name, classes=classes, image_size=size, pretrained=pretrained)
     model = build(name, classes=classes, image_size=size)
     if start:
-        artefact.restore(model, start)
+        artefact.restore(model, trained.find(start))
     return model
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, images: Images, split: Split, replicas: Replicas
-) -> tuple[float, float]:
-    """Accuracy and mean loss over a split, in fp32, each worker taking its part."""
-    model.eval()
-    device = next(model.parameters()).device
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for x, y in evaluation_batches(
-        images, split, rank=replicas.rank, workers=replicas.workers, device=device
-    ):
-        logits = model(x).float()
-        sums[0] += (logits.argmax(1) == y).sum()
-        sums[1] += F.cross_entropy(logits, y, reduction="sum")
-    accuracy, loss = (replicas.total(sums) / len(split)).tolist()
-    return accuracy, loss
 
 
 def _restructure(model: nn.Module, experiment: Experiment, progress: Progress) -> bool:
     """Lets the techniques change layers; whether one did."""
     changed = [technique.restructure(model, progress) for _, technique in experiment.techniques()]
     return any(changed)
-
-
-def bytes_if_finished(model: nn.Module, experiment: Experiment, images: Images) -> int:
-    """Bytes of the file that stopping now would leave: early stopping can compare them."""
-    finished = copy.deepcopy(model)
-    for _, technique in experiment.techniques():
-        technique.finish(finished)
-    return artefact.encoded_bytes(finished, experiment, images.classes)
-
-
-def store_and_score(
-    model: nn.Module,
-    experiment: Experiment,
-    images: Images,
-    replicas: Replicas,
-    store: Path | None,
-) -> Metrics:
-    """Stores the finished model, reads it back into `model`, and scores that on the test split."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = store if store and replicas.rank == 0 else Path(folder) / "model.safetensors"
-        stored = artefact.save(model, experiment, images.classes, path)
-        artefact.restore(model, path)
-    accuracy, loss = evaluate(model, images, images.test, replicas)
-    return {
-        "model_bytes": stored,
-        "parameters": measure.count_parameters(model),
-        "flops": measure.count_flops(model, experiment.image_size),
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-    }

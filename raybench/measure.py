@@ -13,6 +13,7 @@ import sys
 import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,13 @@ def cpu_features() -> frozenset[str]:
         return frozenset()
     flags = next((li for li in cpuinfo.read_text().splitlines() if li.startswith("flags")), "")
     return frozenset(CPU_FEATURES) & set(flags.split())
+
+
+def torch_save_bytes(model: nn.Module) -> int:
+    """What `torch.save` makes of the model's state_dict: the file that others are compared with."""
+    file = BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from raybench.attribution import Attribution
 from raybench.results.front import front
 from raybench.results.read import Results
 
@@ -53,6 +54,34 @@ def _curves(results: Results) -> str:
     axes.plot([], [], color=COLORS[0], label="complete")
     axes.plot([], [], color="#bbb", label="stopped early or failed")
     axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def attributed(found: Sequence[Attribution]) -> str:
+    """What each ingredient gives, with its interval: one line each, the first one on top."""
+    figure = Figure(figsize=(9, 1.2 + 0.4 * len(found)), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    kinds = (("points", "accuracy, points", 0), ("smaller", "times smaller", 1))
+    for axes, (name, label, nothing) in zip(
+        panels, (*kinds, ("faster", "times faster", 1)), strict=True
+    ):
+        effects = [getattr(one, name) for one in found]
+        axes.errorbar(
+            [one.mean for one in effects],
+            range(len(found)),
+            xerr=[
+                [one.mean - one.low for one in effects],
+                [one.high - one.mean for one in effects],
+            ],
+            fmt="o",
+            color=COLORS[0],
+        )
+        axes.axvline(nothing, color="#999", linewidth=0.8)
+        axes.set_xlabel(label)
+        axes.grid(color="#eee", axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(found)), [one.ingredient for one in found])
+    panels[0].invert_yaxis()
     return _svg(figure)
 
 

@@ -15,10 +15,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from raybench import family, plots
+from raybench import attribution, family, plots
 from raybench.experiment import columns
 from raybench.results.front import front
 from raybench.results.read import Results, read
+
+ATTRIBUTION = "What each ingredient gives to the others, seed by seed (mean, 95 % interval of t)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +32,15 @@ class Report:
       python -m raybench.report results/pruning
       python -m raybench.report results/pruning --html pruning.html
       python -m raybench.report results/experts --threshold 0.6
+      python -m raybench.report results/attribution --attribution
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The sweep's folder, results/NAME."""
     threshold: float = 0.75
     """Accuracy of which a table gives the first epoch above it."""
+    attribution: bool = False
+    """Which ingredient gave what, of a sweep in which one is left out at a time."""
     html: Path | None = None
     """One HTML file to write, which needs nothing from the network."""
 
@@ -102,9 +107,12 @@ def as_text(title: str, frame: pd.DataFrame) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def as_html(results: Results, threshold: float = 0.75) -> str:
+def as_html(results: Results, threshold: float = 0.75, *, attributed: bool = False) -> str:
     """The whole report as one page with its plots inline."""
     tables = [("Pareto front", front_table(results))]
+    found = attribution.attribute(results) if attributed else []
+    if found:
+        tables.append((ATTRIBUTION, attribution.table(found)))
     table = family_table(results, threshold)
     if table is not None:
         tables.insert(0, (f"{results.about['family']}", table))
@@ -113,7 +121,8 @@ def as_html(results: Results, threshold: float = 0.75) -> str:
     for title, frame in tables:
         shown = frame.map(_cell).to_html(index=False, border=0)
         body.append(f"<h2>{html.escape(title)}</h2>{shown}")
-    for title, svg in plots.all_plots(results):
+    drawn = [(ATTRIBUTION, plots.attributed(found))] if found else []
+    for title, svg in [*drawn, *plots.all_plots(results)]:
         body.append(f"<h2>{html.escape(title)}</h2>{svg}")
     return _PAGE.format(title=html.escape(results.about["sweep"]), body="\n".join(body))
 
@@ -122,8 +131,11 @@ def run(options: Report) -> int:
     try:
         results = read(options.folder)
         print(summary(results, options.threshold))
+        if options.attribution:
+            print(as_text(ATTRIBUTION, attribution.table(attribution.attribute(results))))
         if options.html is not None:
-            options.html.write_text(as_html(results, options.threshold))
+            page = as_html(results, options.threshold, attributed=options.attribution)
+            options.html.write_text(page)
             print(f"wrote {options.html}")
     except (ValueError, OSError) as error:
         print(f"raybench.report: {error}", file=sys.stderr)

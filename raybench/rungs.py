@@ -30,7 +30,7 @@ class Rungs:
     reduction: int = 3
     grace: int = 0
     """Epoch of the first rung; 0 is a tenth of the epochs."""
-    _seen: dict[int, dict[int, list[float]]] = field(default_factory=dict)
+    _seen: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
 
     def levels(self) -> list[int]:
         """Epochs of the rungs; the last epoch is none, there a trial is complete."""
@@ -43,17 +43,24 @@ class Rungs:
 
     def record(self, number: int, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Notes what a trial reported, where that epoch is a rung."""
-        values = [metrics.get(name) for name in self.objectives]
-        if epoch in self.levels() and all(v is not None for v in values):
-            self._seen.setdefault(epoch, {})[number] = [float(v) for v in values if v is not None]
+        found = {name: metrics.get(name) for name in self.objectives}
+        values = {name: float(value) for name, value in found.items() if value is not None}
+        if epoch in self.levels() and values:
+            self._seen.setdefault(epoch, {})[number] = values
 
     def keeps(self, number: int, epoch: int) -> bool:
-        """Whether the trial goes on after this epoch."""
+        """Whether the trial goes on after this epoch.
+
+        An objective that is measured at the end alone, such as a latency, is in no report before:
+        trials are compared by those that they have, with trials that have the same.
+        """
         seen = self._seen.get(epoch, {})
         if number not in seen:
             return True
-        numbers = sorted(seen)
-        order = ranks([seen[n] for n in numbers], list(self.objectives.values()))
+        names = list(seen[number])
+        numbers = sorted(n for n, values in seen.items() if list(values) == names)
+        ways = [self.objectives[name] for name in names]
+        order = ranks([list(seen[n].values()) for n in numbers], ways)
         rank = order[numbers.index(number)]
         better = sum(other < rank for other in order)
         return rank == 0 or better < len(order) // self.reduction

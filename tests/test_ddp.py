@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from raybench import data
 from raybench.experiment import Experiment
-from raybench.loop import evaluate
 from raybench.models import build
 from raybench.parallel.ddp import Replicas
+from raybench.score import evaluate
 from trainers.pruning import base
 
 pytestmark = pytest.mark.workers

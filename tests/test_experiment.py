@@ -24,9 +24,12 @@ from raybench.experiment import (
     from_json,
     technique_types,
 )
+from raybench.techniques.distill import Distill
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
+from raybench.techniques.prune_channels import PruneChannels
+from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
 
 GOLDEN = Experiment(
@@ -51,6 +54,8 @@ recipes = st.builds(
     label_smoothing=shares,
     crop=st.integers(0, 8),
     flip=st.booleans(),
+    mixup=st.floats(0, 10),
+    cutout=st.integers(0, 7),
     precision=st.sampled_from(["auto", "fp32", "bf16"]),
 )
 prunes = st.builds(
@@ -90,6 +95,26 @@ monarchs = st.builds(
     switch_at=st.floats(0, 1),
 )
 low_ranks = st.builds(LowRank, **structured)
+channel_cuts = st.builds(
+    PruneChannels,
+    ratio=shares,
+    round_to=st.integers(1, 64),
+    at=st.floats(0, 1),
+)
+quantizes = st.builds(
+    Quantize,
+    bits=st.just(0) | st.integers(2, 8),
+    activation_bits=st.integers(2, 8) | st.just(32),
+    ends_bits=st.integers(2, 8),
+    begin=st.floats(0, 1),
+    budget_bytes=st.integers(0, 2**40),
+)
+distills = st.builds(
+    Distill,
+    teacher=st.just("") | st.text(max_size=5),
+    temperature=st.floats(0.1, 100),
+    weight=st.floats(0, 100),
+)
 experiments = st.builds(
     Experiment,
     family=st.just("pruning"),
@@ -104,7 +129,10 @@ experiments = st.builds(
     switch=st.none() | switches,
     monarch=st.none() | monarchs,
     low_rank=st.none() | low_ranks,
+    prune_channels=st.none() | channel_cuts,
     prune=st.none() | prunes,
+    quantize=st.none() | quantizes,
+    distill=st.none() | distills,
 )
 
 
@@ -128,8 +156,16 @@ class TestValue:
         assert replace(GOLDEN, prune=None).techniques() == []
         both = replace(GOLDEN, switch=Switch())
         assert both.techniques() == [("switch", both.switch), ("prune", both.prune)]
-        every = replace(both, low_rank=LowRank(), monarch=Monarch())
-        order = ["switch", "monarch", "low_rank", "prune"]
+        every = replace(
+            both,
+            distill=Distill(),
+            quantize=Quantize(),
+            prune_channels=PruneChannels(),
+            low_rank=LowRank(),
+            monarch=Monarch(),
+        )
+        order = ["switch", "monarch", "low_rank", "prune_channels", "prune", "quantize"]
+        order.append("distill")
         assert [name for name, _ in every.techniques()] == order
 
 

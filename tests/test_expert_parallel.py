@@ -20,6 +20,7 @@ from raybench.experiment import Experiment, Parallel, Recipe
 from raybench.loop import fit
 from raybench.models import build
 from raybench.optim import build_optimizer
+from raybench.techniques import Batch
 from raybench.techniques.experts import Experts
 from raybench.techniques.switch import Switch, mixtures
 
@@ -60,9 +61,10 @@ class Run:
 
     def backward(self, x: Tensor, y: Tensor) -> float:
         """One step's gradients, and the loss of the whole batch."""
-        loss = F.cross_entropy(self.wrapped(x).float(), y)
+        logits = self.wrapped(x)
+        loss = F.cross_entropy(logits.float(), y)
         for _, technique in self.experiment.techniques():
-            loss = loss + technique.penalty(self.model)
+            loss = loss + technique.penalty(self.model, Batch(x, y, logits))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return float(self.replicas.total(loss.detach()) / self.replicas.workers)

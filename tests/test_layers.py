@@ -19,9 +19,10 @@ LAYERS = [
     ["raybench.experiment"],
     [f"raybench.{name}" for name in ("models", "optim", "measure", "sources", "data", "process")]
     + ["raybench.artefact", "raybench.parallel"]
-    + [f"raybench.{name}" for name in ("checkpoint", "loss_scale", "meter")],
-    ["raybench.loop"],
-    ["raybench.stage_loop", "raybench.chunk_table"],
+    + [f"raybench.{name}" for name in ("augment", "checkpoint", "loss_scale", "meter")],
+    ["raybench.score", "raybench.trained", "raybench.onnx_graph"],
+    ["raybench.loop", "raybench.latency"],
+    ["raybench.stage_loop", "raybench.chunk_table", "raybench.compression_table"],
     [f"raybench.cluster.{name}" for name in ("object_store", "stage_actor", "stages")],
     ["trainers"],
     ["raybench.family"],
@@ -29,8 +30,8 @@ LAYERS = [
     ["raybench.study"],
     ["raybench.sweep"],
     ["raybench.progress"],
-    ["raybench.cluster", "raybench.plots", "raybench.report"],
-    [f"raybench.{command}" for command in ("tune", "train", "submit", "bench")],
+    ["raybench.cluster", "raybench.plots", "raybench.attribution", "raybench.report"],
+    [f"raybench.{command}" for command in ("tune", "train", "submit", "bench", "export")],
 ]
 
 
@@ -125,7 +126,7 @@ def test_import_raybench_loads_neither_torch_nor_ray():
 
 
 @pytest.mark.workers
-def test_a_run_in_one_process_loads_neither_ray_nor_optuna():
+def test_a_run_in_one_process_loads_no_library_that_it_does_not_use():
     program = """
 import sys
 from dataclasses import replace
@@ -134,7 +135,7 @@ import torch
 torch.set_num_threads(1)
 recipe = replace(base.recipe, epochs=1, batch=32, crop=1)
 epochs = list(train(replace(base, image_size=8, subset=0.1, recipe=recipe)))
-print([epoch.number for epoch in epochs], {'ray', 'optuna'} & set(sys.modules))
+print([epoch.number for epoch in epochs], {'ray', 'optuna', 'torch_pruning'} & set(sys.modules))
 """
     assert fresh(program) == "[1] set()"
 

@@ -45,7 +45,12 @@ def test_two_workers_share_the_experts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "column"), [("experts", "switch.experts"), ("monarch", "monarch.blocks")]
+    ("space", "column"),
+    [
+        ("experts", "switch.experts"),
+        ("monarch", "monarch.blocks"),
+        ("super_model", "quantize.bits"),
+    ],
 )
 def test_sweep_on_digits_then_report(space: str, column: str, tmp_path: Path) -> None:
     """The shipped space on real images: every trial ends, and the family's table has its rows."""

@@ -114,6 +114,13 @@ class TestMissing:
         assert arrive(rungs, 7, **metrics)
         assert arrive(rungs, 8, **{"accuracy": None, "model_bytes": None, **metrics})
 
+    def test_an_objective_of_the_end_leaves_the_others_to_compare_by(self):
+        """A latency is measured once, at the end: its sweep stops trials early all the same."""
+        rungs = Rungs(TWO | {"latency_ms": "min"}, 4)
+        assert arrive(rungs, 0, accuracy=0.9, model_bytes=100)
+        assert arrive(rungs, 1, accuracy=0.5, model_bytes=10)
+        assert not arrive(rungs, 2, accuracy=0.8, model_bytes=200)
+
     def test_nor_does_it_count_for_others(self):
         rungs = Rungs(ONE, 4)
         arrive(rungs, 0, accuracy=None)

@@ -98,6 +98,7 @@ def test_chunks_of_one_are_the_whole_batch(small):
     assert [runner.epoch(number)[0].loss for number in (1, 2)] == pytest.approx(plain, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", schedule.SCHEDULES)
 @pytest.mark.parametrize("model", ["resnet20", "mobilenet_v2"])  # the second one drops out
 def test_no_schedule_changes_a_loss(small, order, model):
@@ -152,6 +153,7 @@ def test_a_resumed_run_ends_alike_and_its_model_loads(small, tmp_path: Path):
         next(iter(train(replace(small, seed=1), resume=state)))
 
 
+@pytest.mark.slow
 class TestFewBits:
     """What made the reference project's training NaN: 4 bits, lr 0.4, tensors without a range."""
 

@@ -16,19 +16,13 @@ from raybench import checkpoint, data, measure
 from raybench.chunk_table import table as table  # of the report
 from raybench.data import Images
 from raybench.experiment import Experiment, Pipeline, Recipe, compatible
-from raybench.loop import (
-    Epoch,
-    Metrics,
-    bytes_if_finished,
-    evaluate,
-    fit,
-    store_and_score,
-)
+from raybench.loop import Epoch, Metrics, fit
 from raybench.models import build
 from raybench.models.blocks import blocks
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.stage import State
+from raybench.score import bytes_if_finished, evaluate, store_and_score
 from raybench.stage_loop import Alone, Report, Runner, whole_model
 
 base = Experiment(

@@ -30,7 +30,8 @@ class Bench:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """input, step, overhead, concurrency, switch, monarch, strategies, pipeline or restart."""
+    """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart or
+    compress."""
     json: bool = False
     """One JSON object on standard output, and nothing else there."""
 

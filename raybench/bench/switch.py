@@ -21,6 +21,7 @@ from raybench.experiment import Experiment, from_json
 from raybench.measure import count_parameters
 from raybench.models import avoid_slow_bf16, build
 from raybench.optim import build_optimizer
+from raybench.techniques import Batch
 from raybench.techniques.experts import Experts
 from raybench.techniques.switch import Switch, mixtures
 from trainers.switch_vit import base
@@ -156,7 +157,7 @@ def _serve(said: str, loop: bool, pipe: Connection) -> None:
             logits = model(x)
         loss: Tensor = F.cross_entropy(logits.float(), y)
         for _, technique in experiment.techniques():
-            loss = loss + technique.penalty(model)
+            loss = loss + technique.penalty(model, Batch(x, y, logits))
         loss.backward()
         optimizer.step()
         loss.item()

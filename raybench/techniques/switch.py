@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques import Technique
+from raybench.techniques import Batch, Technique
 from raybench.techniques.experts import Experts, loads
 
 DEAD = 0.01  # share of an even load under which an expert counts as dead
@@ -80,7 +80,7 @@ class Switch(Technique):
             for block in _chosen(model, self.blocks):
                 block.mlp = Mixture(block.get_submodule("mlp"), self)
 
-    def penalty(self, model: nn.Module) -> Tensor | float:
+    def penalty(self, model: nn.Module, batch: Batch) -> Tensor | float:
         total: Tensor | float = 0.0
         for mixture in mixtures(model):
             balance, z = mixture.penalties
