@@ -43,7 +43,8 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     """Model by sparsity and bits: accuracy over the seeds, against the dense twin, and the bytes.
 
     Sparsities of a random search are shown in bands of ten points. A difference compares means
-    of test accuracies, in points, and is empty where the sweep has no dense twin. `faster than
+    of test accuracies, in points, with the dense twin that had no teacher, and is empty where the
+    sweep has none. `faster than
     fp32` is the ratio of median seconds an epoch to those of twins that differ in precision alone,
     over all seeds. A column that would say nothing in any row is left out.
     """
@@ -57,11 +58,17 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     done["bits"] = [_bits(int(b), int(most)) for b, most in zip(bits, budget, strict=True)]
     done["is"] = [KINDS[s > 0, b != FULL] for s, b in zip(asked, done["bits"], strict=True)]
     done["left"] = _filled(done, "channels", 1.0).round(2)
+    done["taught"] = _taught(done)
     done["precision_used"] = done["precision_used"].fillna("")
     done["twin"] = _twins(done)
-    keys = ["model", "is", "band", "bits", "left", "precision_used"]
+    keys = ["model", "is", "band", "bits", "left", "taught", "precision_used"]
     rows = [_row(key, found, done, grid) for key, found in done.groupby(keys)]
-    idle = {"bits": FULL, "channels": "100 %", "precision": rows[0]["precision"]}
+    idle = {
+        "bits": FULL,
+        "channels": "100 %",
+        "teacher": "",
+        "precision": rows[0]["precision"],
+    }
     shown = pd.DataFrame(rows)
     silent = [
         name
@@ -72,13 +79,14 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
 
 
 def _row(
-    key: tuple[str, str, float, str, float, str],
+    key: tuple[str, str, float, str, float, bool, str],
     found: pd.DataFrame,
     done: pd.DataFrame,
     grid: bool,
 ) -> dict[str, Any]:
-    model, kind, band, bits, left, precision = key
+    model, kind, band, bits, left, taught, precision = key
     base = done[(done["model"] == model) & (done["is"] == "base") & (done["left"] == 1)]
+    base = base[~base["taught"]]
     alike = base[base["precision_used"] == precision]
     dense = alike if len(alike) else base
     accuracy = 100 * found["test_accuracy"].astype(float)
@@ -92,6 +100,7 @@ def _row(
         "sparsity": "dense" if kind in ("base", "quantized") else percent,
         "bits": bits,
         "channels": f"{100 * left:.0f} %",
+        "teacher": "yes" if taught else "",
         "precision": precision,
         "trials": len(found),
         "test accuracy": round(accuracy.mean(), 2),
@@ -128,6 +137,13 @@ def _bits(bits: int, budget_bytes: int) -> str:
     if not bits:
         return FULL
     return f"in {budget_bytes / 1000:.4g} kB" if budget_bytes else str(bits)
+
+
+def _taught(done: pd.DataFrame) -> pd.Series:
+    """Whether a teacher took part."""
+    if "distill.teacher" not in done:
+        return pd.Series(False, index=done.index)
+    return done["distill.teacher"].fillna("").astype(str) != ""
 
 
 def _filled(done: pd.DataFrame, name: str, default: float) -> pd.Series:

@@ -128,28 +128,48 @@ class TestSpaces:
 
     def test_the_ladder_is_the_references_table(self):
         """Each of its rows has three seeds, and is one of the table's."""
-        space = load(SPACES / "super_model_ladder.py", Overrides())
-        planned = space.examples[: len(space.enqueue)]
-        assert len(set(planned)) == 30
-        assert set(space.examples) == set(planned)
-        rows = [
-            {
-                "status": "COMPLETE",
-                **flatten(e),
-                "test_accuracy": 0.9,
-                "model_bytes": 1000,
-                "s_per_epoch": 1.0,
-                "precision_used": "float32",
-            }
-            for e in planned
-        ]
-        trials = pd.DataFrame(rows).convert_dtypes()
-        table = family.load("super_model").table(trials, pd.DataFrame(), 0.5)
+        table = planned_table("super_model_ladder.py", trials=30)
         assert table["trials"].tolist() == [3] * 10
         found = table[table["reference: accuracy"] != ""]
         told = zip(found["model"], found["is"], found["sparsity"], strict=True)
         assert set(told) == {(m, kind, f"{100 * band:g} %") for m, kind, band in REFERENCE}
         assert (table.loc[table["is"] == "super model", "bits"] == "8").all()
+
+    def test_a_ladders_taught_arms_are_rows_of_their_own(self):
+        table = planned_table("compression_ladder.py", trials=21)
+        assert table["trials"].tolist() == [3] * 7
+        assert table.groupby(["is", "teacher"]).size().to_dict() == {
+            ("base", ""): 1,
+            ("base", "yes"): 1,
+            ("pruned", ""): 2,
+            ("super model", ""): 2,
+            ("super model", "yes"): 1,
+        }
+        # Of trials 0, 1, 2, … in order: the dense one without a teacher is what all stand against.
+        dense = table[(table["is"] == "base") & (table["teacher"] == "")]
+        assert dense["to dense"].tolist() == [0.0]
+        assert (table["to dense"] == table["test accuracy"] - dense["test accuracy"].iloc[0]).all()
+
+
+def planned_table(space_file: str, *, trials: int) -> pd.DataFrame:
+    """The family's table of all that a ladder plans, each trial a point better than the last."""
+    space = load(SPACES / space_file, Overrides())
+    planned = space.examples[: len(space.enqueue)]
+    assert len(set(planned)) == trials
+    assert set(space.examples) == set(planned)
+    rows = [
+        {
+            "status": "COMPLETE",
+            **flatten(e),
+            "test_accuracy": 0.5 + number / 100,
+            "model_bytes": 1000,
+            "s_per_epoch": 1.0,
+            "precision_used": "float32",
+        }
+        for number, e in enumerate(planned)
+    ]
+    module = family.load(planned[0].family)
+    return module.table(pd.DataFrame(rows).convert_dtypes(), pd.DataFrame(), 0.5)
 
 
 def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monkeypatch):
