@@ -21,7 +21,7 @@ from raybench.loss_scale import LossScale
 from raybench.models import avoid_slow_bf16, build
 from raybench.optim import learning_rate
 from raybench.parallel.checkpointing import checkpoint_blocks
-from raybench.score import bytes_if_finished, evaluate, store_and_score
+from raybench.score import bytes_if_finished, store_and_score, validated
 from raybench.techniques import Batch, Memory, Progress
 
 Metrics = dict[str, Any]
@@ -196,11 +196,7 @@ def fit(
             metrics |= store_and_score(whole, experiment, images, replicas, store)
         else:
             metrics["model_bytes"] = bytes_if_finished(whole, experiment, images)
-        inference = measure.Stopwatch(device)
-        inference.start()
-        accuracy, validation_loss = evaluate(whole, images, images.validation, replicas)
-        inference.stop()
-        metrics |= {"accuracy": accuracy, "validation_loss": validation_loss}
+        metrics |= validated(whole, images, replicas)
         for _, technique in techniques:
             metrics |= technique.measure(whole)
         del whole  # where it is a copy, training has the memory
@@ -208,7 +204,6 @@ def fit(
         metrics |= {
             "train_s": metrics["train_s"] + clock.seconds,
             "s_per_epoch": (metrics["train_s"] + clock.seconds) / number,
-            "inference_s": inference.seconds,
             "eval_s": metrics["eval_s"] + evaluation.seconds,
             "wall_s": before + time.perf_counter() - called,
             "peak_memory_bytes": measure.peak_memory_bytes(device),

@@ -22,7 +22,7 @@ from raybench.models.blocks import blocks
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.stage import State
-from raybench.score import bytes_if_finished, evaluate, store_and_score
+from raybench.score import bytes_if_finished, store_and_score, validated
 from raybench.stage_loop import Alone, Report, Runner, whole_model
 
 base = Experiment(
@@ -111,15 +111,9 @@ def _staged(
                 metrics |= store_and_score(whole, experiment, images, replicas, store)
             else:
                 metrics["model_bytes"] = bytes_if_finished(whole, experiment, images)
-            inference = measure.Stopwatch(device)
-            inference.start()
-            accuracy, validation_loss = evaluate(whole, images, images.validation, replicas)
-            inference.stop()
+            metrics |= validated(whole, images, replicas)
             evaluation.stop()
             metrics |= {
-                "accuracy": accuracy,
-                "validation_loss": validation_loss,
-                "inference_s": inference.seconds,
                 "eval_s": metrics["eval_s"] + evaluation.seconds,
                 "wall_s": before + time.perf_counter() - called,
             }
