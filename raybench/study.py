@@ -49,16 +49,19 @@ def open_study(
     return study
 
 
-def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """TPE with a seed of its own for each trial number.
+def sampler(kind: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """TPE, or `random`, with a seed of its own for each trial number.
 
     One seed for the study would be rewound by a restart, which then repeats configurations.
     """
     digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
+    own = int.from_bytes(digest[:4], "big")
+    if kind == "random":
+        return optuna.samplers.RandomSampler(seed=own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # group=True is marked experimental
         return optuna.samplers.TPESampler(
-            seed=int.from_bytes(digest[:4], "big"),
+            seed=own,
             # The branches of a conditional space are modelled one by one.
             multivariate=True,
             group=True,

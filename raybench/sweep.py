@@ -66,13 +66,14 @@ class Sweep:
         overrides: Overrides,
         keep: str = "best",
         early_stopping: bool = True,
+        sampler: str = "tpe",
     ) -> None:
         if trials < 1:
             raise ValueError(f"--trials is {trials}: a sweep has 1 or more")
         # Absolute: the workers that write the models have another working directory.
         self.folder, self.space, self.trials, self.keep = folder.absolute(), space, trials, keep
         self.name = folder.name
-        self._seed = overrides.seed
+        self._seed, self._sampler = overrides.seed, sampler
         self._state = self.folder / ".state"
         for path in (self._state / "checkpoints", self.folder / "models"):
             path.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ class Sweep:
         for _ in range(DUPLICATES + len(self._waiting)):
             if self._waiting:
                 number, identifier = self._waiting.pop(0)
-                self._study.sampler = study.sampler(self._seed, number)
+                self._study.sampler = study.sampler(self._sampler, self._seed, number)
                 trial = Trial(self._study, identifier)
             elif len(self.store.trials) >= self.trials:
                 return None
@@ -121,7 +122,7 @@ class Sweep:
                 known = self._study.get_trials(deepcopy=False)
                 enqueued = (t.number for t in known if t.state == TrialState.WAITING)
                 number = next(enqueued, len(known))
-                self._study.sampler = study.sampler(self._seed, number)
+                self._study.sampler = study.sampler(self._sampler, self._seed, number)
                 trial = self._study.ask()
             task = self._start(trial)
             if task is not None:

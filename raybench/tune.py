@@ -56,6 +56,8 @@ class Tune:
     """Which trained models stay; best is the Pareto front."""
     early_stopping: bool = True
     """Stops the trials that fall behind (asynchronous successive halving)."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How trials are suggested. random is what a search is to be compared with."""
 
 
 def run(options: Tune) -> int:
@@ -78,6 +80,7 @@ def run(options: Tune) -> int:
             overrides=overrides,
             keep=options.keep,
             early_stopping=options.early_stopping,
+            sampler=options.sampler,
         )
     except (ValueError, OSError) as error:
         return _refused(error)

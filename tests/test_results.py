@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from raybench import family
 from raybench.experiment import columns, flatten
 from raybench.results import schema, store
-from raybench.results.front import front, ranks
+from raybench.results.front import front, hypervolume, ranks
 from raybench.results.read import read
 from raybench.results.store import Row, Store
 from raybench.techniques.prune import Prune
@@ -409,6 +410,29 @@ points = st.integers(1, 3).flatmap(
         st.lists(st.sampled_from(["max", "min"]), min_size=dims, max_size=dims),
     )
 )
+
+
+def slow_hypervolume(costs: list[list[float]], reference: list[float]) -> int:
+    """Unit cells below the reference that some point dominates."""
+    cells = itertools.product(*(range(int(end)) for end in reference))
+    return sum(
+        any(all(p <= c for p, c in zip(point, cell, strict=True)) for point in costs)
+        for cell in cells
+    )
+
+
+class TestHypervolume:
+    @given(
+        st.integers(1, 3).flatmap(
+            lambda dims: st.tuples(
+                st.lists(st.lists(small_values, min_size=dims, max_size=dims), max_size=8),
+                st.lists(st.integers(0, 4).map(float), min_size=dims, max_size=dims),
+            )
+        )
+    )
+    def test_counts_what_is_dominated(self, case):
+        costs, reference = case
+        assert hypervolume(costs, reference) == slow_hypervolume(costs, reference)
 
 
 class TestFront:

@@ -251,6 +251,21 @@ class TestSuggestions:
         assert self.params(load, tmp_path / "b", seed=0) == one
         assert set(self.params(load, tmp_path / "c", seed=1)).isdisjoint(one)
 
+    def test_random_ones_do_not_depend_on_what_came_out(self, load, tmp_path):
+        def suggested(folder: str, sampler: str, outcome: Callable[[Task, int], dict[str, Any]]):
+            space = load(ONE, CONDITIONAL)
+            sweep = Sweep(tmp_path / folder, space, trials=24, overrides=PLAIN, sampler=sampler)
+            drive(sweep, outcome=outcome)
+            sweep.close()
+            return [row["params"] for row in rows(tmp_path / folder).values()]
+
+        def worse(task: Task, epoch: int) -> dict[str, Any]:
+            found = metrics(task, epoch)
+            return {**found, "accuracy": 1 - found["accuracy"]}
+
+        assert suggested("a", "random", metrics) == suggested("b", "random", worse)
+        assert suggested("c", "tpe", metrics) != suggested("d", "tpe", worse)
+
     def test_repeat_no_configuration_and_notice_when_there_is_no_other(self, load, tmp_path):
         sweep = Sweep(tmp_path / "s", load(ONE, FOUR), trials=10, overrides=PLAIN)
         drive(sweep)

@@ -30,8 +30,8 @@ class Bench:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart or
-    compress."""
+    """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
+    compress or search."""
     json: bool = False
     """One JSON object on standard output, and nothing else there."""
 

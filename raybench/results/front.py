@@ -30,6 +30,25 @@ def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[
     return [int(r) for r in rank]
 
 
+def hypervolume(costs: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """The volume that some points, all to be small, dominate below the reference point.
+
+    Exact, slice by slice along the last objective; quick for two or three of them.
+    """
+    below = [p for p in costs if all(c < end for c, end in zip(p, reference, strict=True))]
+    if not below:
+        return 0.0
+    if len(reference) == 1:
+        return reference[0] - min(cost for (cost,) in below)
+    below.sort(key=lambda point: point[-1])
+    ends = [*(point[-1] for point in below[1:]), reference[-1]]
+    return sum(
+        (end - point[-1]) * hypervolume([p[:-1] for p in below[:number]], reference[:-1])
+        for number, (point, end) in enumerate(zip(below, ends, strict=True), start=1)
+        if end > point[-1]
+    )
+
+
 def front(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
     """The rows on the Pareto front, best first objective first.
 
