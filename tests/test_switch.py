@@ -26,7 +26,7 @@ from raybench.models import build
 from raybench.optim import build_optimizer
 from raybench.techniques import Batch
 from raybench.techniques.experts import ALIGN, SIZES, Experts, _filled, _slots
-from raybench.techniques.switch import Mixture, Switch, first_come, mixtures
+from raybench.techniques.switch import Mixture, Switch, _noise, first_come, mixtures
 from trainers.switch_vit import base, columns, train
 
 UNSEEN = Batch(*[torch.empty(0)] * 3)  # a mixture's penalty is of what it kept
@@ -267,6 +267,21 @@ class TestRouting:
         still = mixture_of(Mlp(8, 16), PLAIN)
         assert torch.equal(still(x), still(x))
         assert torch.equal(still(x), mixture(x))
+
+    def test_jitters_gradients_are_those_of_the_product(self):
+        mixture = mixture_of(Mlp(8, 16), replace(PLAIN, jitter=0.3))
+        x = torch.randn(20, 8, requires_grad=True)
+        logits = mixture._logits(x)
+        noise = _noise(logits.grad_fn.saved_tensors[2], 0.3)
+        other = x.detach().clone().requires_grad_()
+        weight = mixture.router.weight.detach().clone().requires_grad_()
+        expected = F.linear(other * noise, weight)
+        assert torch.equal(logits, expected)
+        gradient = torch.randn_like(logits)
+        logits.backward(gradient)
+        expected.backward(gradient)
+        assert_close(x.grad, other.grad, 1e-6)
+        assert_close(mixture.router.weight.grad, weight.grad, 1e-6)
 
     def test_jitter_multiplies_the_routers_input_alone_and_by_so_much(self):
         mixture = mixture_of(Mlp(8, 16), replace(PLAIN, experts=1, gate="normalized", jitter=0.2))

@@ -30,7 +30,8 @@ Precision = Literal["bf16", "fp32"]
 
 BATCH = 256
 ROUNDS: dict[Precision, int] = {"bf16": 3, "fp32": 1}
-WARM = 2  # steps before: oneDNN chooses kernels, the optimizer makes its averages, the heap grows
+WARM: dict[Precision, int] = {"bf16": 3, "fp32": 2}
+"""Steps before: oneDNN chooses kernels, the optimizer makes its averages, the heap grows."""
 STEP_S = 180  # deadline of one step
 TOKENS = 16_384  # of the feed-forward alone
 STATE_BYTES = 16  # of a parameter: itself, its gradient and AdamW's two averages, in fp32
@@ -67,20 +68,20 @@ def _steps(precision: Precision, rounds: int) -> dict[str, float]:
     recipe = replace(base.recipe, batch=BATCH, precision=precision)
     experiment = replace(base, recipe=recipe)
     figures: dict[str, float] = {}
-    dense = Steps(experiment, loop=False)
-    for _ in range(WARM):
-        dense.step()
+    warm = WARM[precision]
+    dense = Steps(experiment, loop=False, warm=warm)
     # One after another: four such models at once would not fit into a laptop's memory.
     for experts in (8, 32, 64):
-        side = Steps(replace(experiment, switch=Switch(experts=experts)), loop=False)
+        switch = Switch(experts=experts)
+        side = Steps(replace(experiment, switch=switch), loop=False, warm=warm)
         figures |= _against(dense, side, f"step_ratio_{experts}", rounds)
         if experts == 64:
             above = side.peak_bytes() - dense.peak_bytes()
             figures["memory_ratio_64"] = above / (side.expert_parameters * STATE_BYTES)
         side.close()
     figures["ratio_64_to_8"] = figures["step_ratio_64"] / figures["step_ratio_8"]
-    side = Steps(replace(experiment, switch=Switch(experts=64)), loop=True)
-    figures["loop_ratio_64"] = _against(dense, side, "loop", 2)["loop"]
+    side = Steps(replace(experiment, switch=Switch(experts=64)), loop=True, warm=warm)
+    figures["loop_ratio_64"] = _against(dense, side, "loop", min(2, rounds))["loop"]
     side.close()
     dense.close()
     return figures
@@ -89,11 +90,9 @@ def _steps(precision: Precision, rounds: int) -> dict[str, float]:
 def _against(dense: Steps, side: Steps, name: str, rounds: int) -> dict[str, float]:
     """Median, over the rounds, of the side's seconds over the dense model's in the same round."""
     ratios = []
-    for _ in range(WARM):
-        side.step()
     for number in range(1, rounds + 1):
-        before = dense.step()
-        ratios.append(side.step() / before)
+        before = dense.second_step()
+        ratios.append(side.second_step() / before)
         said = f"{name}, round {number} of {rounds}: {ratios[-1]:.2f}"
         print(said, file=sys.stderr, flush=True)
     return {name: median(ratios), f"{name}_min": min(ratios), f"{name}_max": max(ratios)}
@@ -102,18 +101,28 @@ def _against(dense: Steps, side: Steps, name: str, rounds: int) -> dict[str, flo
 class Steps:
     """Training steps of one model in a process of its own, so that its peak memory is its own."""
 
-    def __init__(self, experiment: Experiment, loop: bool) -> None:
+    def __init__(self, experiment: Experiment, *, loop: bool, warm: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         told = (experiment.to_json(), loop, there)
         self._process = context.Process(target=_serve, args=told)
         self._process.start()
         self.expert_parameters = int(self._hear())
+        for _ in range(warm):
+            self.step()
 
     def step(self) -> float:
         """Seconds that one more training step takes."""
         self._pipe.send("step")
         return self._hear()
+
+    def second_step(self) -> float:
+        """Seconds of a step that comes right after another, as in training.
+
+        While the other side steps, a side's caches and its memory go cold.
+        """
+        self.step()
+        return self.step()
 
     def peak_bytes(self) -> float:
         self._pipe.send("peak")
