@@ -69,18 +69,25 @@ class _Product(torch.autograd.Function):
             columns = slice(b * side, (b + 1) * side)
             torch.mm(dh[b], f1[b], out=dx[:, columns])
             torch.mm(dh[b].t(), x[:, columns], out=df1[b])
-        return dx, df1, df2, dy.sum(0) if ctx.has_bias else None
+        # As a product: of 4,096 x 3,072 in bf16 `sum` takes 4.4 ms, this 2.5, the layer 34 in all.
+        dbias = (dy.new_ones(1, len(dy)) @ dy).squeeze(0) if ctx.has_bias else None
+        return dx, df1, df2, dbias
 
 
 def _transposed(h_Tns: Tensor) -> Tensor:
     """(T, n, n r) -> (n, T, n r): chunk c of block b becomes chunk b of block c.
 
     It reads a token's numbers where they lie together; from (n, T, n r) it took 1.5 to 3.5 times as
-    long, which is 5 % of a step.
+    long, which is 5 % of a step. Where chunks allow, two or four bf16 numbers move as one: chunks
+    of 6 take 0.5 of the time, of 48 0.9.
     """
     tokens, blocks, inner = h_Tns.shape
-    chunks = h_Tns.view(tokens, blocks, blocks, inner // blocks)
-    return chunks.permute(2, 0, 1, 3).reshape(blocks, tokens, inner)
+    dtype, chunk = h_Tns.dtype, inner // blocks * h_Tns.itemsize
+    for wider in (torch.int32, torch.int64):
+        if dtype == torch.bfloat16 and chunk % wider.itemsize == 0:
+            h_Tns = h_Tns.view(wider)
+    chunks = h_Tns.view(tokens, blocks, blocks, -1).permute(2, 0, 1, 3)
+    return chunks.contiguous().view(blocks, tokens, -1).view(dtype)
 
 
 class MonarchLinear(nn.Module):
