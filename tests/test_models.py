@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from raybench.measure import count_parameters
-from raybench.models import build
+from raybench.models import avoid_slow_bf16, build
 from raybench.models.resnet_cifar import PadShortcut, ResNetCifar
+from raybench.techniques.quantized_layers import QuantizedConv2d, quantizable
 
 
 @pytest.mark.parametrize(
@@ -143,3 +147,31 @@ def test_library_models_take_small_images_and_a_wrong_name_gets_advice():
     with pytest.raises(ValueError, match=r"there are .* such as resnet20, resnet44") as error:
         build("qqqq", classes=10, image_size=32)
     assert len(str(error.value)) < 200
+
+
+class TestAvoidSlowBf16:
+    """Strided depthwise convolutions compute in fp32 under autocast; quantized ones too."""
+
+    @pytest.mark.parametrize("bits", [0, 4])
+    def test_a_strided_depthwise_convolution_is_computed_in_fp32(self, bits):
+        torch.manual_seed(0)
+        plain = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, groups=4))
+        if bits:
+            quantizable(plain, bits=bits, activation_bits=8)
+            plain[0].quantize_weight(bits)
+        changed = copy.deepcopy(plain)
+        avoid_slow_bf16(changed)
+        avoid_slow_bf16(changed)  # a second time changes nothing
+        assert isinstance(changed[0], QuantizedConv2d) == bool(bits)
+        assert changed.state_dict().keys() == plain.state_dict().keys()
+        x = torch.randn(2, 4, 9, 9).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = copy.deepcopy(changed)(x)
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(y, plain(x.float()).bfloat16())
+        y.float().square().sum().backward()
+
+    def test_all_other_convolutions_stay(self):
+        model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, stride=2))
+        avoid_slow_bf16(model)
+        assert [type(module) for module in model] == [nn.Conv2d] * 2

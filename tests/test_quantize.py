@@ -563,6 +563,18 @@ class TestBudget:
             / sum(la.weight.numel() for la in layers)
         )
 
+    @pytest.mark.parametrize("bits", [2, 4, 8])
+    def test_steps_learn_at_the_pace_of_the_bits_that_the_budget_gives(self, bits):
+        alike = network()
+        shared = copy.deepcopy(alike)
+        Quantize(bits=bits).reshape(alike)
+        first, *inner, last = (la.weight.numel() for la in quantized_layers(alike).values())
+        Quantize(budget_bytes=first + last + bits * sum(inner) // 8).reshape(shared)
+        for one, other in zip(*map(quantized_layers, (alike, shared)), strict=True):
+            assert one == other
+            paces = [quantized_layers(m)[one].lr_scale for m in (alike, shared)]
+            assert paces[0] == paces[1]
+
 
 def test_folding_a_norm_keeps_it():
     norm = nn.BatchNorm2d(6)

@@ -68,16 +68,25 @@ def avoid_slow_bf16(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # type: ignore[assignment]
-        if type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
-            module.__class__ = ConvolutionInFp32  # the same parameters, under the same names
+        if isinstance(module, nn.Conv2d) and not isinstance(module, InFp32):
+            if module.groups == 1 or max(module.stride) == 1:
+                continue
+            # The same parameters, under the same names; a quantized one stays quantized.
+            module.__class__ = _in_fp32(type(module))
 
 
-class ConvolutionInFp32(nn.Conv2d):
+class InFp32(nn.Conv2d):
     """A convolution that autocast leaves in fp32; what comes and goes has the step's dtype."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def _conv_forward(self, x_BCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(x_BCHW.device.type, enabled=False):
-            return super().forward(x_BCHW.float()).to(x_BCHW.dtype)
+            bias = None if bias is None else bias.float()
+            y_BCHW = super()._conv_forward(x_BCHW.float(), weight.float(), bias)
+            return y_BCHW.to(x_BCHW.dtype)
+
+
+def _in_fp32(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
+    return type(f"{kind.__name__}InFp32", (InFp32, kind), {})
 
 
 def _small_stem(name: str, model: nn.Module, classes: int) -> nn.Module:

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from raybench.techniques import Memory, Progress, Technique
 from raybench.techniques.bit_widths import BITS, choose, sensitivity
 from raybench.techniques.learned_step import fit_input_grids
-from raybench.techniques.quantized_layers import QuantizedLayer, quantizable, quantized_layers
+from raybench.techniques.quantized_layers import (
+    KINDS,
+    QuantizedLayer,
+    quantizable,
+    quantized_layers,
+)
 
 OBSERVED_STEPS = 16
 """Steps before `begin` in which inputs and gradients are observed: what is older is of a network
@@ -66,7 +71,7 @@ class Quantize(Technique):
     def reshape(self, model: nn.Module) -> None:
         if not self.bits:
             return
-        quantizable(model, bits=self.bits, activation_bits=self.activation_bits)
+        quantizable(model, bits=self._expected_bits(model), activation_bits=self.activation_bits)
         if not quantized_layers(model):
             raise ValueError(f"a {type(model).__name__} has no layer that quantize knows")
         self._choices(model)  # a budget that cannot be met is told at the start
@@ -133,6 +138,15 @@ class Quantize(Technique):
         ]
         sizes = [layer.weight.numel() for layer in layers.values()]
         return dict(zip(layers, choose(sizes, costs, 8 * self.budget_bytes), strict=True))
+
+    def _expected_bits(self, model: nn.Module) -> int:
+        """Bits of a weight between the ends, in the mean: the steps' learning rates go by them."""
+        plain = [module for module in model.modules() if type(module) in KINDS]
+        sizes = [module.get_parameter("weight").numel() for module in plain]
+        if not self.budget_bytes or len(sizes) < 3:
+            return self.bits
+        left = 8 * self.budget_bytes - self.ends_bits * (sizes[0] + sizes[-1])
+        return min(BITS[-1], max(BITS[0], round(left / sum(sizes[1:-1]))))
 
     def _choices(self, model: nn.Module) -> dict[str, list[int]]:
         """The bits that each layer may have, the fewest first. Raises ValueError, as `plan`."""
