@@ -1,0 +1,38 @@
+"""Is a sparse int8 network twice as wide better than the plain narrow one, as fast, and smaller?
+
+    python -m raybench.tune --space search_spaces/wide_ladder.py --trials 9 \\
+        --data cifar10 --subset 0.5 --epochs 4 --no-early-stopping
+
+Not a search but a design: ResNet-20 in fp32, and the same twice as wide with 80 % zeros and 4 bits,
+whole and with a quarter of its channels cut, by three seeds. Latency is of what is shipped.
+Cost: on CIFAR-10 some 10 s of a core for 5,000 images and epoch of the narrow one, 30 of the wide.
+Expected: the wide ones are more accurate, in a third of the bytes; the cut one is not slower.
+"""
+
+from dataclasses import replace
+
+from raybench.techniques.prune import Prune
+from raybench.techniques.prune_channels import PruneChannels
+from raybench.techniques.quantize import Quantize
+from trainers.super_model import base
+
+ARMS = ["narrow", "wide", "wide, cut"]
+SEEDS = [0, 1, 2]
+
+objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
+enqueue = [{"arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS]
+
+
+def space(trial):
+    arm = trial.suggest_categorical("arm", ARMS)
+    seed = trial.suggest_categorical("seed", SEEDS)
+    if arm == "narrow":
+        return replace(base, seed=seed)
+    return replace(
+        base,
+        model="resnet20x2_b",
+        seed=seed,
+        prune_channels=PruneChannels(ratio=0.25, at=0.25) if arm == "wide, cut" else None,
+        prune=Prune(final_sparsity=0.8, begin=0.3),
+        quantize=Quantize(bits=4),
+    )
