@@ -16,11 +16,11 @@ from raybench.techniques.prune_channels import PruneChannels
 from raybench.techniques.quantize import Quantize
 from trainers.super_model import base
 
-ARMS = ["narrow", "wide", "wide, cut"]
+ARMS = ["narrow", "wide, cut", "wide"]
 SEEDS = [0, 1, 2]
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
-enqueue = [{"arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS]
+enqueue = [{"arm": arm, "seed": seed} for arm in ARMS for seed in SEEDS]
 
 
 def space(trial):
