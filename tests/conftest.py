@@ -12,10 +12,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-from raybench import data
+from raybench import data, loop
 from raybench.experiment import Experiment
 from trainers.pruning import base
 
+# What these modules assert is told as fully as a test's own.
+pytest.register_assert_rewrite(
+    "packed_models", "slow_monarch", "slow_switch", "small_sweep", "table_rows"
+)
 torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")
@@ -31,6 +35,16 @@ def tiny() -> Experiment:
     """The pruning family on 129 digits of 8x8 pixels: 2 epochs of 4 steps, in fp32."""
     recipe = replace(base.recipe, epochs=2, batch=32, crop=1, precision="fp32")
     return replace(base, image_size=8, subset=0.1, recipe=recipe)
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a run asks for its first batch."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("it trained")
+
+    monkeypatch.setattr(loop, "batches", fail)
 
 
 @pytest.fixture

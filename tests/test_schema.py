@@ -1,0 +1,46 @@
+"""The schema of the tables: one, whatever a sweep varies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from table_rows import ABOUT, METRICS, opened, schemas, trial_row
+from table_rows import tmp_path as tmp_path
+
+from raybench.experiment import columns, flatten
+from raybench.results import schema
+from raybench.techniques.prune import Prune
+from trainers.pruning import base
+
+
+class TestSchema:
+    def test_is_the_same_whatever_was_suggested(self, tmp_path):
+        for name, prune in {"dense": None, "sparse": Prune(final_sparsity=0.5)}.items():
+            table = opened(tmp_path / name)
+            table.put_trial(trial_row(0, **flatten(replace(base, prune=prune))))
+            table.close()
+        empty = opened(tmp_path / "empty")
+        empty.close()
+        read_back = [
+            pq.read_schema(tmp_path / name / "trials/trials.parquet")
+            for name in ("dense", "sparse", "empty")
+        ]
+        assert read_back[0].equals(read_back[1], check_metadata=True)
+        assert read_back[0].equals(read_back[2], check_metadata=True)
+
+    def test_holds_experiment_metrics_and_provenance(self):
+        trials, epochs = schemas()
+        assert set(columns()) | set(METRICS) | set(schema.PROVENANCE) < set(trials.names)
+        assert set(METRICS) < set(epochs.names)
+        assert trials.field("prune.final_sparsity").type == pa.float64()
+        assert trials.field("recipe.flip").type == pa.bool_()
+        assert trials.field("model_bytes").type == pa.int64()
+        assert len(set(trials.names)) == len(trials.names)
+
+    def test_says_what_the_sweep_was_about(self):
+        assert schema.about(schemas()[0]) == {"schema": schema.VERSION, **ABOUT}
+        with pytest.raises(ValueError, match="not written by raybench"):
+            schema.about(pa.schema([("number", pa.int64())]))

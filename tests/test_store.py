@@ -1,0 +1,238 @@
+"""The writer of the tables: rows that survive anything, and what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from table_rows import ABOUT, METRICS, epoch_row, epochs_on_disk, opened, trial_row, trials_on_disk
+from table_rows import tmp_path as tmp_path
+
+from raybench.results import schema, store
+from raybench.results.read import read
+from raybench.results.store import Store
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The tables' files. Opening anew may rewrite nothing of a sweep that it refuses."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): path.read_bytes() for path in found}
+
+
+class TestStore:
+    def test_rows_survive_without_a_close(self, tmp_path):
+        first = opened(tmp_path)
+        first.put_trial(trial_row(0))
+        first.put_epoch(epoch_row(0, 1, loss=0.5))
+        first.put_epoch(epoch_row(0, 2, loss=0.25))
+        first.put_trial(trial_row(0, status="COMPLETE", loss=0.25))
+        first.put_trial(trial_row(1))
+        assert trials_on_disk(tmp_path) == {}  # not in a snapshot yet
+        del first
+        second = opened(tmp_path)
+        assert {n: row["status"] for n, row in second.trials.items()} == {
+            0: "COMPLETE",
+            1: "RUNNING",
+        }
+        assert [(row["number"], row["loss"]) for row in second.epoch_rows()] == [
+            (0, 0.5),
+            (0, 0.25),
+        ]
+        assert trials_on_disk(tmp_path)[0]["loss"] == 0.25
+        assert epochs_on_disk(tmp_path) == [(0, 1), (0, 2)]
+
+    def test_the_last_word_on_a_trial_counts(self, tmp_path):
+        first = opened(tmp_path)
+        first.put_trial(trial_row(0, loss=3.0))
+        first.snapshot()
+        first.put_trial(trial_row(0, loss=2.0))
+        assert trials_on_disk(tmp_path)[0]["loss"] == 3.0
+        second = opened(tmp_path)
+        assert second.trials[0]["loss"] == 2.0
+        assert trials_on_disk(tmp_path)[0]["loss"] == 2.0
+
+    @pytest.mark.parametrize("cut", [1, 5, 40])
+    def test_a_torn_last_line_is_cut_off(self, tmp_path, cut):
+        first = opened(tmp_path)
+        first.put_trial(trial_row(0))
+        first.put_trial(trial_row(1))
+        tail = tmp_path / ".state" / "tail.jsonl"
+        tail.write_bytes(tail.read_bytes()[:-cut])
+        second = opened(tmp_path)
+        assert list(second.trials) == [0]
+        second.put_trial(trial_row(2))
+        assert sorted(opened(tmp_path).trials) == [0, 2]
+
+    def test_repair_keeps_every_whole_line(self, tmp_path):
+        path = tmp_path / "lines"
+        for torn, whole in {b"": b"", b"a": b"", b"a\nb": b"a\n", b"a\nb\n": b"a\nb\n"}.items():
+            path.write_bytes(torn)
+            store.repair_tail(path)
+            assert path.read_bytes() == whole
+
+    def test_a_repeated_epoch_stands_once(self, tmp_path):
+        """A trial that goes on from an older checkpoint reports epochs again."""
+        table = opened(tmp_path)
+        for epoch, loss in [(1, 0.9), (2, 0.8), (2, 0.7)]:
+            table.put_epoch(epoch_row(0, epoch, loss=loss))
+        table.close()
+        assert epochs_on_disk(tmp_path) == [(0, 1), (0, 2)]
+
+    def test_no_number_becomes_null(self, tmp_path):
+        table = opened(tmp_path)
+        table.put_trial(trial_row(0, loss=math.nan, accuracy=math.inf, validation_loss=0.5))
+        table.put_epoch(epoch_row(0, 1, loss=-math.inf))
+        table.close()
+        row = trials_on_disk(tmp_path)[0]
+        assert (row["loss"], row["accuracy"], row["validation_loss"]) == (None, None, 0.5)
+        assert pq.read_table(tmp_path / "epochs").to_pylist()[0]["loss"] is None
+
+    def test_a_misspelt_column_is_an_error(self, tmp_path):
+        table = opened(tmp_path)
+        table.put_trial(trial_row(0, acuracy=0.5))
+        with pytest.raises(AssertionError, match="acuracy"):
+            table.snapshot()
+
+    def test_a_snapshot_empties_the_tail_and_is_due_only_now_and_then(self, tmp_path):
+        table = opened(tmp_path)
+        tail = tmp_path / ".state" / "tail.jsonl"
+        table.put_trial(trial_row(0))
+        table.snapshot_if_due()  # opening has just written one
+        assert tail.read_text().count("\n") == 1
+        table._next_snapshot = 0.0
+        table.snapshot_if_due()
+        assert tail.read_text() == ""
+        assert list(trials_on_disk(tmp_path)) == [0]
+
+    def test_a_reader_keeps_the_table_that_it_has_opened(self, tmp_path):
+        """A snapshot is another file in the old one's place."""
+        table = opened(tmp_path)
+        with (tmp_path / "trials/trials.parquet").open("rb") as reader:
+            before = reader.read()
+            table.put_trial(trial_row(0))
+            table.snapshot()
+            reader.seek(0)
+            assert reader.read() == before
+        assert len(trials_on_disk(tmp_path)) == 1
+
+    def test_nothing_else_lies_in_the_two_folders(self, tmp_path):
+        table = opened(tmp_path)
+        table.put_trial(trial_row(0))
+        table.close()
+        assert [path.name for path in (tmp_path / "trials").iterdir()] == ["trials.parquet"]
+        assert [path.name for path in (tmp_path / "epochs").iterdir()] == ["epochs-00000.parquet"]
+
+
+class TestParts:
+    @pytest.fixture(autouse=True)
+    def _small_parts(self, monkeypatch):
+        monkeypatch.setattr(store, "PART_ROWS", 4)
+
+    def written(self, folder: Path, trials: int) -> list[tuple[int, int]]:
+        table, keys = opened(folder), []
+        for number in range(trials):
+            for epoch in (1, 2, 3):
+                table.put_epoch(epoch_row(number, epoch))
+                keys.append((number, epoch))
+            table.snapshot()
+        return keys
+
+    def test_hold_every_epoch_once(self, tmp_path):
+        keys = self.written(tmp_path, 7)
+        assert len(list((tmp_path / "epochs").iterdir())) == 4
+        assert epochs_on_disk(tmp_path) == keys
+        again = opened(tmp_path)
+        assert [(row["number"], row["epoch"]) for row in again.epoch_rows()] == keys
+        again.put_epoch(epoch_row(0, 1))  # in a sealed part
+        again.put_epoch(epoch_row(7, 1))
+        again.close()
+        assert epochs_on_disk(tmp_path) == [*keys, (7, 1)]
+
+    def test_that_are_full_are_never_written_again(self, tmp_path):
+        self.written(tmp_path, 4)
+        full = tmp_path / "epochs" / "epochs-00000.parquet"
+        before = (full.stat().st_ino, full.stat().st_mtime_ns)
+        again = opened(tmp_path)
+        again.put_epoch(epoch_row(9, 1))
+        again.close()
+        assert (full.stat().st_ino, full.stat().st_mtime_ns) == before
+
+    def test_survive_without_a_close(self, tmp_path):
+        keys = self.written(tmp_path, 3)
+        left = opened(tmp_path)
+        left.put_epoch(epoch_row(3, 1))
+        del left
+        assert [(r["number"], r["epoch"]) for r in opened(tmp_path).epoch_rows()] == [*keys, (3, 1)]
+
+
+class TestRefusals:
+    def test_an_older_schema_is_refused_and_left_alone(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(schema, "VERSION", 0)
+        old = opened(tmp_path)
+        old.put_trial(trial_row(0))
+        old.close()
+        monkeypatch.undo()
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match=r"older or other schema \(version 0.*--name"):
+            opened(tmp_path)
+        assert contents(tmp_path) == before
+
+    def test_other_columns_are_refused_and_left_alone(self, tmp_path):
+        fewer = {name: kind for name, kind in METRICS.items() if name != "sparsity"}
+        Store(
+            tmp_path, schema.trial_schema(fewer, ABOUT), schema.epoch_schema(fewer, ABOUT)
+        ).close()
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match="older or other schema"):
+            opened(tmp_path)
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("where", ["trials", "epochs"])
+    def test_a_foreign_file_is_refused_by_name(self, tmp_path, where):
+        opened(tmp_path).close()
+        (tmp_path / where / "notes.txt").write_text("mine")
+        with pytest.raises(ValueError, match=rf"{where}/notes\.txt does not belong here"):
+            opened(tmp_path)
+        (tmp_path / where / "notes.txt").unlink()
+        pd.DataFrame({"number": [1]}).to_parquet(tmp_path / where / "other.parquet")
+        with pytest.raises(ValueError, match=rf"{where}/other\.parquet does not belong here"):
+            opened(tmp_path)
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def full(self, monkeypatch):
+        def fill() -> None:
+            def fail(_: int) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            monkeypatch.setattr(os, "fsync", fail)
+
+        return fill
+
+    def test_a_snapshot_raises_and_leaves_the_last_one(self, tmp_path, full):
+        table = opened(tmp_path)
+        table.put_trial(trial_row(0, loss=0.5))
+        table.snapshot()
+        table.put_trial(trial_row(1))
+        full()
+        with pytest.raises(OSError, match="No space left"):
+            table.snapshot()
+        assert {n: row["loss"] for n, row in trials_on_disk(tmp_path).items()} == {0: 0.5}
+        assert len(read(tmp_path).trials) == 1
+
+    def test_a_row_raises_and_does_not_pass_for_safe(self, tmp_path, full, monkeypatch):
+        table = opened(tmp_path)
+        table.put_trial(trial_row(0))
+        full()
+        with pytest.raises(OSError, match="No space left"):
+            table.put_trial(trial_row(1))
+        monkeypatch.undo()  # there is room again
+        again = opened(tmp_path)
+        assert 0 in again.trials
+        assert 0 in trials_on_disk(tmp_path)

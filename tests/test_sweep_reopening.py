@@ -1,0 +1,205 @@
+"""A sweep that is opened again: what goes on, and what is another sweep."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from optuna.storages.journal import JournalFileSymlinkLock
+from small_sweep import (
+    CONDITIONAL,
+    EPOCHS,
+    FOUR,
+    ONE,
+    PLAIN,
+    TWO,
+    abandon,
+    assert_study_agrees,
+    drive,
+    metrics,
+    rows,
+)
+from small_sweep import _quick_disk as _quick_disk
+from small_sweep import load as load
+from small_sweep import tmp_path as tmp_path
+
+from raybench.space import Overrides, Space
+from raybench.sweep import FINISHED, Sweep, Task
+
+
+class TestReopening:
+    def test_a_finished_sweep_has_nothing_left(self, load, tmp_path):
+        space = load(TWO, CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        drive(first)
+        first.close()
+        again = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        assert again.unfinished == 0
+        assert again.ask() is None
+        again.close()
+
+    def test_more_trials_extend_it(self, load, tmp_path):
+        space = load(TWO, CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        drive(first)
+        first.close()
+        before = pd.read_parquet(tmp_path / "s" / "trials")
+        second = Sweep(tmp_path / "s", space, trials=7, overrides=PLAIN)
+        assert second.unfinished == 3
+        assert len(drive(second)) == 3
+        second.close()
+        after = pd.read_parquet(tmp_path / "s" / "trials")
+        assert len(after) == after["key"].nunique() == 7
+        pd.testing.assert_frame_equal(after.iloc[:4], before)
+        assert_study_agrees(tmp_path / "s", space.objectives)
+
+    def test_fewer_trials_take_none_away(self, load, tmp_path):
+        space = load(TWO, CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        drive(first)
+        first.close()
+        second = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
+        assert second.unfinished == 0
+        second.close()
+        assert len(rows(tmp_path / "s")) == 4
+
+    @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])
+    def test_running_trials_go_on_under_their_number(self, load, tmp_path, objectives):
+        space = load(objectives, CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=6, overrides=PLAIN)
+        drive(first, concurrent=3, reports=7)
+        running = {n: r for n, r in first.store.trials.items() if r["status"] == "RUNNING"}
+        ended = {n: r for n, r in first.store.trials.items() if r["status"] in FINISHED}
+        assert running
+        abandon(first)
+
+        second = Sweep(tmp_path / "s", space, trials=6, overrides=PLAIN)
+        resumed = [second.ask() for _ in running]
+        assert [task.number for task in resumed] == sorted(running)
+        for task in resumed:
+            assert task.experiment.key() == running[task.number]["key"]
+            assert task.checkpoint.name == f"{task.number}.pt"
+            second.finish(task.number, "FAILED", "enough of it")
+        drive(second)
+        second.close()
+        found = rows(tmp_path / "s")
+        assert len(found) == 6
+        assert all(row["status"] in FINISHED for row in found.values())
+        for number, row in running.items():
+            assert found[number]["params"] == row["params"]
+            assert found[number]["stop_reason"] == "enough of it"
+        for number, row in ended.items():
+            assert found[number]["status"] == row["status"]
+        assert_study_agrees(tmp_path / "s", space.objectives)
+
+    def test_rungs_are_rebuilt_from_the_rows(self, load, tmp_path):
+        space = load(ONE, CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=8, overrides=PLAIN)
+        drive(first, reports=12)
+        before = first.rungs._seen
+        abandon(first)
+        second = Sweep(tmp_path / "s", space, trials=8, overrides=PLAIN)
+        second.ask()
+        assert second.rungs._seen == before
+        assert before
+        second.close()
+
+    def test_a_rung_that_was_passed_is_not_asked_again(self, load, tmp_path):
+        """A trial goes on from a checkpoint that is older than its last report."""
+
+        def report(sweep: Sweep, task: Task, epoch: int, accuracy: float) -> bool:
+            return sweep.report(task.number, epoch, metrics(task, epoch) | {"accuracy": accuracy})
+
+        space = load(ONE, CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        tasks = [first.ask() for _ in range(3)]
+        stops = [report(first, task, 1, a) for task, a in zip(tasks, (0.1, 0.8, 0.9), strict=True)]
+        assert stops == [False] * 3
+        assert not report(first, tasks[0], 2, 0.1)
+        abandon(first)
+
+        second = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        resumed = second.ask()
+        assert resumed.number == tasks[0].number
+        assert not report(second, resumed, 1, 0.1)
+        assert not report(second, resumed, 2, 0.1)
+        *_, new = (second.ask() for _ in range(3))
+        assert report(second, new, 1, 0.1)  # who comes there for the first time is stopped
+        second.close()
+        epochs = pd.read_parquet(tmp_path / "s" / "epochs")
+        assert epochs[epochs["number"] == resumed.number]["epoch"].tolist() == [1, 2]
+
+    def test_a_lock_left_by_a_kill_is_not_waited_for(self, load, tmp_path, monkeypatch):
+        space = load(ONE, CONDITIONAL)
+        Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN).close()
+        JournalFileSymlinkLock(str(tmp_path / "s/.state/study.journal")).acquire()
+
+        def sleep(seconds: float) -> None:
+            raise AssertionError("it waits")
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        sweep = Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN)
+        assert sweep.ask() is not None
+        sweep.close()
+
+    def test_a_duplicate_that_was_cut_off_does_not_end_the_sweep(self, load, tmp_path):
+        """Killed after a suggestion was made, and before it was found to be there already."""
+        space = load(ONE, FOUR)
+        first = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
+        (task,) = drive(first, concurrent=1, reports=EPOCHS)
+        first._study.enqueue_trial(json.loads(first.store.trials[task.number]["params"]))
+        space.sample(first._study.ask())
+        abandon(first)
+        second = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
+        assert second.unfinished == 1
+        assert second.ask() is not None
+        second.close()
+
+
+class TestRefusals:
+    @pytest.fixture
+    def finished(self, load, tmp_path) -> Path:
+        sweep = Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=2, overrides=PLAIN)
+        drive(sweep)
+        sweep.close()
+        return tmp_path / "s"
+
+    def refused(self, folder: Path, space: Space, overrides: Overrides, words: str) -> None:
+        before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        with pytest.raises(ValueError, match=words):
+            Sweep(folder, space, trials=2, overrides=overrides)
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+    @pytest.mark.parametrize(
+        ("overrides", "words"),
+        [
+            (Overrides(epochs=3), r"\(--epochs was None, is 3\)"),
+            (Overrides(seed=7), r"\(--seed was 0, is 7\)"),
+            (Overrides(workers=2), r"\(--workers was None, is 2\)"),
+            (Overrides(data="digits"), r"\(--data was None, is digits\)"),
+        ],
+    )
+    def test_other_settings_are_named(self, load, finished, overrides, words):
+        self.refused(finished, load(ONE, CONDITIONAL), overrides, words)
+
+    def test_another_space_is_named(self, load, finished):
+        changed = load(ONE, CONDITIONAL.replace("0.9", "0.8"))
+        self.refused(finished, changed, PLAIN, r"holds another sweep \(space was probe.py \w+, is")
+
+    def test_other_objectives_are_named(self, load, finished):
+        words = r"objectives was .*model_bytes.*--name"
+        self.refused(finished, load(TWO, CONDITIONAL), PLAIN, words)
+
+    def test_tables_of_unknown_origin(self, load, tmp_path):
+        (tmp_path / "s" / "trials").mkdir(parents=True)
+        with pytest.raises(ValueError, match="unknown origin"):
+            Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=2, overrides=PLAIN)
+
+    def test_the_right_command_still_works_after_a_refusal(self, load, finished):
+        with pytest.raises(ValueError, match="--seed") as error:
+            Sweep(finished, load(ONE, CONDITIONAL), trials=2, overrides=Overrides(seed=7))
+        Sweep(finished, load(ONE, CONDITIONAL), trials=2, overrides=PLAIN).close()
+        assert error
