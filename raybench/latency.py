@@ -45,11 +45,10 @@ class Latency:
 
 def sides(int8: bytes, fp32: bytes, model: nn.Module) -> dict[str, Callable[[Tensor], object]]:
     """What is compared: both graphs in ONNX Runtime, and the model in eager PyTorch, in fp32."""
-    int8_session, fp32_session = onnx_graph.session(int8), onnx_graph.session(fp32)
     eager = onnx_graph.plain(model)
     return {
-        "int8": lambda x: onnx_graph.logits(int8_session, x),
-        "ort_fp32": lambda x: onnx_graph.logits(fp32_session, x),
+        "int8": onnx_graph.Bound(int8),
+        "ort_fp32": onnx_graph.Bound(fp32),
         "eager": lambda x: eager(x),
     }
 

@@ -36,6 +36,7 @@ from raybench.models.resnet_cifar import Block, PadShortcut
 
 INPUT, OUTPUT = "images", "logits"
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
+SAME_RANGE = ("Relu", "Squeeze", "Flatten", "Reshape")
 ADDED = ("weight_step", "weight_bits", "input_step", "input_bits", "input_zero_point")
 
 
@@ -77,6 +78,7 @@ def fp32_graph(model: nn.Module, image_size: int) -> bytes:
                 external_data=False,
                 verbose=False,
             )
+            _pool_by_name(path)
             quant_pre_process(path, path)  # folds constants, and shapes are what quantizing needs
         except Exception as error:  # of torch.export, of onnxscript, of ONNX Runtime
             raise ValueError(f"the model has no ONNX graph: {_first_line(error)}") from error
@@ -132,6 +134,33 @@ def calibration_batches(images: Images, count: int = CALIBRATION_IMAGES) -> Iter
         yield x_BCHW
 
 
+class Bound:
+    """A session that keeps its input and output: a call copies the images in, and no more.
+
+    (images, 3, size, size) -> (images, classes), which the next call writes anew. An int8 ResNet-20
+    takes 5 % less for an image than by `run`, which looks both up by name and makes a new output.
+    """
+
+    def __init__(self, graph: bytes) -> None:
+        self._session = session(graph)
+        self._input = torch.empty(0)
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        if x_BCHW.shape != self._input.shape:
+            self._bind(x_BCHW)
+        self._input.copy_(x_BCHW)
+        self._session.run_with_iobinding(self._binding)
+        return self._output
+
+    def _bind(self, x_BCHW: Tensor) -> None:
+        self._input = torch.empty(x_BCHW.shape)  # contiguous, whatever the images are
+        self._output = logits(self._session, x_BCHW)
+        self._binding = self._session.io_binding()
+        value = onnxruntime.OrtValue.ortvalue_from_numpy  # shares the memory
+        self._binding.bind_ortvalue_input(INPUT, value(self._input.numpy()))
+        self._binding.bind_ortvalue_output(OUTPUT, value(self._output.numpy()))
+
+
 def session(graph: bytes) -> onnxruntime.InferenceSession:
     """Of one thread, the calling one: then a thread's clock sees all of its work."""
     options = onnxruntime.SessionOptions()
@@ -170,6 +199,33 @@ def _convolve_shortcuts(model: nn.Module) -> None:
             module.shortcut = convolution
 
 
+def _pool_by_name(path: Path) -> None:
+    """Makes every mean over height and width a GlobalAveragePool, in the file.
+
+    That has an int8 kernel. A ReduceMean is computed in fp32, between two conversions: together 3 %
+    of a ResNet-20's int8 latency.
+    """
+    model = onnx.load(path)
+    known = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            known[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    nodes = []
+    for node in model.graph.node:
+        axes = known.get(node.input[1]) if node.op_type == "ReduceMean" and node.input[1:] else None
+        if axes is None or sorted(axes.tolist()) != [2, 3]:
+            nodes.append(node)
+            continue
+        kept = all(a.i for a in node.attribute if a.name == "keepdims")
+        pooled = node.output[0] if kept else f"{node.output[0]}_pooled"
+        nodes.append(onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled]))
+        if not kept:
+            nodes.append(onnx.helper.make_node("Squeeze", [pooled, node.input[1]], node.output))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
 def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list[dict[str, Any]]]:
     """Scales and ranges that a quantized model has, by the graph's tensors.
 
@@ -196,9 +252,11 @@ def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list
             for known in found.get(read, []):  # of another reader: the wider one holds both
                 low, high = min(low, known["rmin"]), max(high, known["rmax"])
             found[read] = [{"rmin": low, "rmax": high}]
-            # A ReLU is fused into what is before it, which keeps its own name for the range.
-            if read in made_by and made_by[read].op_type == "Relu":
+            # A ReLU is fused into what is before it, which keeps its own name for the range; what
+            # only gives a tensor another shape has the range of its input.
+            while read in made_by and made_by[read].op_type in SAME_RANGE:
                 found[made_by[read].input[0]] = found[read]
+                read = made_by[read].input[0]
     return found
 
 

@@ -62,8 +62,7 @@ class TestLatency:
         """In fp32 for a model that is not quantized, whatever its settings are."""
         monkeypatch.setattr(onnx_graph, "fp32_graph", lambda *_: b"fp32")
         monkeypatch.setattr(onnx_graph, "int8_graph", lambda *_: b"int8")
-        monkeypatch.setattr(onnx_graph, "session", lambda graph: graph)
-        monkeypatch.setattr(onnx_graph, "logits", lambda graph, _: asked.add(graph))
+        monkeypatch.setattr(onnx_graph, "Bound", lambda graph: lambda _: asked.add(graph))
         asked: set[bytes] = set()
         path = tmp_path / "model.safetensors"
         artefact.save(build("resnet20", classes=10, image_size=8), few, 10, path)

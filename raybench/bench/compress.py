@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -98,7 +97,7 @@ def _measure(folder: Path) -> dict[str, float]:
     }
     sides = latency.sides(int8["60_8"], graphs["60_8"], models["60_8"])
     for name in wider:
-        sides[name] = partial(onnx_graph.logits, onnx_graph.session(int8[name]))
+        sides[name] = onnx_graph.Bound(int8[name])
     for batch, runs in RUNS.items():
         figures |= _latencies(sides, experiment.image_size, batch, runs)
     return figures | {"fp32_bytes": fp32_bytes, "rounds": ROUNDS}
