@@ -76,7 +76,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "trials": len(found),
                 "test accuracy": round(accuracy.mean(), 2),
                 "±": round(accuracy.std(ddof=1), 2) if len(found) > 1 else None,
-                "to dense": round(accuracy.mean() - 100 * dense["test_accuracy"].mean(), 2)
+                "to dense": round(accuracy.mean() - 100 * dense["test_accuracy"].mean(), 2) + 0.0
                 if len(dense)
                 else None,
                 "s/epoch": round(seconds, 1),

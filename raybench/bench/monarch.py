@@ -17,6 +17,7 @@ from raybench import process
 from raybench.models import avoid_slow_bf16, build
 from raybench.optim import build_optimizer
 from raybench.techniques import Technique
+from raybench.techniques.linear_layers import Layers
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch, MonarchLinear, project
 from trainers.monarch import base
@@ -27,10 +28,10 @@ TOKENS = 4096
 ROUNDS = 7
 STEP_ROUNDS = 3
 IMAGES = 21  # of 224 pixels: 21 x 197 tokens are about TOKENS
-STEPS = {  # name -> timm's model, blocks
-    "step_vit_s": ("vit_small_patch16_224", 8),
-    "step_vit_b": ("vit_base_patch16_224", 4),
-    "step_mixer_b": ("mixer_b16_224", 4),
+STEPS: dict[str, tuple[str, int, Layers]] = {  # name -> timm's model, blocks, which layers
+    "step_vit_s": ("vit_small_patch16_224", 8, "both"),
+    "step_vit_b": ("vit_base_patch16_224", 4, "both"),
+    "step_mixer_b": ("mixer_b16_224", 4, "all"),  # those that mix tokens too, as in the paper
 }
 CLAIMS = {
     "layer_768_3072_nb4": "reach 2.7",
@@ -58,8 +59,8 @@ def measure() -> dict[str, float]:
         for blocks in (4, 8):
             found |= _layer(f"layer_768_3072_nb{blocks}", blocks, precision)
         found |= _feed_forward("mlp_nb4", precision)
-        for name, (model, blocks) in STEPS.items():
-            found |= _step(name, model, blocks, precision)
+        for name, (model, blocks, layers) in STEPS.items():
+            found |= _step(name, model, blocks, layers, precision)
         figures |= {name + suffix: value for name, value in found.items()}
     dense = nn.Linear(768, 3072)
     project(dense, 4)
@@ -108,11 +109,13 @@ def _forward_and_backward(
     return _speed_ups(name, {side: run(module) for side, module in sides.items()}, ROUNDS)
 
 
-def _step(name: str, model: str, blocks: int, precision: Precision) -> dict[str, float]:
+def _step(
+    name: str, model: str, blocks: int, layers: Layers, precision: Precision
+) -> dict[str, float]:
     techniques: dict[str, Technique] = {
         "dense": Monarch(blocks=0),
-        "monarch": Monarch(blocks=blocks),
-        "low_rank": LowRank(blocks=blocks),
+        "monarch": Monarch(blocks=blocks, layers=layers),
+        "low_rank": LowRank(blocks=blocks, layers=layers),
     }
     x, y = torch.randn(IMAGES, 3, 224, 224), torch.randint(10, (IMAGES,))
     sides = {side: _training(model, t, x, y, precision) for side, t in techniques.items()}
