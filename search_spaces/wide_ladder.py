@@ -33,6 +33,6 @@ def space(trial):
         model="resnet20x2_b",
         seed=seed,
         prune_channels=PruneChannels(ratio=0.25, at=0.25) if arm == "wide, cut" else None,
-        prune=Prune(final_sparsity=0.8, begin=0.3),
+        prune=Prune(final_sparsity=0.8, begin=0.45, end=0.75),
         quantize=Quantize(bits=4),
     )
