@@ -44,9 +44,9 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
 
     Sparsities of a random search are shown in bands of ten points. A difference compares means
     of test accuracies, in points, with the dense twin that had no teacher, and is empty where the
-    sweep has none. `faster than
-    fp32` is the ratio of median seconds an epoch to those of twins that differ in precision alone,
-    over all seeds. A column that would say nothing in any row is left out.
+    sweep has none. `faster than fp32` is the ratio of median seconds an epoch to those of twins
+    that differ in precision alone, over all seeds. A column that would say nothing in any row is
+    left out.
     """
     done = trials[trials["status"] == "COMPLETE"].copy()
     if done.empty:

@@ -80,7 +80,8 @@ def measure() -> dict[str, float]:
                 said = f"{side} {number}: hypervolume {found[side][-1]:.3f}, "
                 said += f"{len(sweep.rows)} of {trials[side][-1]} trials complete"
                 print(said, file=sys.stderr)
-    ratios = [a / b for a, b in zip(found["searched"], found["random"], strict=True)]
+    pairs = zip(found["searched"], found["random"], strict=True)
+    ratios = [ours / theirs if theirs else math.inf for ours, theirs in pairs]
     return {
         "ratio": median(ratios),
         "ratio_min": min(ratios),

@@ -117,10 +117,7 @@ class Steps:
         return self._hear()
 
     def second_step(self) -> float:
-        """Seconds of a step that comes right after another, as in training.
-
-        While the other side steps, a side's caches and its memory go cold.
-        """
+        """Seconds of a step that comes right after another, as in training."""
         self.step()
         return self.step()
 

@@ -69,7 +69,7 @@ class _Product(torch.autograd.Function):
             columns = slice(b * side, (b + 1) * side)
             torch.mm(dh[b], f1[b], out=dx[:, columns])
             torch.mm(dh[b].t(), x[:, columns], out=df1[b])
-        # As a product: of 4,096 x 3,072 in bf16 `sum` takes 4.4 ms, this 2.5, the layer 34 in all.
+        # As a product: of 4,096 x 3,072 in bf16 `sum` takes 4.4 ms, this 2.5.
         dbias = (dy.new_ones(1, len(dy)) @ dy).squeeze(0) if ctx.has_bias else None
         return dx, df1, df2, dbias
 
