@@ -51,6 +51,9 @@ class Recipe:
     cutout: int = 0
     """Side of a square in each image that is set to the mean, in pixels (DeVries & Taylor 2017).
     0 is off."""
+    renew_norms: int = 0
+    """Training batches by which batch norms take their means and variances anew after the last
+    step. What is rounded or pruned without training on needs it; 0 keeps the running ones."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16 and fp16 are autocast, fp16 with a scaled loss and on GPUs alone; `auto` takes bf16
     where the processor has it. Evaluation is in fp32."""
@@ -61,7 +64,7 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}: it must be above 0")
-        for name in ("momentum", "weight_decay", "crop", "mixup", "cutout"):
+        for name in ("momentum", "weight_decay", "crop", "mixup", "cutout", "renew_norms"):
             if not getattr(self, name) >= 0:  # `not >=`, so that NaN is refused as well
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
         if math.isinf(self.mixup):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from raybench import artefact, measure
-from raybench.data import Images, Split, evaluation_batches
+from raybench.data import Images, Split, batches, evaluation_batches
 from raybench.experiment import Experiment
 from raybench.parallel.ddp import Replicas
 
@@ -42,6 +44,42 @@ def validated(model: nn.Module, images: Images, replicas: Replicas) -> dict[str,
     accuracy, loss = evaluate(model, images, images.validation, replicas)
     inference.stop()
     return {"accuracy": accuracy, "validation_loss": loss, "inference_s": inference.seconds}
+
+
+def finish(model: nn.Module, experiment: Experiment, images: Images) -> None:
+    """Turns the trained model, in place, into what is evaluated and stored.
+
+    Every worker sees the same batches here, so that all have the same model.
+    """
+    recipe = experiment.recipe
+    if recipe.renew_norms:
+        device = next(model.parameters()).device
+        seen = batches(images, recipe, seed=experiment.seed, epoch=recipe.epochs + 1, device=device)
+        renew_norms(model, (x for x, _ in islice(seen, recipe.renew_norms)))
+    for _, technique in experiment.techniques():
+        technique.finish(model)
+
+
+@torch.no_grad()
+def renew_norms(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Gives every batch norm the mean and variance of what enters it, over these batches.
+
+    All else is as in evaluation. Running averages are of weights as they were in the last hundred
+    steps, not of those that a rounding or a pruning after them has left.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [norm for norm in norms if norm.track_running_stats]
+    model.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches, each counting alike
+        norm.train()
+    for x in images:
+        model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def bytes_if_finished(model: nn.Module, experiment: Experiment, images: Images) -> int:
