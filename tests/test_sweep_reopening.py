@@ -122,6 +122,7 @@ class TestReopening:
         abandon(first)
 
         second = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
+        second.rungs.evidence = 0  # it decides from the first trial on
         resumed = second.ask()
         assert resumed.number == tasks[0].number
         assert not report(second, resumed, 1, 0.1)

@@ -125,6 +125,8 @@ def _plain(overrides: Overrides) -> dict[str, Any]:
 
 def _sweep(folder: Path, space: Space, overrides: Overrides, side: str) -> Budgeted:
     searched = side == "searched"
+    if not searched:
+        space = replace(space, enqueue=())  # what the search begins with is what others found
     sweep = Budgeted(
         folder,
         space,
