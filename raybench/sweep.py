@@ -66,10 +66,13 @@ class Sweep:
         overrides: Overrides,
         keep: str = "best",
         early_stopping: bool = True,
+        evidence: int = Rungs.evidence,
         sampler: str = "tpe",
     ) -> None:
         if trials < 1:
             raise ValueError(f"--trials is {trials}: a sweep has 1 or more")
+        if evidence < 0:
+            raise ValueError(f"--evidence is {evidence}: a number of trials, 0 or more")
         # Absolute: the workers that write the models have another working directory.
         self.folder, self.space, self.trials, self.keep = folder.absolute(), space, trials, keep
         self.name = folder.name
@@ -93,7 +96,7 @@ class Sweep:
             raise
         self.early_stopping = early_stopping
         longest = max(example.recipe.epochs for example in space.examples)
-        self.rungs = Rungs(space.objectives, longest)
+        self.rungs = Rungs(space.objectives, longest, evidence=evidence)
         self._reached: dict[int, int] = {}  # trial -> last epoch that it had reported before
         for row in self.store.epoch_rows():
             self.rungs.record(row["number"], row["epoch"], row)

@@ -56,6 +56,9 @@ class Tune:
     """Which trained models stay; best is the Pareto front."""
     early_stopping: bool = True
     """Stops the trials that fall behind (asynchronous successive halving)."""
+    evidence: int = 5
+    """Complete trials that must have shown that a rung's order is that of the end, before it stops
+    any. 0 stops from the first trial on: for more slots than that, and long trials."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How trials are suggested. random is what a search is to be compared with."""
 
@@ -80,6 +83,7 @@ def run(options: Tune) -> int:
             overrides=overrides,
             keep=options.keep,
             early_stopping=options.early_stopping,
+            evidence=options.evidence,
             sampler=options.sampler,
         )
     except (ValueError, OSError) as error:

@@ -84,6 +84,19 @@ class TestCounts:
             assert {name: row[name] for name in last} == last
             assert own["accuracy"].iloc[-1] == last["accuracy"]
 
+    @pytest.mark.parametrize("evidence", [0, 5])
+    def test_who_is_stopped_before_enough_trials_are_complete(self, load, tmp_path, evidence):
+        space = load(ONE, CONDITIONAL)
+        sweep = Sweep(tmp_path / "s", space, trials=5, overrides=PLAIN, evidence=evidence)
+        drive(sweep, concurrent=1)
+        sweep.close()
+        states = [row["status"] for row in rows(tmp_path / "s").values()]
+        assert ("PRUNED" in states) == (evidence == 0)
+
+    def test_evidence_is_a_number_of_trials(self, load, tmp_path):
+        with pytest.raises(ValueError, match="--evidence is -1"):
+            Sweep(tmp_path / "s", load(ONE, FOUR), trials=5, overrides=PLAIN, evidence=-1)
+
     def test_without_early_stopping_nobody_is_stopped(self, load, tmp_path):
         sweep = Sweep(
             tmp_path / "s",
