@@ -52,8 +52,8 @@ class Recipe:
     """Side of a square in each image that is set to the mean, in pixels (DeVries & Taylor 2017).
     0 is off."""
     renew_norms: int = 0
-    """Training batches by which batch norms take their means and variances anew after the last
-    step. What is rounded or pruned without training on needs it; 0 keeps the running ones."""
+    """Training batches over which batch norms take means and variances anew, before they are used.
+    What was just pruned or rounded, or trained for few steps, needs it; 0 keeps running ones."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16 and fp16 are autocast, fp16 with a scaled loss and on GPUs alone; `auto` takes bf16
     where the processor has it. Evaluation is in fp32."""

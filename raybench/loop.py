@@ -21,7 +21,7 @@ from raybench.loss_scale import LossScale
 from raybench.models import avoid_slow_bf16, build
 from raybench.optim import learning_rate
 from raybench.parallel.checkpointing import checkpoint_blocks
-from raybench.score import bytes_if_finished, finish, store_and_score, validated
+from raybench.score import bytes_if_finished, renewed, store_and_score, validated
 from raybench.techniques import Batch, Memory, Progress
 
 Metrics = dict[str, Any]
@@ -190,8 +190,10 @@ def fit(
         }
         model.eval()  # itself too where the whole is a copy: train() begins the tallies anew
         whole = replicas.whole(model)
+        renewed(whole, experiment, images, number)
         if number == recipe.epochs:
-            finish(whole, experiment, images)
+            for _, technique in techniques:
+                technique.finish(whole)
             metrics |= store_and_score(whole, experiment, images, replicas, store)
         else:
             metrics["model_bytes"] = bytes_if_finished(whole, experiment, images)

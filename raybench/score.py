@@ -46,26 +46,14 @@ def validated(model: nn.Module, images: Images, replicas: Replicas) -> dict[str,
     return {"accuracy": accuracy, "validation_loss": loss, "inference_s": inference.seconds}
 
 
-def finish(model: nn.Module, experiment: Experiment, images: Images) -> None:
-    """Turns the trained model, in place, into what is evaluated and stored.
-
-    Every worker sees the same batches here, so that all have the same model.
-    """
-    recipe = experiment.recipe
-    if recipe.renew_norms:
-        device = next(model.parameters()).device
-        seen = batches(images, recipe, seed=experiment.seed, epoch=recipe.epochs + 1, device=device)
-        renew_norms(model, (x for x, _ in islice(seen, recipe.renew_norms)))
-    for _, technique in experiment.techniques():
-        technique.finish(model)
-
-
 @torch.no_grad()
 def renew_norms(model: nn.Module, images: Iterable[Tensor]) -> None:
     """Gives every batch norm the mean and variance of what enters it, over these batches.
 
-    All else is as in evaluation. Running averages are of weights as they were in the last hundred
-    steps, not of those that a rounding or a pruning after them has left.
+    All else is as in evaluation. A running average is of weights as they were in the last thirty
+    steps, not of those that few steps, a rounding or a pruning have left: ResNet-20 with 90 % zeros
+    and 3 bits, after 63 steps on a third of digits, was right for 65 % of the images, and for 94 %
+    with its norms taken anew. Training does not see it: a step's norms are those of its batch.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     norms = [norm for norm in norms if norm.track_running_stats]
@@ -80,6 +68,18 @@ def renew_norms(model: nn.Module, images: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
+
+
+def renewed(model: nn.Module, experiment: Experiment, images: Images, epoch: int) -> None:
+    """Takes the norms anew over as many of the epoch's training batches as the recipe says.
+
+    Every worker sees the same ones, so that all have the same model.
+    """
+    if not experiment.recipe.renew_norms:
+        return
+    device = next(model.parameters()).device
+    seen = batches(images, experiment.recipe, seed=experiment.seed, epoch=epoch, device=device)
+    renew_norms(model, (x for x, _ in islice(seen, experiment.recipe.renew_norms)))
 
 
 def bytes_if_finished(model: nn.Module, experiment: Experiment, images: Images) -> int:

@@ -2,12 +2,14 @@
 
     python -m raybench.tune --space search_spaces/super_model.py --trials 29        # digits
     python -m raybench.tune --space search_spaces/super_model.py --data cifar10 --epochs 30
-    RAYBENCH_TEACHER=results/teachers#3 python -m raybench.tune \\
-        --space search_spaces/super_model.py --data cifar10 --epochs 30
+    python -m raybench.train super_model --data cifar10 --recipe.epochs 30 --store net.safetensors
+    RAYBENCH_START=net.safetensors RAYBENCH_TEACHER=net.safetensors python -m raybench.tune \\
+        --space search_spaces/super_model.py --data cifar10 --epochs 10
 
 Sparsity, schedule, bits, augmentation, distillation, width, learning rate. The search begins with
-three points that are known to be good: 60 % and 8 bits, 80 % and 4, 90 % and 3. A teacher is a
-trained model of the same data, and without one there is no distillation. The latency is measured at
+three points that are known to be good: 60 % and 8 bits, 80 % and 4, 90 % and 3. With a start, a
+trained model of the same data, every trial goes on from it, in its width; few epochs then do. A
+teacher is a trained model too, and without one there is no distillation. The latency is measured at
 the end of a trial; early stopping goes by the two objectives that every epoch has.
 Cost: the epochs of search_spaces/pruning.py, three to four times that for the wider network, and
 some ten seconds a trial for the graph and its latency.
@@ -17,22 +19,26 @@ Expected: few bits and high sparsity on the wide network beat the narrow dense o
 import os
 from dataclasses import replace
 
-from raybench import trained
+from raybench import artefact, trained
 from raybench.techniques.distill import Distill
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from trainers.super_model import base
 
+START = os.environ.get("RAYBENCH_START", "")
 TEACHER = os.environ.get("RAYBENCH_TEACHER", "")
-if TEACHER:
-    trained.find(TEACHER)  # said at once where it is not there
+for address in filter(None, (START, TEACHER)):
+    trained.find(address)  # said at once where it is not there
+MODELS = ["resnet20", "resnet20x2"]
+if START:
+    MODELS = [artefact.about(trained.find(START))[0].model]
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
-START = {"model": "resnet20", "schedule": "polynomial", "lr": 0.1, "prune_begin": 0.1}
+KNOWN = {"model": MODELS[0], "schedule": "polynomial", "lr": 0.1, "prune_begin": 0.1}
 enqueue = [
-    START | {"sparsity": 0.6, "bits": 8, "quantize_begin": 0.5},
-    START | {"sparsity": 0.8, "bits": 4, "quantize_begin": 0.5},
-    START | {"sparsity": 0.9, "bits": 3, "quantize_begin": 0.5},
+    KNOWN | {"sparsity": 0.6, "bits": 8, "quantize_begin": 0.5},
+    KNOWN | {"sparsity": 0.8, "bits": 4, "quantize_begin": 0.5},
+    KNOWN | {"sparsity": 0.9, "bits": 3, "quantize_begin": 0.5},
 ]
 
 
@@ -58,7 +64,8 @@ def space(trial):
         )
     return replace(
         base,
-        model=trial.suggest_categorical("model", ["resnet20", "resnet20x2"]),
+        model=trial.suggest_categorical("model", MODELS),
+        start_from=START,
         prune=prune,
         quantize=quantize,
         distill=distill,

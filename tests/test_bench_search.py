@@ -39,19 +39,15 @@ class TestBudget:
         space = load(TWO, CONDITIONAL)
         return Budgeted(tmp_path / "sweep", space, trials=100, overrides=PLAIN, **options)
 
-    def test_full_trials_use_it_up(self, load, tmp_path, monkeypatch):
-        monkeypatch.setattr(Budgeted, "budget", 3 * EPOCHS)
-        sweep = self.sweep(load, tmp_path, early_stopping=False)
+    def test_full_trials_use_it_up(self, load, tmp_path):
+        sweep = self.sweep(load, tmp_path, early_stopping=False, budget=3 * EPOCHS)
         assert len(drive(sweep, concurrent=1)) == 3
         sweep.close()
         assert [row["number"] for row in sweep.rows] == [0, 1, 2]
         assert sweep.spent == sweep.budget
 
-    def test_what_is_under_way_at_its_end_is_stopped_and_does_not_count(
-        self, load, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr(Budgeted, "budget", 10 * EPOCHS + 1)
-        sweep = self.sweep(load, tmp_path)
+    def test_what_is_under_way_at_its_end_is_stopped_and_does_not_count(self, load, tmp_path):
+        sweep = self.sweep(load, tmp_path, budget=10 * EPOCHS + 1)
         drive(sweep, concurrent=3)
         sweep.close()
         told = rows(tmp_path / "sweep")

@@ -85,7 +85,8 @@ class TestLatency:
 
 class TestSpaces:
     def test_the_super_model_is_searched_over_all_its_parts(self, monkeypatch):
-        monkeypatch.delenv("RAYBENCH_TEACHER", raising=False)
+        for variable in ("RAYBENCH_START", "RAYBENCH_TEACHER"):
+            monkeypatch.delenv(variable, raising=False)
         space = load(SPACES / "super_model.py", Overrides())
         assert list(space.objectives) == ["accuracy", "model_bytes", "latency_ms"]
         found = space.examples
@@ -104,8 +105,18 @@ class TestSpaces:
         found = load(SPACES / "super_model.py", Overrides()).examples
         assert {e.distill and e.distill.teacher for e in found} == {None, str(path)}
 
-    def test_a_teacher_that_is_not_there_is_said_at_once(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("RAYBENCH_TEACHER", str(tmp_path / "none"))
+    def test_with_a_start_every_trial_goes_on_from_it(self, few, tmp_path, monkeypatch):
+        path = tmp_path / "start.safetensors"
+        wide = replace(few, model="resnet20x2")
+        artefact.save(build("resnet20x2", classes=10, image_size=8), wide, 10, path)
+        monkeypatch.setenv("RAYBENCH_START", str(path))
+        space = load(SPACES / "super_model.py", Overrides())
+        assert {(e.model, e.start_from) for e in space.examples} == {("resnet20x2", str(path))}
+        assert {known["model"] for known in space.enqueue} == {"resnet20x2"}
+
+    @pytest.mark.parametrize("variable", ["RAYBENCH_START", "RAYBENCH_TEACHER"])
+    def test_a_model_that_is_not_there_is_said_at_once(self, variable, tmp_path, monkeypatch):
+        monkeypatch.setenv(variable, str(tmp_path / "none"))
         with pytest.raises(ValueError, match=r"super_model\.py:\d+: there is no file .*none"):
             load(SPACES / "super_model.py", Overrides())
 

@@ -22,7 +22,7 @@ from raybench.models.blocks import blocks
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.stage import State
-from raybench.score import bytes_if_finished, finish, store_and_score, validated
+from raybench.score import bytes_if_finished, renewed, store_and_score, validated
 from raybench.stage_loop import Alone, Report, Runner, whole_model
 
 base = Experiment(
@@ -107,8 +107,8 @@ def _staged(
             state = runner.state()
             whole.load_state_dict(state["model"])
             whole.eval()
+            renewed(whole, experiment, images, number)
             if number == recipe.epochs:
-                finish(whole, experiment, images)
                 metrics |= store_and_score(whole, experiment, images, replicas, store)
             else:
                 metrics["model_bytes"] = bytes_if_finished(whole, experiment, images)

@@ -18,7 +18,9 @@ from raybench.parallel.ddp import Replicas
 from trainers import pruning
 from trainers.pruning import table as table  # of the report
 
-base = replace(pruning.base, family="super_model")
+base = replace(
+    pruning.base, family="super_model", recipe=replace(pruning.base.recipe, renew_norms=32)
+)
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
 

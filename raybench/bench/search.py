@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -15,7 +16,7 @@ from raybench.cluster.execute import execute
 from raybench.cluster.session import session
 from raybench.progress import Progress
 from raybench.results.front import hypervolume
-from raybench.space import Overrides, Space, load
+from raybench.space import Overrides, load
 from raybench.sweep import Sweep
 from trainers import super_model
 
@@ -24,7 +25,10 @@ TRIALS = 29  # full ones: the search of the reference project
 EPOCHS = 9
 SUBSET = 1 / 3
 ROUNDS = 2
+START_EPOCHS = 3 * EPOCHS  # of the network from which the search goes on, out of its budget
 CHANCE = 0.1  # accuracy of guessing one of ten digits
+
+SIDES = ("search", "fresh", "random")
 
 claims = {"ratio": "reach 1.3"}
 
@@ -36,11 +40,9 @@ class Budgeted(Sweep):
     `rows` are the trials that were complete by then.
     """
 
-    budget = TRIALS * EPOCHS
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, budget: int, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.spent = 0
+        self.budget, self.spent = budget, 0
         self.rows: list[dict[str, Any]] = []
 
     def ask(self) -> Any:
@@ -61,41 +63,44 @@ class Budgeted(Sweep):
 def measure() -> dict[str, float]:
     """`search_spaces/super_model.py` on a third of digits' training images, 9 epochs a trial.
 
-    That is 63 steps, in which many a network learns nothing: on all images nearly every one is
-    right, and there is nothing to find. A front's hypervolume is over three gains: accuracy above
-    chance, and the logarithms of the bytes and of the milliseconds of the plain ResNet-20 in fp32
-    over the trial's. Random search has 29 full trials; the search, TPE with early stopping, has as
-    many epochs, and its trials that were complete by then count. `headroom` is what all trials of
-    a round together reach over random search: no ratio of that round can be found to be larger.
+    That is 63 steps, in which many a network learns nothing: with all images nearly every one is
+    right, and there is little to find. Random search has 29 full trials. The search, TPE with early
+    stopping, has as many epochs, of which it spends 27 on one plain network, from which its trials
+    go on; those that were complete by then count. `fresh_ratio` is of the search whose trials begin
+    with fresh weights, as random search's do.
+    A front's hypervolume is over three gains: accuracy above chance, and the logarithms of the
+    bytes and of the milliseconds of the plain ResNet-20 in fp32 over the trial's. `headroom` is
+    what all trials of a round together reach over random search.
     """
     overrides = Overrides(epochs=EPOCHS, data="digits", subset=SUBSET)
-    found: dict[str, list[float]] = {"searched": [], "random": [], "both": []}
-    trials: dict[str, list[int]] = {"searched": [], "random": []}
+    found: dict[str, list[float]] = {side: [] for side in (*SIDES, "all")}
+    trials: dict[str, list[int]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as scratch, session():
-        plain = _plain(overrides)
         for number in range(ROUNDS):
-            of = replace(overrides, seed=number)
-            space = load(SPACE, of)
+            folder, of = Path(scratch) / str(number), replace(overrides, seed=number)
+            start = folder / "start.safetensors"
+            plain = _plain(of, start)
             rows: list[dict[str, Any]] = []
-            for side in trials:
-                sweep = _sweep(Path(scratch) / f"{side}{number}", space, of, side)
+            for side in SIDES:
+                sweep = _sweep(folder / side, of, side, start)
                 rows += sweep.rows
                 found[side].append(volume(sweep.rows, plain))
                 trials[side].append(len(sweep.store.trials))
                 said = f"{side} {number}: hypervolume {found[side][-1]:.3f}, "
                 said += f"{len(sweep.rows)} of {trials[side][-1]} trials complete"
                 print(said, file=sys.stderr)
-            found["both"].append(volume(rows, plain))
-    ratios = _ratios(found["searched"], found["random"])
+            found["all"].append(volume(rows, plain))
+    ratios = {name: _ratios(found[name], found["random"]) for name in ("search", "fresh", "all")}
     return {
-        "ratio": median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "headroom": median(_ratios(found["both"], found["random"])),
-        "hypervolume": median(found["searched"]),
-        "random_hypervolume": median(found["random"]),
-        "trials": median(trials["searched"]),
-        "random_trials": median(trials["random"]),
+        "ratio": median(ratios["search"]),
+        "ratio_min": min(ratios["search"]),
+        "ratio_max": max(ratios["search"]),
+        "fresh_ratio": median(ratios["fresh"]),
+        "fresh_ratio_min": min(ratios["fresh"]),
+        "fresh_ratio_max": max(ratios["fresh"]),
+        "headroom": median(ratios["all"]),
+        **{f"{side}_hypervolume": median(found[side]) for side in SIDES},
+        **{f"{side}_trials": median(trials[side]) for side in SIDES},
         "rounds": ROUNDS,
     }
 
@@ -117,24 +122,29 @@ def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
     return [our / their if their else math.inf for our, their in zip(ours, theirs, strict=True)]
 
 
-def _plain(overrides: Overrides) -> dict[str, Any]:
-    """Bytes and milliseconds of the plain network, which an epoch tells."""
-    *_, last = super_model.train(replace(overrides, epochs=1).apply(super_model.base))
+def _plain(overrides: Overrides, start: Path) -> dict[str, Any]:
+    """Trains the plain network, stores it, and tells its bytes and milliseconds."""
+    of = replace(overrides, epochs=START_EPOCHS)
+    *_, last = super_model.train(of.apply(super_model.base), store=start)
     return last.metrics
 
 
-def _sweep(folder: Path, space: Space, overrides: Overrides, side: str) -> Budgeted:
-    searched = side == "searched"
-    if not searched:
+def _sweep(folder: Path, overrides: Overrides, side: str, start: Path) -> Budgeted:
+    os.environ["RAYBENCH_TEACHER"] = ""
+    os.environ["RAYBENCH_START"] = str(start) if side == "search" else ""
+    space = load(SPACE, overrides)  # it reads them
+    budget = TRIALS * EPOCHS
+    if side == "random":
         space = replace(space, enqueue=())  # what the search begins with is what others found
     sweep = Budgeted(
         folder,
         space,
-        trials=10 * TRIALS if searched else TRIALS,
+        trials=TRIALS if side == "random" else 10 * TRIALS,
         overrides=overrides,
         keep="none",
-        early_stopping=searched,
-        sampler="tpe" if searched else "random",
+        early_stopping=side != "random",
+        sampler="random" if side == "random" else "tpe",
+        budget=budget - START_EPOCHS if side == "search" else budget,
     )
     with Progress(sweep) as progress:
         execute(sweep, progress, workers=1, gpus=0.0, concurrent=2)
