@@ -10,7 +10,7 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.bench.search import Budgeted, volume
+from raybench.bench.search import Budgeted, ideal, volume
 
 NETWORK = {"accuracy": 0.9, "model_bytes": 1000, "latency_ms": 1.0}
 
@@ -32,6 +32,11 @@ class TestVolume:
     def test_a_dominated_trial_adds_nothing(self):
         best, worse = trial(0.6, 4, 4), trial(0.5, 4, 2)
         assert volume([best, worse], NETWORK) == pytest.approx(volume([best], NETWORK))
+
+    def test_the_ideal_is_always_right_and_the_best_in_all_else(self):
+        rows = [trial(0.6, 4, 1.5), trial(0.9, 2, 3), trial(0.3, 1, 1)]
+        assert ideal(rows) == pytest.approx(trial(1.0, 4, 3))
+        assert volume([ideal(rows)], NETWORK) > volume(rows, NETWORK)
 
 
 class TestBudget:
