@@ -47,3 +47,16 @@ def test_a_cut_without_training_on_needs_them(tiny):
     assert told[4]["sparsity"] == told[0]["sparsity"] == pytest.approx(0.7, abs=0.001)
     assert told[4]["test_loss"] < told[0]["test_loss"]
     assert told[4]["loss"] == told[0]["loss"]  # training itself is untouched
+
+
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
+    tiny = replace(tiny, recipe=replace(tiny.recipe, renew_norms=2))
+    images = data.load(tiny)
+    whole = []
+    for epoch in fit(tiny, images):
+        whole.append(epoch.metrics)
+        if epoch.number == 1:
+            epoch.save(tmp_path / "state.pt")
+    (resumed,) = fit(tiny, images, resume=tmp_path / "state.pt")
+    for name in ("loss", "accuracy", "validation_loss", "test_loss"):
+        assert resumed.metrics[name] == whole[1][name]
