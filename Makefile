@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: sweep test clean
 
 sweep: .venv/installed
-	$(BIN)/python -m raybench.tune --space search_spaces/pruning.py
+	$(BIN)/python -m raybench.tune --space search_spaces/pruning.py --trials 16
 
 test: .venv/installed
 	$(BIN)/ruff check .
