@@ -95,5 +95,5 @@ class Rungs:
             return True  # there is no order to agree with: it takes no part in the comparison
         if np.ptp(early) == 0:
             return False
-        correlation = np.corrcoef(pd.Series(early).rank(), pd.Series(late).rank())[0, 1]
+        correlation = pd.Series(early).corr(pd.Series(late), method="spearman")
         return bool(correlation >= self.agreement)

@@ -13,6 +13,7 @@ import tyro
 from raybench.progress import Progress
 from raybench.report import reading, summary
 from raybench.results.read import read
+from raybench.rungs import Rungs
 from raybench.space import Overrides, load
 from raybench.sweep import Sweep
 
@@ -56,7 +57,7 @@ class Tune:
     """Which trained models stay; best is the Pareto front."""
     early_stopping: bool = True
     """Stops the trials that fall behind (asynchronous successive halving)."""
-    evidence: int = 5
+    evidence: int = Rungs.evidence
     """Complete trials that must have shown that a rung's order is that of the end, before it stops
     any. 0 stops from the first trial on: for more slots than that, and long trials."""
     sampler: Literal["tpe", "random"] = "tpe"

@@ -3,8 +3,8 @@
     python -m raybench.tune --space search_spaces/quantization.py                   # digits
     python -m raybench.tune --space search_spaces/quantization.py --data cifar10 --epochs 30
 
-`begin` at 1 rounds after training, and batch norms take their statistics anew; before, the rest
-of training goes on with rounded weights. With a budget the layers share its bytes by sensitivity.
+`begin` at 1 rounds after training; before, the rest of training goes on with rounded weights. Batch
+norms take their statistics anew. With a budget the layers share its bytes by their sensitivity.
 Cost: an epoch with rounded weights takes about one and a half times as long as one without.
 Expected: 8 bits cost nothing either way, from 4 bits down training for them pays.
 """
@@ -36,6 +36,6 @@ def space(trial):
         recipe=replace(
             base.recipe,
             lr=trial.suggest_float("lr", 0.03, 0.5, log=True),
-            renew_norms=0 if trained else 32,
+            renew_norms=32,
         ),
     )

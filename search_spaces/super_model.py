@@ -13,7 +13,8 @@ teacher is a trained model too, and without one there is no distillation. The la
 the end of a trial; early stopping goes by the two objectives that every epoch has.
 Cost: the epochs of search_spaces/pruning.py, three to four times that for the wider network, and
 some ten seconds a trial for the graph and its latency.
-Expected: few bits and high sparsity on the wide network beat the narrow dense one on all three.
+Expected: few bits and high sparsity beat the dense network in bytes and milliseconds, and keep its
+accuracy. The wide one takes a quarter more time in int8 than the narrow one in fp32.
 """
 
 import os

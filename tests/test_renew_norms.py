@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from raybench import data
+from raybench.experiment import Pipeline
 from raybench.loop import fit
 from raybench.score import renew_norms
+from trainers import pipeline
 from trainers.pruning import one_shot
 
 
@@ -60,3 +62,12 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
     (resumed,) = fit(tiny, images, resume=tmp_path / "state.pt")
     for name in ("loss", "accuracy", "validation_loss", "test_loss"):
         assert resumed.metrics[name] == whole[1][name]
+
+
+def test_a_model_in_chunks_has_them_too(tiny):
+    tiny = replace(tiny, family="pipeline", pipeline=Pipeline(chunks=2))
+    recipes = [replace(tiny.recipe, renew_norms=batches) for batches in (0, 4)]
+    running, renewed = (list(pipeline.train(replace(tiny, recipe=r))) for r in recipes)
+    for before, after in zip(running, renewed, strict=True):
+        assert before.metrics["loss"] == after.metrics["loss"]
+        assert before.metrics["validation_loss"] != after.metrics["validation_loss"]

@@ -70,7 +70,7 @@ def measure() -> dict[str, float]:
     A front's hypervolume is over three gains: accuracy above chance, and the logarithms of the
     bytes and of the milliseconds of the plain ResNet-20 in fp32 over the trial's. `ideal_ratio` is
     of a network that is always right, in the fewest bytes and milliseconds of any trial of any
-    round: so much a search could find at most.
+    round: about as much as a search could find.
     """
     overrides = Overrides(epochs=EPOCHS, data="digits", subset=SUBSET)
     found: dict[str, list[float]] = {side: [] for side in SIDES}
