@@ -14,11 +14,12 @@ import torch
 import tyro
 from torch import nn
 
-from raybench import artefact, data, measure, onnx_graph, parallel, report
-from raybench.artefact import packed
+from raybench import artefact, data, parallel, report
+from raybench.artefact import onnx_graph, packed
 from raybench.artefact.breakdown import breakdown, totals
 from raybench.experiment import Experiment, Parallel
-from raybench.score import evaluate
+from raybench.training import measure
+from raybench.training.score import evaluate
 
 SUFFIX = ".packed"
 

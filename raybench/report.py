@@ -15,8 +15,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from raybench import attribution, family, plots
-from raybench.experiment import columns
+from raybench.experiment import columns, preset
+from raybench.reports import attribution, plots
 from raybench.results.front import front
 from raybench.results.read import Results, read
 
@@ -76,7 +76,7 @@ def reading(folder: Path) -> str:
 
 def family_table(results: Results, threshold: float) -> pd.DataFrame | None:
     """The table as in the family's reference project; None for a family without one."""
-    table = getattr(family.load(results.about["family"]), "table", None)
+    table = getattr(preset.load(results.about["family"]), "table", None)
     return None if table is None else table(results.trials, results.epochs, threshold)
 
 

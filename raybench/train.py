@@ -14,16 +14,18 @@ import torch
 import tyro
 from filelock import FileLock, Timeout
 
-from raybench import data, family, measure, process
+from raybench import data
 from raybench.experiment import (
     Experiment,
     checked,
     compatible,
     elastic_counts,
+    preset,
     technique_types,
 )
 from raybench.results import schema
 from raybench.results.store import Row, Store
+from raybench.training import measure, process
 
 SHOWN = ("loss", "accuracy", "model_bytes", "images_per_s", "test_accuracy")
 LOCK_S = 60.0  # deadline for another run that is writing its row
@@ -68,7 +70,7 @@ def parse(arguments: list[str]) -> Train:
         ValueError: no such family, or a value that its field does not take.
     """
     name = arguments[0] if arguments and not arguments[0].startswith("-") else "pruning"
-    base: Experiment = family.load(name).base
+    base: Experiment = preset.load(name).base
     # Every technique is shown with its defaults, or its flags would be hidden in a subcommand.
     off: dict[str, Any] = {
         field: technique()
@@ -130,7 +132,7 @@ def run(arguments: list[str]) -> int:
         options = parse(arguments)
         experiment = options.experiment
         _fits_here(options)
-        family.check(experiment)
+        preset.check(experiment)
         device = measure.pick_device()
         dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
         images = data.load(experiment)
@@ -153,7 +155,7 @@ def run(arguments: list[str]) -> int:
     try:
         for number, metrics in _reports(options):
             epochs.append({"epoch": number, **metrics})
-            named = [*SHOWN, *family.load(experiment.family).columns]
+            named = [*SHOWN, *preset.load(experiment.family).columns]
             numbers = {n: metrics[n] for n in named if not isinstance(metrics.get(n, ""), str)}
             shown = (f"{name} {_short(value)}" for name, value in numbers.items())
             print(f"epoch {number}/{experiment.recipe.epochs}  {'  '.join(shown)}", flush=True)
@@ -204,7 +206,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _epochs(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
     """A run driven from this process; a checkpoint of every epoch where one is asked for."""
-    train, checkpoint = family.load(options.experiment.family).train, options.checkpoint
+    train, checkpoint = preset.load(options.experiment.family).train, options.checkpoint
     resume = checkpoint if checkpoint and checkpoint.exists() else None
     for epoch in train(options.experiment, resume=resume, store=options.store):
         if checkpoint and not epoch.last:
@@ -222,7 +224,7 @@ def _record(
 ) -> Path:
     """Appends the run to the tables of its family's runs."""
     folder, experiment = experiment_folder(options), options.experiment
-    module, metrics = family.load(experiment.family), family.metrics(experiment.family)
+    module, metrics = preset.load(experiment.family), preset.metrics(experiment.family)
     about = {
         "family": experiment.family,
         "sweep": folder.name,

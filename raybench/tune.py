@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from raybench.progress import Progress
 from raybench.report import reading, summary
 from raybench.results.read import read
-from raybench.rungs import Rungs
-from raybench.space import Overrides, load
-from raybench.sweep import Sweep
+from raybench.search.progress import Progress
+from raybench.search.rungs import Rungs
+from raybench.search.space import Overrides, load
+from raybench.search.sweep import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,11 @@ accuracy. The wide one takes a quarter more time in int8 than the narrow one in 
 import os
 from dataclasses import replace
 
-from raybench import artefact, trained
+from raybench import artefact
 from raybench.techniques.distill import Distill
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
+from raybench.training import trained
 from trainers.super_model import base
 
 START = os.environ.get("RAYBENCH_START", "")

@@ -12,8 +12,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from raybench import data, loop
+from raybench import data
 from raybench.experiment import Experiment
+from raybench.training import loop
 from trainers.pruning import base
 
 # What these modules assert is told as fully as a test's own.
@@ -60,9 +61,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A cache of decoded images that is empty, and nobody else's."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("RAYBENCH_CACHE", str(cache))
-    data._arrays.cache_clear()
+    data.images._arrays.cache_clear()
     yield cache
-    data._arrays.cache_clear()
+    data.images._arrays.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from raybench import space as spaces
-from raybench.space import Overrides, Space
-from raybench.sweep import Sweep, Task
+from raybench.search import space as spaces
+from raybench.search.space import Overrides, Space
+from raybench.search.sweep import Sweep, Task
 
 EPOCHS = 4
 HEAD = """

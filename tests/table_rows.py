@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raybench import family
-from raybench.experiment import flatten
+from raybench.experiment import flatten, preset
 from raybench.results import schema
 from raybench.results.store import Row, Store
 from trainers.pruning import base
 
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": {"accuracy": "max", "loss": "min"}}
-METRICS = family.metrics("pruning")
+METRICS = preset.metrics("pruning")
 
 
 @pytest.fixture

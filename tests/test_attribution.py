@@ -16,20 +16,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench import family, report, train
-from raybench.attribution import attribute, effect, table
-from raybench.experiment import Experiment, Parallel, flatten
+from raybench import report, train
+from raybench.experiment import Experiment, Parallel, flatten, preset
+from raybench.reports.attribution import attribute, effect, table
 from raybench.results import schema
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.space import Overrides, load
+from raybench.search.space import Overrides, load
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from trainers import pruning
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": pruning.objectives}
-METRICS = family.metrics("pruning")
+METRICS = preset.metrics("pruning")
 NAMES = ["augmentation", "pruning", "precision", "quantization", "workers"]
 
 # What each gives: points of accuracy, times smaller, times faster.

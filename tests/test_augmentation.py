@@ -15,9 +15,11 @@ from image_files import experiment as experiment
 from image_files import load as load
 from image_files import photos as photos
 
-from raybench import augment, data, loop
+from raybench import data
+from raybench.data import augment
 from raybench.experiment import Pipeline
-from raybench.stage_loop import StageRun
+from raybench.training import loop
+from raybench.training.staged import StageRun
 
 
 def blanked(one: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
@@ -139,7 +141,7 @@ class TestAugmented:
     def test_off_draws_nothing(self, photos, experiment):
         """Order, and a shift for each image: the generator's numbers, with none between them."""
         recipe = experiment.recipe
-        generator = torch.Generator().manual_seed(data._mixed(0, 1))
+        generator = torch.Generator().manual_seed(data.images._mixed(0, 1))
         order = photos.train.rows[torch.randperm(48, generator=generator)].split(4)
         decode = Decoder(photos, recipe.crop)
         for (x, _), rows in zip(epoch_of(photos, recipe, 1), order, strict=True):

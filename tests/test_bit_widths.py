@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_quantized import network, run
 
-from raybench.techniques.bit_widths import BITS, choose, sensitivity
-from raybench.techniques.learned_step import fit_weight_steps, rounded_weight
+from raybench.techniques.layers.bit_widths import BITS, choose, sensitivity
+from raybench.techniques.layers.learned_step import fit_weight_steps, rounded_weight
+from raybench.techniques.layers.quantized_layers import quantized_layers
 from raybench.techniques.quantize import Quantize
-from raybench.techniques.quantized_layers import quantized_layers
 
 seeds = st.integers(0, 2**20)
 

@@ -10,17 +10,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from raybench import chunk_table, family, report
-from raybench.experiment import Parallel, Pipeline, flatten
+from raybench import report
+from raybench.experiment import Parallel, Pipeline, flatten, preset
+from raybench.reports import chunk_table
 from raybench.results import schema
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.space import Overrides, load
+from raybench.search.space import Overrides, load
 from trainers import pipeline
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "pipeline", "sweep": "s", "objectives": pipeline.objectives}
-METRICS = family.metrics("pipeline")
+METRICS = preset.metrics("pipeline")
 REFERENCE = ["reference: accuracy", "reference: s/batch", "reference: speed-up"]
 
 ALONE, TWO = Pipeline(), Pipeline(stages=2)

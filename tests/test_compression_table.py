@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raybench import family, report
-from raybench.compression_table import REFERENCE
-from raybench.experiment import flatten
+from raybench import report
+from raybench.experiment import flatten, preset
+from raybench.reports.compression_table import REFERENCE
 from raybench.results import schema
 from raybench.results.read import Results, read
 from raybench.results.store import Store
@@ -21,7 +21,7 @@ from raybench.techniques.quantize import Quantize
 from trainers import pruning
 
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": pruning.objectives}
-METRICS = family.metrics("pruning")
+METRICS = preset.metrics("pruning")
 DENSE: dict[str, Any] = {}
 SPARSE = {"prune": Prune(final_sparsity=0.6)}
 SUPER = SPARSE | {"quantize": Quantize(bits=4)}

@@ -14,7 +14,7 @@ from raybench import data
 from raybench.experiment import Experiment
 from raybench.models import build
 from raybench.parallel.ddp import Replicas
-from raybench.score import evaluate
+from raybench.training.score import evaluate
 from trainers.pruning import base
 
 pytestmark = pytest.mark.workers

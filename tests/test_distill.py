@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from raybench import artefact, data, loop, train, trained
+from raybench import artefact, data, train
 from raybench.experiment import Experiment
 from raybench.models import build
 from raybench.techniques import Batch, Progress, Technique
 from raybench.techniques.distill import _LESSONS, Distill, divergence
+from raybench.training import loop, trained
 
 CPU = torch.device("cpu")
 

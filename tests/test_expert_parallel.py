@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from raybench import artefact, data, parallel
 from raybench.experiment import Experiment, Parallel, Recipe
-from raybench.loop import fit
 from raybench.models import build
-from raybench.optim import build_optimizer
 from raybench.techniques import Batch
-from raybench.techniques.experts import Experts
+from raybench.techniques.layers.experts import Experts
 from raybench.techniques.switch import Switch, mixtures
+from raybench.training.loop import fit
+from raybench.training.optim import build_optimizer
 
 pytestmark = [pytest.mark.workers, pytest.mark.timeout(150)]
 

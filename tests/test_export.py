@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from raybench import artefact, data, export, onnx_graph
+from raybench import artefact, data, export
+from raybench.artefact import onnx_graph
 from raybench.experiment import Experiment
-from raybench.loop import fit
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
+from raybench.training.loop import fit
 
 pytestmark = pytest.mark.slow
 

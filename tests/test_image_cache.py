@@ -11,7 +11,8 @@ from image_files import encoded, noise, write_folder
 from image_files import experiment as experiment
 from image_files import load as load
 
-from raybench import data, sources
+from raybench import data
+from raybench.data import sources
 
 
 class TestCache:
@@ -32,7 +33,7 @@ class TestCache:
         folder = write_folder(tmp_path / "x", {"a": 8, "b": 8})
         before = load(folder)
         assert len(decoded) == 16
-        data._arrays.cache_clear()  # as in a new process
+        data.images._arrays.cache_clear()  # as in a new process
         after = load(folder)
         assert len(decoded) == 16
         assert torch.equal(before.train.pixels, after.train.pixels)
@@ -47,7 +48,7 @@ class TestCache:
         changed = folder / "a" / "003.png"
         changed.write_bytes(encoded(noise(1, seed=99)[0]))
         os.utime(changed, ns=(1, 1))
-        data._arrays.cache_clear()
+        data.images._arrays.cache_clear()
         after = load(folder)
         assert len(decoded) == 32
         assert before.sha256 != after.sha256

@@ -15,22 +15,31 @@ FILES = sorted([*ROOT.glob("raybench/**/*.py"), *ROOT.glob("trainers/**/*.py")])
 
 # From the bottom up. A module may import from its own layer and from those below it.
 LAYERS = [
-    ["raybench.techniques", "raybench.pipeline", "raybench.plain"],
+    ["raybench.techniques", "raybench.experiment.pipeline", "raybench.experiment.plain"],
     ["raybench.experiment"],
     [f"raybench.{name}" for name in ("models", "optim", "measure", "sources", "data", "process")]
     + ["raybench.artefact", "raybench.parallel"]
     + [f"raybench.{name}" for name in ("augment", "checkpoint", "loss_scale", "meter")],
-    ["raybench.score", "raybench.trained", "raybench.onnx_graph"],
-    ["raybench.loop", "raybench.latency"],
-    ["raybench.stage_loop", "raybench.chunk_table", "raybench.compression_table"],
+    ["raybench.training.score", "raybench.training.trained", "raybench.artefact.onnx_graph"],
+    ["raybench.training.loop", "raybench.artefact.latency"],
+    [
+        "raybench.training.staged",
+        "raybench.reports.chunk_table",
+        "raybench.reports.compression_table",
+    ],
     [f"raybench.cluster.{name}" for name in ("object_store", "stage_actor", "stages")],
     ["trainers"],
-    ["raybench.family"],
-    ["raybench.results", "raybench.rungs", "raybench.space"],
-    ["raybench.study"],
-    ["raybench.sweep"],
-    ["raybench.progress"],
-    ["raybench.cluster", "raybench.plots", "raybench.attribution", "raybench.report"],
+    ["raybench.experiment.preset"],
+    ["raybench.results", "raybench.search.rungs", "raybench.search.space"],
+    ["raybench.search.study"],
+    ["raybench.search.sweep"],
+    ["raybench.search.progress"],
+    [
+        "raybench.cluster",
+        "raybench.reports.plots",
+        "raybench.reports.attribution",
+        "raybench.report",
+    ],
     [f"raybench.{command}" for command in ("tune", "train", "submit", "bench", "export")],
 ]
 
@@ -85,7 +94,7 @@ def test_the_walk_sees_the_whole_house():
     assert len(MODULES) > 30
     assert "raybench.experiment" in imported("raybench.data")
     assert "raybench.data" in imported("trainers.pruning")
-    assert "trainers" in imported("raybench.family")  # in a function
+    assert "trainers" in imported("raybench.experiment.preset")  # in a function
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "raybench"])

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raybench.techniques.bit_widths import BITS
-from raybench.techniques.learned_step import (
+from raybench.techniques.layers.bit_widths import BITS
+from raybench.techniques.layers.learned_step import (
     fit_input_grids,
     fit_weight_steps,
     largest_code,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from raybench.measure import count_parameters
 from raybench.models import build
+from raybench.training.measure import count_parameters
 
 
 class TestMixers:

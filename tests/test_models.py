@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from raybench.measure import count_parameters
 from raybench.models import avoid_slow_bf16, build
 from raybench.models.resnet_cifar import PadShortcut, ResNetCifar
-from raybench.techniques.quantized_layers import QuantizedConv2d, quantizable
+from raybench.techniques.layers.quantized_layers import QuantizedConv2d, quantizable
+from raybench.training.measure import count_parameters
 
 
 @pytest.mark.parametrize(

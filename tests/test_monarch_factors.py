@@ -9,11 +9,11 @@ import torch
 from small_monarch import replaced
 from torch import nn
 
-from raybench.measure import count_flops, count_parameters
 from raybench.models import build
 from raybench.techniques import Technique
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch, MonarchLinear
+from raybench.training.measure import count_flops, count_parameters
 
 SIZES = [(192, 576, 4), (576, 192, 4), (256, 256, 8), (64, 1024, 2), (1024, 64, 4)]
 

@@ -15,11 +15,12 @@ from slow_monarch import assert_close, matrix
 from small_monarch import ATTENTION, FEED_FORWARD, plain, replaced, tiny
 from torch import nn
 
-from raybench import artefact, loop
+from raybench import artefact
 from raybench.experiment import Experiment, Parallel
-from raybench.measure import count_parameters
 from raybench.techniques import Progress
 from raybench.techniques.monarch import Monarch, project
+from raybench.training import loop
+from raybench.training.measure import count_parameters
 from trainers.monarch import train
 
 MODES = pytest.mark.parametrize("mode", ["dense_to_sparse", "sparse_to_dense"])

@@ -13,11 +13,11 @@ from torch import nn
 
 from raybench.experiment import Recipe
 from raybench.models import build
-from raybench.optim import build_optimizer
 from raybench.parallel import ddp
 from raybench.techniques import Progress
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch, MonarchLinear
+from raybench.training.optim import build_optimizer
 from trainers.monarch import train
 
 

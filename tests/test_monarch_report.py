@@ -10,20 +10,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from raybench import artefact, family, loop, report, train
-from raybench.experiment import flatten
+from raybench import artefact, report, train
+from raybench.experiment import flatten, preset
 from raybench.models import build
 from raybench.results import schema
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.space import Overrides, load
+from raybench.search.space import Overrides, load
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch, MonarchLinear
+from raybench.training import loop
 from trainers import monarch
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "monarch", "sweep": "s", "objectives": monarch.objectives}
-METRICS = family.metrics("monarch")
+METRICS = preset.metrics("monarch")
 REFERENCE = [f"reference: {name}" for name in ("accuracy", "speed-up", "parameters", "FLOPs")]
 
 SMALL, BASE, MIXER = "vit_small_patch16_224", "vit_base_patch16_224", "mixer_b16_224"

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench import data, latency, onnx_graph
+from raybench import data
+from raybench.artefact import latency, onnx_graph
 from raybench.models import build
 from raybench.models.resnet_cifar import Block
 from raybench.techniques import Progress

@@ -10,7 +10,7 @@ from torch import nn
 
 from raybench.experiment import Recipe
 from raybench.models import build
-from raybench.optim import build_optimizer, learning_rate
+from raybench.training.optim import build_optimizer, learning_rate
 
 SCHEDULES = ["cosine", "linear", "constant"]
 

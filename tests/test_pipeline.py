@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raybench import data, process
+from raybench import data
 from raybench.experiment import Pipeline
 from raybench.models import build
 from raybench.models.blocks import blocks, names
@@ -24,6 +24,7 @@ from raybench.parallel.pipeline.boundary import Boundary, forms, message_bytes
 from raybench.parallel.pipeline.shared_memory import FOLDER, SharedLink
 from raybench.parallel.pipeline.stage import Stage
 from raybench.parallel.pipeline.transport import GlooLink, Link
+from raybench.training import process
 from trainers.pipeline import base
 
 pytestmark = [pytest.mark.workers, pytest.mark.timeout(150)]

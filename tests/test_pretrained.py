@@ -9,7 +9,7 @@ import timm
 import torch
 from small_monarch import tiny
 
-from raybench import loop
+from raybench.training import loop
 from trainers.monarch import train
 
 TINY = "vit_tiny_patch16_224"

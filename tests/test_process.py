@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import resource
 
-from raybench import process
+from raybench.training import process
 
 process.prepare(threads=1)
 import torch

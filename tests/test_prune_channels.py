@@ -10,12 +10,12 @@ from torch import nn
 
 from raybench import artefact
 from raybench.experiment import compatible
-from raybench.measure import count_flops, count_parameters
 from raybench.models import build
 from raybench.techniques import Progress
 from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels, channels, cut
 from raybench.techniques.quantize import Quantize
+from raybench.training.measure import count_flops, count_parameters
 from trainers.pruning import train
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from raybench.experiment import compatible
 from raybench.models import build
-from raybench.optim import build_optimizer
 from raybench.parallel.ddp import Replicas
 from raybench.techniques import Progress
+from raybench.techniques.layers.quantized_layers import quantizable, quantized_layers
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import LARGEST_CHANGE, OBSERVED_STEPS, Quantize
-from raybench.techniques.quantized_layers import quantizable, quantized_layers
+from raybench.training.optim import build_optimizer
 from trainers.pruning import base, train
 
 

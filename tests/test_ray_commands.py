@@ -35,7 +35,7 @@ def space(trial):
 TRAINER = """
 import os
 
-from raybench.loop import Diverged, Epoch
+from raybench.training.loop import Diverged, Epoch
 
 columns = {}
 

@@ -127,7 +127,7 @@ def test_a_cluster_that_is_too_small_is_said_at_once(ray_here):
 
 
 def test_a_diverged_stage_ends_the_trial_and_the_actors_serve_the_next(ray_here, undisturbed):
-    from raybench.loop import Diverged
+    from raybench.training.loop import Diverged
 
     wild = small(bits=8)
     wild = replace(wild, recipe=replace(wild.recipe, lr=1e30, warmup=0.0))

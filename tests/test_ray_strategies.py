@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from raybench import data
-from raybench.loop import fit
 from raybench.report import family_table
 from raybench.results.read import read
 from raybench.train import parse
+from raybench.training.loop import fit
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

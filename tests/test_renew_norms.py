@@ -10,8 +10,8 @@ from torch import nn
 
 from raybench import data
 from raybench.experiment import Pipeline
-from raybench.loop import fit
-from raybench.score import renew_norms
+from raybench.training.loop import fit
+from raybench.training.score import renew_norms
 from trainers import pipeline
 from trainers.pruning import one_shot
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.rungs import Rungs
+from raybench.search.rungs import Rungs
 
 ONE = {"accuracy": "max"}
 TWO = {"accuracy": "max", "model_bytes": "min"}

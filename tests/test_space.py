@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from raybench.space import Overrides, load
+from raybench.search.space import Overrides, load
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from raybench import artefact, data
 from raybench.experiment import Experiment, Parallel, Pipeline, compatible
-from raybench.loop import Diverged, fit
 from raybench.models.blocks import blocks, names
 from raybench.parallel.pipeline import schedule
 from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
 from raybench.parallel.pipeline.stage import Stage
-from raybench.stage_loop import Alone, StageRun, choose_cuts, merged, whole_model
 from raybench.techniques.prune import Prune
+from raybench.training.loop import Diverged, fit
+from raybench.training.staged import Alone, StageRun, choose_cuts, merged, whole_model
 from trainers.pipeline import base, train
 
 CUTS = [4]

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from raybench import data, parallel
 from raybench.experiment import Experiment, Parallel, Recipe
-from raybench.loop import fit
 from raybench.models import build
 from raybench.parallel import memory, traffic
 from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.parallel.memory import Activations
 from raybench.parallel.powersgd import WARMUP
+from raybench.training.loop import fit
 
 pytestmark = [pytest.mark.workers, pytest.mark.timeout(150)]
 

@@ -15,14 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from raybench import family, measure, report, train
-from raybench.experiment import Parallel, elastic_counts, flatten
-from raybench.loss_scale import FIRST, PATIENCE, LossScale
+from raybench import report, train
+from raybench.experiment import Parallel, elastic_counts, flatten, preset
 from raybench.parallel.ddp import Replicas
 from raybench.results import schema
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.space import Overrides, load
+from raybench.search.space import Overrides, load
+from raybench.training import measure
+from raybench.training.loss_scale import FIRST, PATIENCE, LossScale
 from trainers import strategies
 
 ROOT = Path(__file__).parent.parent
@@ -162,7 +163,7 @@ class TestLossScale:
 # --- The family's table -------------------------------------------------------------------------
 
 ABOUT = {"family": "strategies", "sweep": "s", "objectives": strategies.objectives}
-METRICS = family.metrics("strategies")
+METRICS = preset.metrics("strategies")
 
 # strategy, precision, batch, status, accuracies by epoch, samples a second, peak bytes
 RUNS = [

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from raybench import artefact, family, onnx_graph
-from raybench.compression_table import REFERENCE
-from raybench.experiment import Experiment, flatten
+from raybench import artefact
+from raybench.artefact import onnx_graph
+from raybench.experiment import Experiment, flatten, preset
 from raybench.models import build
 from raybench.report import front_table
+from raybench.reports.compression_table import REFERENCE
 from raybench.results.read import read
-from raybench.space import Overrides, load
-from raybench.sweep import Sweep
+from raybench.search.space import Overrides, load
+from raybench.search.sweep import Sweep
 from raybench.techniques.quantize import Quantize
 from trainers import super_model
 
@@ -79,8 +80,8 @@ class TestLatency:
             list(super_model.train(few))
 
     def test_is_a_column_of_its_own_family_alone(self):
-        assert family.metrics("super_model")["latency_ms"] is float
-        assert "latency_ms" not in family.metrics("pruning")
+        assert preset.metrics("super_model")["latency_ms"] is float
+        assert "latency_ms" not in preset.metrics("pruning")
 
 
 class TestSpaces:
@@ -178,7 +179,7 @@ def planned_table(space_file: str, *, trials: int) -> pd.DataFrame:
         }
         for number, e in enumerate(planned)
     ]
-    module = family.load(planned[0].family)
+    module = preset.load(planned[0].family)
     return module.table(pd.DataFrame(rows).convert_dtypes(), pd.DataFrame(), 0.5)
 
 
@@ -190,7 +191,7 @@ def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monke
     space = load(SPACES / "super_model.py", overrides)
     sweep = Sweep(tmp_path / "s", space, trials=2, overrides=overrides, keep="all")
     while (task := sweep.ask()) is not None:
-        for epoch in family.load(task.experiment.family).train(task.experiment, store=task.model):
+        for epoch in preset.load(task.experiment.family).train(task.experiment, store=task.model):
             assert not sweep.report(task.number, epoch.number, epoch.metrics)
         sweep.finish(task.number, "COMPLETE")
     sweep.close()
@@ -203,7 +204,7 @@ def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monke
         assert sum(p.numel() for p in model.parameters()) == row["parameters"]
         with torch.no_grad():
             assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
-    table = family.load("super_model").table(results.trials, results.epochs, 0.5)
+    table = preset.load("super_model").table(results.trials, results.epochs, 0.5)
     assert table["trials"].sum() == 2
     assert (table["than torch.save"] > 1).all()
     assert table["latency ms"].notna().all()

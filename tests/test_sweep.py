@@ -28,10 +28,10 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench import space as spaces
 from raybench.results.front import front
 from raybench.results.read import read
-from raybench.sweep import Sweep, Task
+from raybench.search import space as spaces
+from raybench.search.sweep import Sweep, Task
 
 
 class TestCounts:

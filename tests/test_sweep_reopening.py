@@ -26,8 +26,8 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.space import Overrides, Space
-from raybench.sweep import FINISHED, Sweep, Task
+from raybench.search.space import Overrides, Space
+from raybench.search.sweep import FINISHED, Sweep, Task
 
 
 class TestReopening:

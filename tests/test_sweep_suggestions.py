@@ -24,8 +24,8 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.space import Overrides
-from raybench.sweep import Sweep, Task
+from raybench.search.space import Overrides
+from raybench.search.sweep import Sweep, Task
 
 
 class TestSuggestions:

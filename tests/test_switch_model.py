@@ -12,10 +12,10 @@ from timm.layers import GluMlp, Mlp
 from timm.models.vision_transformer import VisionTransformer
 
 from raybench.experiment import Recipe
-from raybench.measure import count_flops
 from raybench.models import build
-from raybench.optim import build_optimizer
 from raybench.techniques.switch import Mixture, Switch, mixtures
+from raybench.training.measure import count_flops
+from raybench.training.optim import build_optimizer
 from trainers.switch_vit import train
 
 

@@ -11,18 +11,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from raybench import artefact, family, loop, report, train
-from raybench.experiment import flatten
+from raybench import artefact, report, train
+from raybench.experiment import flatten, preset
 from raybench.results import schema
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.space import Overrides, load
+from raybench.search.space import Overrides, load
 from raybench.techniques.switch import Switch, mixtures
+from raybench.training import loop
 from trainers import switch_vit
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "switch_vit", "sweep": "s", "objectives": switch_vit.objectives}
-METRICS = family.metrics("switch_vit")
+METRICS = preset.metrics("switch_vit")
 REFERENCE = [f"reference: {name}" for name in switch_vit.REFERENCE_COLUMNS]
 
 # experts, seed, status, accuracies by epoch, test accuracy, dropped share, dead experts

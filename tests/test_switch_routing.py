@@ -15,7 +15,7 @@ from slow_switch import assert_close, slow
 from small_switch import PLAIN, mixture_of, sent_to, steered
 from timm.layers import Mlp
 
-from raybench.techniques.experts import ALIGN, SIZES, _filled, _slots
+from raybench.techniques.layers.experts import ALIGN, SIZES, _filled, _slots
 from raybench.techniques.switch import _noise, first_come
 
 

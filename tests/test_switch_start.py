@@ -17,7 +17,7 @@ from torch import nn
 from raybench import artefact
 from raybench.experiment import Experiment
 from raybench.models import build
-from raybench.techniques.experts import Experts
+from raybench.techniques.layers.experts import Experts
 from raybench.techniques.switch import Mixture, Switch
 from trainers.switch_vit import train
 

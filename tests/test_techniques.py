@@ -16,11 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from raybench import artefact, family, loop
-from raybench import trained as trained_model
-from raybench.experiment import Experiment, Recipe, from_json
+from raybench import artefact
+from raybench.experiment import Experiment, Recipe, from_json, preset
 from raybench.models import build
-from raybench.optim import build_optimizer
 from raybench.techniques import Batch, Memory, Progress, Technique
 from raybench.techniques.distill import Distill
 from raybench.techniques.low_rank import LowRank
@@ -29,6 +27,9 @@ from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels
 from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
+from raybench.training import loop
+from raybench.training import trained as trained_model
+from raybench.training.optim import build_optimizer
 from trainers import pruning
 
 
@@ -165,7 +166,7 @@ def test_every_technique_stands_in_the_table():
 
 
 def metrics(experiment: Experiment, **arguments: Any) -> list[loop.Metrics]:
-    train = family.load(experiment.family).train
+    train = preset.load(experiment.family).train
     return [epoch.metrics for epoch in train(experiment, **arguments)]
 
 
@@ -237,7 +238,7 @@ class TestContract:
         whole = metrics(experiment, store=tmp_path / "whole.safetensors")
 
         state, stored = tmp_path / "state.pt", tmp_path / "resumed.safetensors"
-        first = family.load(case.family).train(experiment)
+        first = preset.load(case.family).train(experiment)
         next(first).save(state)
         first.close()
         rest = metrics(experiment, resume=state, store=stored)
@@ -300,7 +301,7 @@ class TestContract:
     def test_measure_gives_finite_columns_of_the_table(self, case, tiny):
         model, _ = trained(case, case.active)
         found = case.active.measure(model)
-        columns = family.metrics(case.family)
+        columns = preset.metrics(case.family)
         assert found
         assert set(found) <= set(columns)
         for name, value in found.items():

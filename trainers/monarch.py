@@ -14,7 +14,7 @@ import pandas as pd
 
 from raybench import data
 from raybench.experiment import Experiment, Recipe
-from raybench.loop import Epoch, fit
+from raybench.training.loop import Epoch, fit
 
 base = Experiment(
     family="monarch",

@@ -12,18 +12,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from raybench import checkpoint, data, measure
-from raybench.chunk_table import table as table  # of the report
+from raybench import data
 from raybench.data import Images
 from raybench.experiment import Experiment, Pipeline, Recipe, compatible
-from raybench.loop import Epoch, Metrics, fit
 from raybench.models import build
 from raybench.models.blocks import blocks
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.stage import State
-from raybench.score import bytes_if_finished, renewed, store_and_score, validated
-from raybench.stage_loop import Alone, Report, Runner, whole_model
+from raybench.reports.chunk_table import table as table  # of the report
+from raybench.training import checkpoint, measure
+from raybench.training.loop import Epoch, Metrics, fit
+from raybench.training.score import bytes_if_finished, renewed, store_and_score, validated
+from raybench.training.staged import Alone, Report, Runner, whole_model
 
 base = Experiment(
     family="pipeline",

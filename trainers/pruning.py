@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from raybench import data, measure
-from raybench.compression_table import table as table  # of the report
+from raybench import data
 from raybench.experiment import Experiment, Recipe
-from raybench.loop import Epoch, fit
 from raybench.models import build
+from raybench.reports.compression_table import table as table  # of the report
 from raybench.techniques.prune import Prune
+from raybench.training import measure
+from raybench.training.loop import Epoch, fit
 
 base = Experiment(
     family="pruning",

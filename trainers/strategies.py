@@ -16,9 +16,9 @@ import torch
 
 from raybench import data
 from raybench.experiment import Experiment, Parallel, Recipe
-from raybench.loop import Epoch, fit
 from raybench.models import build
 from raybench.parallel import memory, traffic
+from raybench.training.loop import Epoch, fit
 
 base = Experiment(
     family="strategies",

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from raybench import artefact, data, latency, onnx_graph
+from raybench import artefact, data
+from raybench.artefact import latency, onnx_graph
 from raybench.experiment import Experiment
-from raybench.loop import Epoch
 from raybench.parallel.ddp import Replicas
+from raybench.training.loop import Epoch
 from trainers import pruning
 from trainers.pruning import table as table  # of the report
 

@@ -13,8 +13,9 @@ from typing import Annotated
 import torch
 import tyro
 
-from raybench import bench, measure
+from raybench import bench
 from raybench.experiment import nearest
+from raybench.training import measure
 
 HIDDEN = {"__main__", "real_space", "subject", "timed", "trivial", "trivial_space"}
 

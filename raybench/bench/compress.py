@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raybench import artefact, data, latency, onnx_graph, process
+from raybench import artefact, data
+from raybench.artefact import latency, onnx_graph
 from raybench.artefact.breakdown import totals
 from raybench.experiment import Experiment
-from raybench.loop import fit
 from raybench.models import build
 from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels
 from raybench.techniques.quantize import Quantize
+from raybench.training import process
+from raybench.training.loop import fit
 from trainers.pruning import base
 
 FILES = {"60_8": (0.6, 8), "80_4": (0.8, 4), "90_4": (0.9, 4)}  # sparsity, bits

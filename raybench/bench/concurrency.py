@@ -9,7 +9,7 @@ from statistics import median
 from raybench.bench import real_space
 from raybench.bench.timed import run
 from raybench.cluster.session import session
-from raybench.space import Overrides, Space, load
+from raybench.search.space import Overrides, Space, load
 
 ROUNDS = 3
 TRIALS = 8

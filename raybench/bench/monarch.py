@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench import process
 from raybench.models import avoid_slow_bf16, build
-from raybench.optim import build_optimizer
 from raybench.techniques import Technique
-from raybench.techniques.linear_layers import Layers
+from raybench.techniques.layers.linear_layers import Layers
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch, MonarchLinear, project
+from raybench.training import process
+from raybench.training.optim import build_optimizer
 from trainers.monarch import base
 
 Precision = Literal["bf16", "fp32"]

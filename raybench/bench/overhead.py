@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from raybench.bench import real_space, trivial_space
 from raybench.bench.timed import run
 from raybench.cluster.session import session
-from raybench.space import Overrides, Space, load
+from raybench.search.space import Overrides, Space, load
 
 TRIALS = 200
 STARTS = 20

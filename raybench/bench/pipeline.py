@@ -16,16 +16,17 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from raybench import data, process
+from raybench import data
 from raybench.cluster.session import session
 from raybench.cluster.stages import Staged, release
 from raybench.experiment import Experiment, Parallel, Pipeline, from_json
-from raybench.loop import fit
 from raybench.parallel.pipeline import balance
 from raybench.parallel.pipeline.codec import Codec
 from raybench.parallel.pipeline.shared_memory import FOLDER, SharedLink
 from raybench.parallel.pipeline.transport import GlooLink, Link
-from raybench.stage_loop import Alone, Report
+from raybench.training import process
+from raybench.training.loop import fit
+from raybench.training.staged import Alone, Report
 from trainers.pipeline import base
 
 MODELS = {"resnet18": "resnet18", "mobilenetv2": "mobilenet_v2", "vgg11": "vgg11"}

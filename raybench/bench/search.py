@@ -14,10 +14,10 @@ from typing import Any
 import raybench
 from raybench.cluster.execute import execute
 from raybench.cluster.session import session
-from raybench.progress import Progress
 from raybench.results.front import hypervolume
-from raybench.space import Overrides, load
-from raybench.sweep import Sweep
+from raybench.search.progress import Progress
+from raybench.search.space import Overrides, load
+from raybench.search.sweep import Sweep
 from trainers import super_model
 
 SPACE = Path(raybench.__file__).parents[1] / "search_spaces" / "super_model.py"

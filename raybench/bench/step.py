@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from raybench import data, models, process
+from raybench import data, models
 from raybench.bench.input import PilImages
 from raybench.experiment import Experiment, from_json
-from raybench.loop import fit
+from raybench.training import process
+from raybench.training.loop import fit
 from trainers import pruning
 
 ROUNDS = 7

@@ -20,12 +20,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybench import data, parallel, process
+from raybench import data, parallel
 from raybench.experiment import Experiment, Parallel, from_json
-from raybench.measure import cpu_features
 from raybench.models import avoid_slow_bf16, build
-from raybench.optim import build_optimizer
 from raybench.parallel.memory import HELD, Activations, held, theory
+from raybench.training import process
+from raybench.training.measure import cpu_features
+from raybench.training.optim import build_optimizer
 from trainers.strategies import base
 
 WORKERS, EACH, CLASSES = 2, 6, 10  # images of a worker's timed step

@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench import data, process
+from raybench import data
 from raybench.experiment import Experiment, from_json
-from raybench.measure import count_parameters
 from raybench.models import avoid_slow_bf16, build
-from raybench.optim import build_optimizer
 from raybench.techniques import Batch
-from raybench.techniques.experts import Experts
+from raybench.techniques.layers.experts import Experts
 from raybench.techniques.switch import Switch, mixtures
+from raybench.training import process
+from raybench.training.measure import count_parameters
+from raybench.training.optim import build_optimizer
 from trainers.switch_vit import base
 
 Precision = Literal["bf16", "fp32"]

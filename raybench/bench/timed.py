@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from raybench.cluster.execute import execute
-from raybench.progress import Progress
-from raybench.space import Overrides, Space
-from raybench.sweep import Sweep
+from raybench.search.progress import Progress
+from raybench.search.space import Overrides, Space
+from raybench.search.sweep import Sweep
 
 
 class Timed(Sweep):

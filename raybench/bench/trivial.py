@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raybench.experiment import Experiment
-from raybench.loop import Epoch
+from raybench.training.loop import Epoch
 
 columns: dict[str, type] = {}
 

@@ -11,8 +11,8 @@ from raybench.cluster.scheduler import Heartbeat, SweepScheduler
 from raybench.cluster.searcher import SweepSearcher
 from raybench.cluster.trial import TrialActor
 from raybench.cluster.workers import WorkersActor
-from raybench.progress import Progress
-from raybench.sweep import Sweep
+from raybench.search.progress import Progress
+from raybench.search.sweep import Sweep
 
 
 def execute(

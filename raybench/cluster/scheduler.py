@@ -10,8 +10,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raybench.cluster.searcher import SweepSearcher
-from raybench.progress import Progress
-from raybench.sweep import Task
+from raybench.search.progress import Progress
+from raybench.search.sweep import Task
 
 
 class SweepScheduler(FIFOScheduler):

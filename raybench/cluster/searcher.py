@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from raybench.cluster.trial import Job
-from raybench.sweep import Sweep, Task
+from raybench.search.sweep import Sweep, Task
 
 
 class SweepSearcher(Searcher):

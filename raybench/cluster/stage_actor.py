@@ -11,7 +11,7 @@ import ray
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from raybench import data, measure, process
+from raybench import data
 from raybench.cluster.object_store import StoreLink
 from raybench.experiment import Experiment, from_json
 from raybench.parallel.pipeline import shared_memory
@@ -24,7 +24,8 @@ from raybench.parallel.pipeline.transport import (
     NcclLink,
     Throttled,
 )
-from raybench.stage_loop import Report, StageRun, choose_cuts
+from raybench.training import measure, process
+from raybench.training.staged import Report, StageRun, choose_cuts
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from raybench.cluster.object_store import Mailbox
 from raybench.cluster.stage_actor import Meeting, StageActor
 from raybench.data import Images
 from raybench.experiment import Experiment
-from raybench.loop import Diverged
 from raybench.parallel.pipeline.stage import State
 from raybench.parallel.pipeline.transport import PeerLost
-from raybench.stage_loop import Report, merged
+from raybench.training.loop import Diverged
+from raybench.training.staged import Report, merged
 
 FREE_S = 4.0  # deadline for the cluster to have room for the stages
 READY_S = 120.0  # deadline for a stage to be there, or to begin a trial

@@ -11,10 +11,11 @@ from typing import Any
 
 from ray import tune
 
-from raybench import data, family, measure, process
-from raybench.experiment import Experiment, from_json
-from raybench.loop import Diverged, Epoch
+from raybench import data
+from raybench.experiment import Experiment, from_json, preset
 from raybench.parallel.ddp import Replicas
+from raybench.training import measure, process
+from raybench.training.loop import Diverged, Epoch
 
 CHECKPOINT_EVERY_S = 15.0  # at most so much of a trial's work is done again after a kill
 
@@ -62,7 +63,7 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     resume = checkpoint if checkpoint.exists() else None
     store = Path(job.model) if job.model else None
     saved = time.monotonic()
-    train = family.load(experiment.family).train
+    train = preset.load(experiment.family).train
     for epoch in train(experiment, resume=resume, store=store):
         # By the first worker's clock: saving is done by all workers or by none.
         due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S

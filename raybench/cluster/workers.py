@@ -29,10 +29,10 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raybench import process
 from raybench.cluster import trial
 from raybench.cluster.trial import Job
 from raybench.experiment import Experiment, from_json
+from raybench.training import process
 
 START_S = 300.0  # deadline for a group of workers to be there
 STOP_S = 30.0  # deadline for a stopped trial to let go of its workers

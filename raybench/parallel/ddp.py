@@ -13,8 +13,8 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from raybench.experiment import Recipe
-from raybench.optim import build_optimizer
 from raybench.parallel.exchange import Exchange
+from raybench.training.optim import build_optimizer
 
 
 class Replicas:

@@ -11,7 +11,7 @@ All that is no expert is data-parallel, by DDP. A row travels four times a step:
 back, and in the backward pass its gradients likewise. A capacity, where there is one, is counted
 within each worker's part of the batch, as GShard's groups have it.
 
-Letters of shapes: those of `raybench.techniques.experts`, W workers, E experts of one worker.
+Letters of shapes: those of `techniques.layers.experts`, W workers, E experts of one worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raybench.parallel.ddp import Replicas
-from raybench.techniques.experts import Experts
+from raybench.techniques.layers.experts import Experts
 
 
 class ExpertParallel(Replicas):

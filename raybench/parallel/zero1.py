@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 
 from raybench.experiment import Recipe
-from raybench.optim import build_optimizer
 from raybench.parallel.buckets import Bucket, cut
 from raybench.parallel.ddp import Replicas
+from raybench.training.optim import build_optimizer
 
 
 class Zero1(Replicas):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.techniques import Technique
-from raybench.techniques.linear_layers import Layers, chosen, put
+from raybench.techniques.layers.linear_layers import Layers, chosen, put
 
 
 class LowRankLinear(nn.Module):

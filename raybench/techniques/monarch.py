@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.techniques import Progress, Technique
-from raybench.techniques.linear_layers import Layers, chosen, put
+from raybench.techniques.layers.linear_layers import Layers, chosen, put
 
 
 class _Product(torch.autograd.Function):

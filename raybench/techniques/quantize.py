@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raybench.techniques import Memory, Progress, Technique
-from raybench.techniques.bit_widths import BITS, choose, sensitivity
-from raybench.techniques.learned_step import fit_input_grids
-from raybench.techniques.quantized_layers import (
+from raybench.techniques.layers.bit_widths import BITS, choose, sensitivity
+from raybench.techniques.layers.learned_step import fit_input_grids
+from raybench.techniques.layers.quantized_layers import (
     KINDS,
     QuantizedLayer,
     quantizable,

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.techniques import Batch, Technique
-from raybench.techniques.experts import Experts, loads
+from raybench.techniques.layers.experts import Experts, loads
 
 DEAD = 0.01  # share of an even load under which an expert counts as dead
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.experiment import Recipe
-from raybench.optim import build_optimizer
 from raybench.parallel.pipeline import batch_norm, weight_gradients
 from raybench.parallel.pipeline.boundary import Boundary
 from raybench.parallel.pipeline.schedule import Action
+from raybench.training.optim import build_optimizer
 
 State = dict[str, dict[str, object]]
 """Of a stage, or of all together: "model" and "optimizer" by the plain model's names."""

@@ -13,7 +13,7 @@ import pkgutil
 from types import ModuleType
 
 from raybench.experiment import Experiment, nearest
-from raybench.loop import METRICS
+from raybench.training.loop import METRICS
 
 OF_ANY: dict[str, type] = {
     "distillation_loss": float,  # what a teacher adds to the loss, before its weight

@@ -9,9 +9,9 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from raybench import plain
-from raybench.pipeline import Pipeline
-from raybench.plain import nearest
+from raybench.experiment import plain
+from raybench.experiment.pipeline import Pipeline
+from raybench.experiment.plain import nearest
 from raybench.techniques import Technique
 from raybench.techniques.distill import Distill
 from raybench.techniques.low_rank import LowRank

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques.learned_step import (
+from raybench.techniques.layers.learned_step import (
     SMALLEST_STEP,
     fit_weight_steps,
     flat,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raybench.techniques.learned_step import fit_weight_steps, rounded_weight
+from raybench.techniques.layers.learned_step import fit_weight_steps, rounded_weight
 
 BITS = range(2, 9)
 

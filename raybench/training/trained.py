@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from raybench import artefact, measure
+from raybench import artefact
 from raybench.experiment import Experiment
 from raybench.models import avoid_slow_bf16
+from raybench.training import measure
 
 
 def find(address: str) -> Path:

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from raybench import augment, sources
+from raybench.data import augment, sources
 from raybench.experiment import Experiment, Recipe
 
 VALIDATION_SHARE = 0.1

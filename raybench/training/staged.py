@@ -16,17 +16,17 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from raybench import measure
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
-from raybench.loop import Diverged, first_model
 from raybench.models import avoid_slow_bf16
 from raybench.models.blocks import blocks, names
-from raybench.optim import learning_rate
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
 from raybench.parallel.pipeline.stage import Stage, State
 from raybench.parallel.pipeline.transport import Link
+from raybench.training import measure
+from raybench.training.loop import Diverged, first_model
+from raybench.training.optim import learning_rate
 
 Connect = Callable[[int, int], Link]
 """Makes a link to a neighbour: its rank, and the bytes of a message either way."""

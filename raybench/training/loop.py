@@ -14,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench import artefact, checkpoint, measure, meter, parallel, trained
+from raybench import artefact, parallel
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
-from raybench.loss_scale import LossScale
 from raybench.models import avoid_slow_bf16, build
-from raybench.optim import learning_rate
 from raybench.parallel.checkpointing import checkpoint_blocks
-from raybench.score import bytes_if_finished, renewed, store_and_score, validated
 from raybench.techniques import Batch, Memory, Progress
+from raybench.training import checkpoint, measure, meter, trained
+from raybench.training.loss_scale import LossScale
+from raybench.training.optim import learning_rate
+from raybench.training.score import bytes_if_finished, renewed, store_and_score, validated
 
 Metrics = dict[str, Any]
 

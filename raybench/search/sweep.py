@@ -22,13 +22,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from optuna.trial import Trial, TrialState
 
-from raybench import family, study
-from raybench.experiment import Experiment
+from raybench.experiment import Experiment, preset
 from raybench.results import schema
 from raybench.results.front import ranks
 from raybench.results.store import Row, Store
-from raybench.rungs import Rungs
-from raybench.space import Overrides, Space
+from raybench.search import study
+from raybench.search.rungs import Rungs
+from raybench.search.space import Overrides, Space
 
 DUPLICATES = 50  # so many suggestions in a row that were there before: the space is exhausted
 FINISHED = ("COMPLETE", "PRUNED", "FAILED")
@@ -85,7 +85,7 @@ class Sweep:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(f"another process is running the sweep in {folder}") from error
-        self._metrics = metrics = family.metrics(space.family)
+        self._metrics = metrics = preset.metrics(space.family)
         about = {"family": space.family, "sweep": self.name, "objectives": space.objectives}
         schemas = schema.trial_schema(metrics, about), schema.epoch_schema(metrics, about)
         try:

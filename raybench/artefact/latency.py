@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raybench import onnx_graph
+from raybench.artefact import onnx_graph
 
 WARM_UP = 20
 RESAMPLES = 1000  # of a bootstrap interval

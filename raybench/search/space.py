@@ -21,8 +21,8 @@ from typing import Any
 import optuna
 import torch
 
-from raybench import data, family, models
-from raybench.experiment import Experiment, checked, compatible, nearest
+from raybench import data, models
+from raybench.experiment import Experiment, checked, compatible, nearest, preset
 
 DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
 
@@ -177,7 +177,7 @@ def _family(path: Path, examples: tuple[Experiment, ...]) -> str:
         raise ValueError(f"{path} mixes the families {sorted(names)}; a sweep has one")
     name = names.pop()
     try:
-        family.load(name)
+        preset.load(name)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return name
@@ -198,7 +198,7 @@ def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
 
 
 def _check_objectives(path: Path, objectives: dict[str, str], name: str) -> None:
-    numeric = [k for k, kind in family.metrics(name).items() if kind in (int, float)]
+    numeric = [k for k, kind in preset.metrics(name).items() if kind in (int, float)]
     for objective, direction in objectives.items():
         if objective.startswith("test_"):
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raybench.pipeline import Pipeline
+from raybench.experiment.pipeline import Pipeline
 
 REFERENCE = {  # (model, chunks) -> accuracy, seconds a batch of 512
     ("mobilenet_v2", 1): (92.79, 0.52),

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench import artefact, measure
+from raybench import artefact
 from raybench.data import Images, Split, batches, evaluation_batches
 from raybench.experiment import Experiment
 from raybench.parallel.ddp import Replicas
+from raybench.training import measure
 
 
 @torch.inference_mode()

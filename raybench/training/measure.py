@@ -162,7 +162,7 @@ def provenance() -> dict[str, str]:
     `ray job submit` leaves `.git` behind, so the submitter may hand the commit on in
     RAYBENCH_COMMIT; the hash of the sources is always there.
     """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     digest = hashlib.sha256()
     for file in sorted([*root.glob("raybench/**/*.py"), *root.glob("trainers/**/*.py")]):
         digest.update(file.read_bytes())

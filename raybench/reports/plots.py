@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raybench.attribution import Attribution
+from raybench.reports.attribution import Attribution
 from raybench.results.front import front
 from raybench.results.read import Results
 

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raybench import measure
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.memory import Activations, held
+from raybench.training import measure
 
 WARM = 2  # steps before the clock: kernels are chosen, the optimizer makes its averages
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from raybench.sweep import FINISHED, Sweep
+from raybench.search.sweep import FINISHED, Sweep
 
 LINE_EVERY_S = 30.0
 SHOWN = 12  # rows of the live table

@@ -1,0 +1,1 @@
+"""What people read of a sweep: tables, plots and the page."""

@@ -1,0 +1,1 @@
+"""How one experiment is trained: the way in is `loop.fit`."""
