@@ -34,7 +34,7 @@ def quantized(
     for technique in (prune, quantize):
         technique.reshape(model)
     for technique in (prune, quantize):
-        technique.finish(model)
+        technique.finish(model, {})
     return model.eval(), experiment
 
 

@@ -34,12 +34,12 @@ def run(
     technique.reshape(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for step in range(steps):
-        technique.restructure(model, Progress(step, steps))
+        technique.restructure(model, Progress(step, steps), {})
         x, y = torch.randn(16, 3, 4, 4), torch.randint(5, (16,))
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(x)
         F.cross_entropy(logits.float(), y).backward()
         optimizer.step()
-        technique.after_step(model, Progress(step + 1, steps), memory)
+        technique.after_step(model, Progress(step + 1, steps), memory, None)
     return model

@@ -81,10 +81,10 @@ class TestBudget:
     def test_a_run_keeps_to_its_budget(self, begin):
         technique = Quantize(budget_bytes=1900, begin=begin)
         model = run(technique)
-        technique.finish(model)
+        technique.finish(model, {})
         layers = quantized_layers(model).values()
         assert sum(la.weight.numel() * int(la.weight_bits) for la in layers) <= 8 * 1900
-        assert technique.measure(model)["weight_bits"] == pytest.approx(
+        assert technique.measure(model, {})["weight_bits"] == pytest.approx(
             sum(la.weight.numel() * int(la.weight_bits) for la in layers)
             / sum(la.weight.numel() for la in layers)
         )

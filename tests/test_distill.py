@@ -89,13 +89,15 @@ class TestTeacher:
         self.begun(technique, model, tiny)
         x = torch.randn(4, 3, 8, 8)
         logits = model(x)
-        penalty = technique.penalty(model, Batch(x, torch.zeros(4), logits))
+        penalty = technique.penalty(model, Batch(x, torch.zeros(4), logits), {})
         # In evaluation mode: by its running statistics, not by this batch's.
         wanted = 0.25 * slow(logits, artefact.load(teacher)(x), 3.0)
         assert penalty.item() == pytest.approx(wanted, rel=1e-4)
         penalty.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
-        assert technique.measure(model)["distillation_loss"] == pytest.approx(4 * penalty.item())
+        assert technique.measure(model, {})["distillation_loss"] == pytest.approx(
+            4 * penalty.item()
+        )
 
     def test_learns_nothing_itself(self, teacher, tiny):
         model, technique = build("resnet20", classes=10, image_size=8), Distill(teacher=teacher)
@@ -104,7 +106,7 @@ class TestTeacher:
         before = copy.deepcopy(kept.state_dict())
         for _ in range(2):
             x = torch.randn(4, 3, 8, 8)
-            technique.penalty(model, Batch(x, torch.zeros(4), model(x))).backward()
+            technique.penalty(model, Batch(x, torch.zeros(4), model(x)), {}).backward()
         assert not kept.training
         assert all(p.grad is None and not p.requires_grad for p in kept.parameters())
         assert all(torch.equal(t, before[n]) for n, t in kept.state_dict().items())
@@ -117,7 +119,7 @@ class TestTeacher:
         assert len(_LESSONS) == before + 1
         assert list(model.state_dict()) == plain
         assert sum(1 for _ in model.modules()) == sum(1 for _ in copy.deepcopy(model).modules())
-        assert technique.measure(copy.deepcopy(model)) == {}
+        assert technique.measure(copy.deepcopy(model), {}) == {}
         del model
         gc.collect()
         assert len(_LESSONS) == before
@@ -132,7 +134,7 @@ class TestTeacher:
         for dtype in (torch.float32, torch.bfloat16):
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 logits = model(x)
-            technique.penalty(model, Batch(x, torch.zeros(4), logits))
+            technique.penalty(model, Batch(x, torch.zeros(4), logits), {})
         assert seen == [torch.float32, torch.bfloat16]
 
     def test_the_tally_is_an_epochs(self, teacher, tiny):
@@ -140,10 +142,10 @@ class TestTeacher:
         self.begun(technique, model, tiny)
         x, found = torch.randn(4, 3, 8, 8), []
         for step in range(3):
-            assert not technique.restructure(model, Progress(step, 3))
-            assert technique.measure(model) == {}
-            loss = technique.penalty(model, Batch(x * step, torch.zeros(4), model(x)))
-            found.append(technique.measure(model)["distillation_loss"])
+            assert not technique.restructure(model, Progress(step, 3), {})
+            assert technique.measure(model, {}) == {}
+            loss = technique.penalty(model, Batch(x * step, torch.zeros(4), model(x)), {})
+            found.append(technique.measure(model, {})["distillation_loss"])
             assert found[-1] == pytest.approx(loss.item())
 
     def test_of_another_family_and_width_teaches_as_well(self, tiny, tmp_path):

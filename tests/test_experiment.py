@@ -158,7 +158,7 @@ class TestValue:
         assert both.techniques() == [("switch", both.switch), ("prune", both.prune)]
         every = replace(
             both,
-            distill=Distill(),
+            distill=Distill(teacher="teacher.safetensors"),
             quantize=Quantize(),
             prune_channels=PruneChannels(),
             low_rank=LowRank(),

@@ -64,7 +64,7 @@ class Run:
         logits = self.wrapped(x)
         loss = F.cross_entropy(logits.float(), y)
         for _, technique in self.experiment.techniques():
-            loss = loss + technique.penalty(self.model, Batch(x, y, logits))
+            loss = loss + technique.penalty(self.model, Batch(x, y, logits), {})
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return float(self.replicas.total(loss.detach()) / self.replicas.workers)

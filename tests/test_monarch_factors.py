@@ -64,7 +64,7 @@ class TestFirstWeights:
         sizes = [(64, 192), (64, 64), (64, 256), (256, 64)] * 2
         saved = sum(i * o - (i + o) * min(i, o) // 4 for i, o in sizes)
         assert dense - count_parameters(model) == saved
-        assert technique.measure(model)["structured_layers"] == 8
+        assert technique.measure(model, {})["structured_layers"] == 8
 
 
 def test_the_rank_is_rounded_and_at_least_one():
@@ -85,11 +85,11 @@ def test_the_rank_is_rounded_and_at_least_one():
 def test_the_factors_are_listed_by_size():
     model = build("vit64x2", classes=10, image_size=8)
     Monarch(blocks=4, layers="feed_forward").reshape(model)
-    assert Monarch().measure(model) == {
+    assert Monarch().measure(model, {}) == {
         "structured_layers": 4,
         "factors": "2 x (4 of 64x16 · 4 of 16x16), 2 x (4 of 16x16 · 4 of 16x64)",
     }
-    assert Monarch().measure(build("vit64x2", classes=10, image_size=8)) == {
+    assert Monarch().measure(build("vit64x2", classes=10, image_size=8), {}) == {
         "structured_layers": 0,
         "factors": "",
     }

@@ -55,8 +55,8 @@ class TestSelection:
         before, modules = torch.get_rng_state(), list(model.modules())
         neutral = replace(technique, blocks=0)
         neutral.reshape(model)
-        assert not neutral.restructure(model, Progress(1, 1))
-        neutral.finish(model)
+        assert not neutral.restructure(model, Progress(1, 1), {})
+        neutral.finish(model, {})
         assert list(model.modules()) == modules
         assert torch.equal(torch.get_rng_state(), before)
 

@@ -50,10 +50,10 @@ class TestModes:
             technique.reshape(model)
             found = []
             for epoch in range(4):
-                changed = technique.restructure(model, Progress(5 * epoch, 20))
+                changed = technique.restructure(model, Progress(5 * epoch, 20), {})
                 assert changed == (epoch == after)
                 found.append(len(replaced(model)))
-            technique.finish(model)
+            technique.finish(model, {})
             assert [*found, len(replaced(model))] == [before] * after + [then] * (5 - after)
 
     @MODES
@@ -84,8 +84,8 @@ class TestModes:
             F.cross_entropy(model(torch.randn(8, 3, 8, 8)), torch.randint(10, (8,))).backward()
             optimizer.step()
         before, products = model(x), {n: matrix(model.get_submodule(n)) for n in replaced(model)}
-        assert not technique.restructure(model, Progress(4, 10))
-        assert technique.restructure(model, Progress(5, 10))
+        assert not technique.restructure(model, Progress(4, 10), {})
+        assert technique.restructure(model, Progress(5, 10), {})
         assert_close(model(x), before, 1e-5)
         assert set(products) == ATTENTION | FEED_FORWARD
         for name, product in products.items():

@@ -78,7 +78,7 @@ class TestLearningRates:
             model = build("vit32x2", classes=10, image_size=8)
             chosen = replace(technique, scale_lr=on)
             chosen.reshape(model)
-            chosen.restructure(model, Progress(0, 1))
+            chosen.restructure(model, Progress(0, 1), {})
             found = {scale for scale, _ in scales(model, Recipe()).values()}
             assert (found == {1.0}) == (not on)
             assert len(replaced(model)) == 8
@@ -112,7 +112,7 @@ class TestContinuing:
         model(torch.randn(4, 3, 8, 8)).square().sum().backward()
         first.step()
         stayed = {p: copy.deepcopy(first.state[p]) for p in model.parameters()}
-        assert technique.restructure(model, Progress(0, 1))
+        assert technique.restructure(model, Progress(0, 1), {})
 
         second = build_optimizer(model, recipe, continuing=first)
         new = {name for name, p in model.named_parameters() if p not in stayed}

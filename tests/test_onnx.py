@@ -53,15 +53,15 @@ def trained(images: data.Images) -> nn.Module:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     steps, step = EPOCHS * (len(images.train) // RECIPE.batch), 0
     memory: dict[str, Tensor] = {}
-    technique.restructure(model, Progress(0, steps))
+    technique.restructure(model, Progress(0, steps), {})
     for epoch in range(1, EPOCHS + 1):
         for x, y in data.batches(images, RECIPE, seed=0, epoch=epoch):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
             step += 1
-            technique.after_step(model, Progress(step, steps), memory)
-    technique.finish(model)
+            technique.after_step(model, Progress(step, steps), memory, None)
+    technique.finish(model, {})
     return model.eval()
 
 

@@ -44,7 +44,7 @@ def tiny() -> tuple[dict[str, Tensor], bytes]:
     torch.manual_seed(0)
     model, technique = Tiny(), Quantize(bits=4, begin=1.0)
     technique.reshape(model)
-    technique.finish(model)
+    technique.finish(model, {})
     model.register_buffer("sparse", torch.randn(50) * (torch.rand(50) < 0.3))
     model.register_buffer("dense", torch.randn(7, 3))
     own = model.state_dict()

@@ -144,7 +144,7 @@ class Run:
             nn.functional.cross_entropy(self.model(x), y).backward()
             self.optimizer.step()
             self.step += 1
-            self.prune.after_step(self.model, Progress(self.step, STEPS), self.memory)
+            self.prune.after_step(self.model, Progress(self.step, STEPS), self.memory, None)
 
     def zeros(self) -> set[tuple[str, int]]:
         found = {name: (weight == 0) for name, weight in prunable(self.model).items()}
@@ -198,7 +198,7 @@ class TestTraining:
         run = Run(prune)
         run.advance(STEPS)
         before = copy.deepcopy(run.model.state_dict())
-        prune.finish(run.model)
+        prune.finish(run.model, {})
         after = run.model.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -207,8 +207,8 @@ class TestTraining:
         run = Run(ramp)
         run.advance(1)
         assert not run.zeros()
-        ramp.finish(run.model)
-        assert ramp.measure(run.model)["sparsity"] == pytest.approx(0.9, abs=0.01)
+        ramp.finish(run.model, {})
+        assert ramp.measure(run.model, {})["sparsity"] == pytest.approx(0.9, abs=0.01)
 
     def test_deepcopy_works_in_the_middle_and_goes_on_alike(self):
         run = Run(ramp)
@@ -228,7 +228,7 @@ class TestTraining:
 
     def test_sparsity_is_counted_on_the_weights(self):
         model = build("resnet20", classes=10, image_size=8)
-        assert Prune().measure(model)["sparsity"] == 0.0
+        assert Prune().measure(model, {})["sparsity"] == 0.0
         model.layer1[0].conv1.weight.data.zero_()
         total = sum(weight.numel() for weight in prunable(model).values())
-        assert Prune().measure(model)["sparsity"] == pytest.approx(16 * 16 * 9 / total)
+        assert Prune().measure(model, {})["sparsity"] == pytest.approx(16 * 16 * 9 / total)

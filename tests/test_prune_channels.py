@@ -86,21 +86,21 @@ def test_the_cut_is_made_once_at_an_epochs_start():
     technique = PruneChannels(ratio=0.5, at=0.4)
     model = build("resnet20_b", classes=10, image_size=8)
     technique.reshape(model)
-    assert technique.measure(model) == {"channels": 1.0}
-    assert not technique.restructure(model, Progress(3, 10))
-    assert technique.restructure(model, Progress(5, 10))
+    assert technique.measure(model, {}) == {"channels": 1.0}
+    assert not technique.restructure(model, Progress(3, 10), {})
+    assert technique.restructure(model, Progress(5, 10), {})
     left = channels(model)
-    assert not technique.restructure(model, Progress(7, 10))
-    technique.finish(model)
+    assert not technique.restructure(model, Progress(7, 10), {})
+    technique.finish(model, {})
     assert channels(model) == left
-    assert 0.5 < technique.measure(model)["channels"] < 0.7
+    assert 0.5 < technique.measure(model, {})["channels"] < 0.7
 
 
 def test_finish_makes_the_cut_that_is_still_to_come():
     technique = PruneChannels(ratio=0.5, at=1.0)
     model = build("resnet20_b", classes=10, image_size=8)
     technique.reshape(model)
-    technique.finish(model)
+    technique.finish(model, {})
     assert model.fc.in_features == 32
 
 

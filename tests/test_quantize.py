@@ -30,7 +30,7 @@ from trainers.pruning import base, train
 def test_every_input_has_its_grid_in_runs_of_any_length(steps, begin):
     technique = Quantize(begin=begin)
     model = run(technique, steps)
-    technique.finish(model)
+    technique.finish(model, {})
     layers = list(quantized_layers(model).values())
     assert all(layer.input_step > 0 for layer in layers)
     assert all(layer.input_bits == 8 for layer in layers)
@@ -45,9 +45,9 @@ def test_inputs_are_observed_in_the_last_steps_before_the_beginning_alone():
     technique.reshape(model)
     steps, watched = 4 * OBSERVED_STEPS, []
     for step in range(steps):
-        technique.restructure(model, Progress(step, steps))  # as after a resume in mid-epoch
+        technique.restructure(model, Progress(step, steps), {})  # as after a resume in mid-epoch
         watched += [step] if model[0].observing else []
-        technique.after_step(model, Progress(step + 1, steps), memory)
+        technique.after_step(model, Progress(step + 1, steps), memory, None)
         assert model[0].observing == (OBSERVED_STEPS <= step + 1 < 2 * OBSERVED_STEPS)
     assert watched == [*range(OBSERVED_STEPS, 2 * OBSERVED_STEPS)]
 
@@ -57,7 +57,7 @@ def test_before_the_beginning_it_is_the_plain_network_and_evaluation_changes_not
     model = network()
     plain = copy.deepcopy(model)
     technique.reshape(model)
-    technique.restructure(model, Progress(0, 4))
+    technique.restructure(model, Progress(0, 4), {})
     x = torch.randn(8, 3, 4, 4)
     assert torch.equal(model(x), plain(x))
     before = copy.deepcopy(model.state_dict())
@@ -77,14 +77,14 @@ def test_a_step_changes_by_a_tenth_at_most():
     model, memory = network(), {}
     technique = Quantize(begin=0.0)
     technique.reshape(model)
-    technique.restructure(model, Progress(0, 10))
+    technique.restructure(model, Progress(0, 10), {})
     model(torch.randn(2, 3, 4, 4))
-    technique.after_step(model, Progress(1, 10), memory)
+    technique.after_step(model, Progress(1, 10), memory, None)
     before = model[3].weight_step.detach().clone()
     with torch.no_grad():
         model[3].weight_step[:4] -= 100.0
         model[3].weight_step[4:] += 100.0
-    technique.after_step(model, Progress(2, 10), memory)
+    technique.after_step(model, Progress(2, 10), memory, None)
     assert torch.allclose(model[3].weight_step[:4], before[:4] * (1 - LARGEST_CHANGE))
     assert torch.allclose(model[3].weight_step[4:], before[4:] * (1 + LARGEST_CHANGE))
 
@@ -113,12 +113,12 @@ def worker(rank: int) -> dict[str, Tensor]:
     optimizer = replicas.optimizer(wrapped, base.recipe)
     torch.manual_seed(rank)
     for step in range(6):
-        technique.restructure(model, Progress(step, 6))
+        technique.restructure(model, Progress(step, 6), {})
         optimizer.zero_grad()
         loss = F.cross_entropy(wrapped(torch.randn(8, 3, 4, 4) + rank), torch.randint(5, (8,)))
         loss.backward()
         optimizer.step()
-        technique.after_step(model, Progress(step + 1, 6), memory)
+        technique.after_step(model, Progress(step + 1, 6), memory, None)
     replicas.average_buffers(model)
     return model.state_dict()
 
@@ -140,14 +140,14 @@ def test_training_under_bf16_autocast_lowers_the_loss():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for step in range(30):
-        technique.restructure(model, Progress(step, 30))
+        technique.restructure(model, Progress(step, 30), {})
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(x)
         loss = F.cross_entropy(logits.float(), y)
         loss.backward()
         optimizer.step()
-        technique.after_step(model, Progress(step + 1, 30), memory)
+        technique.after_step(model, Progress(step + 1, 30), memory, None)
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[3]
 
@@ -176,9 +176,9 @@ def test_a_transformer_is_quantized_in_all_its_linear_layers():
     model = build("vit32x2", classes=5, image_size=4)
     technique = Quantize(bits=4)
     run(technique, 4, model=model)
-    technique.finish(model)
+    technique.finish(model, {})
     assert len(quantized_layers(model)) == 2 * 4 + 2
-    assert technique.measure(model)["bits_by_layer"] == "8 8x4 8"
+    assert technique.measure(model, {})["bits_by_layer"] == "8 8x4 8"
     zero = model.blocks[0].attn.qkv.input_zero_point
     assert 4 <= int(zero) * 15 / 255 * 17 <= 200  # after a LayerNorm: about the middle
 

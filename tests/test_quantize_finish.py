@@ -24,7 +24,7 @@ def fp16(values: Tensor) -> bool:
 class TestFinish:
     def test_weights_are_code_times_step_and_all_is_fp16(self, bits, begin):
         model = run(Quantize(bits=bits, begin=begin))
-        Quantize(bits=bits, begin=begin).finish(model)
+        Quantize(bits=bits, begin=begin).finish(model, {})
         layers = list(quantized_layers(model).values())
         assert [int(layer.weight_bits) for layer in layers] == [8, bits, bits, 8]
         for layer in layers:
@@ -46,9 +46,9 @@ class TestFinish:
     def test_finish_is_idempotent_bit_for_bit(self, bits, begin):
         technique = Quantize(bits=bits, begin=begin)
         model = run(technique)
-        technique.finish(model)
+        technique.finish(model, {})
         twice = copy.deepcopy(model)
-        technique.finish(twice)
+        technique.finish(twice, {})
         for name, value in model.state_dict().items():
             assert torch.equal(value, twice.state_dict()[name]), name
 
@@ -56,7 +56,7 @@ class TestFinish:
 def test_a_finished_model_is_the_plain_one_with_its_weights():
     technique = Quantize(bits=3, activation_bits=32)
     model = run(technique)
-    technique.finish(model)
+    technique.finish(model, {})
     plain = network()
     stored = model.state_dict()
     plain.load_state_dict({name: stored[name] for name in plain.state_dict()})
@@ -71,7 +71,7 @@ def test_finishing_keeps_what_the_network_says():
     model = run(technique).eval()
     x = torch.randn(64, 3, 4, 4)
     before = model(x)
-    technique.finish(model)
+    technique.finish(model, {})
     assert (model(x) - before).abs().max() < 0.05 * before.abs().max()
 
 
@@ -79,10 +79,10 @@ def test_finishing_keeps_what_the_network_says():
 def test_a_state_dict_fills_a_fresh_model_bit_for_bit(activation_bits):
     technique = Quantize(bits=4, activation_bits=activation_bits)
     model = run(technique)
-    technique.finish(model)
+    technique.finish(model, {})
     fresh = network()
     technique.reshape(fresh)
-    technique.restructure(fresh, Progress(1, 1))
+    technique.restructure(fresh, Progress(1, 1), {})
     fresh.load_state_dict(model.state_dict())
     x = torch.randn(4, 3, 4, 4)
     assert torch.equal(model.eval()(x), fresh.eval()(x))
@@ -94,7 +94,7 @@ def test_stopping_before_the_beginning_stores_what_was_observed():
     model = network()
     technique.reshape(model)
     stopped = copy.deepcopy(model)
-    technique.finish(stopped)
+    technique.finish(stopped, {})
     layers = quantized_layers(stopped).values()
     assert [int(layer.weight_bits) for layer in layers] == [8, 4, 4, 8]
     assert not any(layer.input_bits for layer in layers)  # nothing was seen: floating point

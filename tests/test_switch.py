@@ -75,7 +75,7 @@ class TestAgainstTheReference:
         for weights in ((1.0, 0.0), (0.0, 1.0), (0.25, 0.125)):
             technique = replace(chosen, balance_loss=weights[0], z_loss=weights[1])
             found, wanted = (
-                technique.penalty(mixture, UNSEEN),
+                technique.penalty(mixture, UNSEEN, {}),
                 weights[0] * balance + weights[1] * z,
             )
             assert_close(found, wanted, 1e-5)

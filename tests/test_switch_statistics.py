@@ -94,11 +94,11 @@ class TestStatistics:
             steer[:, :4] = 40 * torch.eye(4)
             mixture.router.weight.data = steer
             mixture(sent_to(assigned, 32))
-        found = PLAIN.measure(model)
+        found = PLAIN.measure(model, {})
         assert {name: type(value) for name, value in found.items()} == columns
         assert found["dead_experts"] == 3
         assert found["balance_loss"] == pytest.approx((4 + 1) / 2)
-        assert PLAIN.measure(build("vit32x2", classes=10, image_size=8)) == {}
+        assert PLAIN.measure(build("vit32x2", classes=10, image_size=8), {}) == {}
 
     def test_the_tally_is_no_part_of_the_stored_model(self):
         assert not any("tally" in name for name in Mixture(Mlp(6, 8), PLAIN).state_dict())
@@ -115,7 +115,7 @@ class TestPenalty:
     def test_its_gradient_reaches_every_router(self, name):
         chosen = replace(PLAIN, **{name: 1.0})
         model = self.model(chosen)
-        chosen.penalty(model, UNSEEN).backward()
+        chosen.penalty(model, UNSEEN, {}).backward()
         found = list(mixtures(model))
         assert all(mixture.router.weight.grad.any() for mixture in found)
         assert found[-1].experts.weight1.grad is None  # a penalty is the router's business
@@ -126,11 +126,11 @@ class TestPenalty:
         told = [mixture.statistics() for mixture in mixtures(model)]
         assert len(told) == 2
         wanted = sum(0.5 * found["balance_loss"] + 0.25 * found["z_loss"] for found in told)
-        assert float(chosen.penalty(model, UNSEEN).detach()) == pytest.approx(wanted)
+        assert float(chosen.penalty(model, UNSEEN, {}).detach()) == pytest.approx(wanted)
 
     def test_weights_of_zero_add_nothing(self):
         model = self.model(PLAIN)
-        penalty = PLAIN.penalty(model, UNSEEN)
+        penalty = PLAIN.penalty(model, UNSEEN, {})
         assert float(penalty.detach()) == 0.0
         penalty.backward()
         for mixture in mixtures(model):
@@ -139,17 +139,17 @@ class TestPenalty:
     def test_is_of_the_last_training_step_alone(self):
         chosen = replace(PLAIN, balance_loss=1.0)
         model = self.model(chosen)
-        assert float(chosen.penalty(model, UNSEEN).detach()) > 0
+        assert float(chosen.penalty(model, UNSEEN, {}).detach()) > 0
         model.eval()
         model(torch.randn(2, 3, 8, 8))
-        assert chosen.penalty(model, UNSEEN) == 0.0
+        assert chosen.penalty(model, UNSEEN, {}) == 0.0
 
     def test_a_model_can_be_copied_right_after_a_training_step(self):
         chosen = replace(PLAIN, balance_loss=1.0)
         model = self.model(chosen)
         twin = copy.deepcopy(model)
-        assert float(chosen.penalty(model, UNSEEN).detach()) > 0
-        assert chosen.penalty(twin, UNSEEN) == 0.0
+        assert float(chosen.penalty(model, UNSEEN, {}).detach()) > 0
+        assert chosen.penalty(twin, UNSEEN, {}) == 0.0
         x = torch.randn(2, 3, 8, 8)
         assert torch.equal(twin(x), model(x))
-        assert chosen.measure(twin) == chosen.measure(model)
+        assert chosen.measure(twin, {}) == chosen.measure(model, {})

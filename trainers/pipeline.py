@@ -112,7 +112,7 @@ def _staged(
             if number == recipe.epochs:
                 metrics |= store_and_score(whole, experiment, images, replicas, store)
             else:
-                metrics["model_bytes"] = bytes_if_finished(whole, experiment, images)
+                metrics["model_bytes"] = bytes_if_finished(whole, experiment, images, {})
             metrics |= validated(whole, images, replicas)
             evaluation.stop()
             metrics |= {

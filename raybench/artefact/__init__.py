@@ -91,7 +91,7 @@ def skeleton(experiment: Experiment, classes: int) -> nn.Module:
     model = build(experiment.model, classes=classes, image_size=experiment.image_size)
     for _, technique in experiment.techniques():
         technique.reshape(model)
-        technique.restructure(model, Progress(1, 1))
+        technique.restructure(model, Progress(1, 1), {})
     return model
 
 

@@ -125,7 +125,7 @@ def _stored(
     for _, technique in experiment.techniques():
         technique.reshape(model)
     for _, technique in experiment.techniques():
-        technique.finish(model)
+        technique.finish(model, {})
     artefact.save(model, experiment, 10, path)
     back = artefact.load(path)
     x_BCHW = torch.randn(8, 3, experiment.image_size, experiment.image_size)

@@ -164,7 +164,7 @@ def _serve(said: str, loop: bool, pipe: Connection) -> None:
             logits = model(x)
         loss: Tensor = F.cross_entropy(logits.float(), y)
         for _, technique in experiment.techniques():
-            loss = loss + technique.penalty(model, Batch(x, y, logits))
+            loss = loss + technique.penalty(model, Batch(x, y, logits), {})
         loss.backward()
         optimizer.step()
         loss.item()

@@ -163,9 +163,9 @@ class Experiment:
                 )
 
     def techniques(self) -> list[tuple[str, Technique]]:
-        """The techniques that are on, with their field names, in order of application."""
-        found = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        return [(name, value) for name, value in found if isinstance(value, Technique)]
+        """The active techniques with their field names, in order of application."""
+        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(n, value) for n, value in values if isinstance(value, Technique) and value.active]
 
     def key(self) -> str:
         """16 hex digits that name this experiment.

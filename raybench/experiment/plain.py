@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def nearest(name: str, valid: list[str]) -> str:
@@ -22,8 +22,9 @@ def nearest(name: str, valid: list[str]) -> str:
 
 @cache
 def hints_of(cls: Any) -> dict[str, Any]:
-    """Field name -> type, no longer as text."""
-    return get_type_hints(cls)
+    """Field name -> type, no longer as text. Class variables are no fields."""
+    hints = get_type_hints(cls)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
 def dataclass_in(hint: Any) -> type | None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques import Batch, Load, Progress, Technique
+from raybench.techniques import Batch, Load, Memory, Progress, Technique
 
 
 def divergence(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
@@ -66,20 +66,24 @@ class Distill(Technique):
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight is {self.weight}: 0 or more")
 
+    @property
+    def active(self) -> bool:
+        return bool(self.teacher)
+
     def before_training(self, model: nn.Module, load: Load) -> None:
         if self.teacher:
             teacher = load(self.teacher).requires_grad_(False)
             device = next(model.parameters()).device
             _LESSONS[model] = Lessons(teacher, torch.zeros((), device=device))
 
-    def restructure(self, model: nn.Module, progress: Progress) -> bool:
+    def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
         """Changes nothing; an epoch begins."""
         lessons = _LESSONS.get(model)
         if lessons is not None:
             lessons.total, lessons.steps = torch.zeros_like(lessons.total), 0
         return False
 
-    def penalty(self, model: nn.Module, batch: Batch) -> Tensor | float:
+    def penalty(self, model: nn.Module, batch: Batch, memory: Memory) -> Tensor | float:
         if not self.teacher:
             return 0.0
         lessons, dtype = _LESSONS[model], batch.logits.dtype
@@ -91,7 +95,7 @@ class Distill(Technique):
         lessons.steps += 1
         return self.weight * loss
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
         """The loss that the teacher has added, before its weight, mean over the epoch's steps."""
         lessons = _LESSONS.get(model)
         if lessons is None or not lessons.steps:

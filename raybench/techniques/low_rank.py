@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques import Technique
+from raybench.techniques import Memory, Technique
 from raybench.techniques.layers.linear_layers import Layers, chosen, put
 
 
@@ -54,6 +54,10 @@ class LowRank(Technique):
         if self.blocks != 0 and not 2 <= self.blocks <= 16:
             raise ValueError(f"blocks is {self.blocks}: 2 to 16, or 0 for the dense model")
 
+    @property
+    def active(self) -> bool:
+        return bool(self.blocks)
+
     def reshape(self, model: nn.Module) -> None:
         if self.blocks:
             for name, dense in chosen(model, self.layers, self.leave_out).items():
@@ -63,7 +67,7 @@ class LowRank(Technique):
                     layer.lr_scale = {}
                 put(model, name, layer)
 
-    def measure(self, model: nn.Module) -> dict[str, float | str]:
+    def measure(self, model: nn.Module, memory: Memory) -> dict[str, float | str]:
         if not self.blocks:
             return {}
         layers = [m for m in model.modules() if isinstance(m, LowRankLinear)]

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from raybench.techniques import Progress, Technique
+from raybench.techniques import Memory, Progress, Technique
 from raybench.techniques.layers.linear_layers import Layers, chosen, put
 
 
@@ -212,6 +212,10 @@ class Monarch(Technique):
         if not 0 <= self.switch_at <= 1:
             raise ValueError(f"switch_at is {self.switch_at}: a share of training, in [0, 1]")
 
+    @property
+    def active(self) -> bool:
+        return bool(self.blocks)
+
     def reshape(self, model: nn.Module) -> None:
         if self.blocks and self.mode != "dense_to_sparse":
             for name, dense in chosen(model, self.layers, self.leave_out).items():
@@ -220,12 +224,12 @@ class Monarch(Technique):
             for name, dense in chosen(model, self.layers, self.leave_out).items():
                 _rank(dense, self.blocks, name)  # what cannot be projected is told at the start
 
-    def restructure(self, model: nn.Module, progress: Progress) -> bool:
+    def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
         if progress.share < self.switch_at:
             return False
         return self._change(model)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: nn.Module, memory: Memory) -> None:
         self._change(model)
 
     def _change(self, model: nn.Module) -> bool:
@@ -248,7 +252,7 @@ class Monarch(Technique):
             layer.lr_scale = {}
         return layer
 
-    def measure(self, model: nn.Module) -> dict[str, float | str]:
+    def measure(self, model: nn.Module, memory: Memory) -> dict[str, float | str]:
         if not self.blocks:
             return {}
         layers = [m for m in model.modules() if isinstance(m, MonarchLinear)]

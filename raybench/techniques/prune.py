@@ -166,7 +166,13 @@ class Prune(Technique):
             frequency=frequency,
         )
 
-    def after_step(self, model: nn.Module, progress: Progress, memory: Memory) -> None:
+    def after_step(
+        self,
+        model: nn.Module,
+        progress: Progress,
+        memory: Memory,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
         # Mask first: momentum has moved pruned weights (one SGD step made a 0.0 a -0.244), and
         # unmasked they would compete in the next choice of the smallest.
         apply_masks(model, memory)
@@ -175,11 +181,11 @@ class Prune(Technique):
             memory.update(magnitude_masks(prunable(model), sparsity, self.scope))
             apply_masks(model, memory)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: nn.Module, memory: Memory) -> None:
         # A no-op after the last update; before it, what stopping now would have to store.
         apply_masks(model, magnitude_masks(prunable(model), self.final_sparsity, self.scope))
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
         weights = prunable(model).values()
         total = sum(weight.numel() for weight in weights)
         zeros = sum(int((weight == 0).sum()) for weight in weights)

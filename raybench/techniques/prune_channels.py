@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raybench.techniques import Progress, Technique
+from raybench.techniques import Memory, Progress, Technique
 
 
 def example(model: nn.Module) -> Tensor:
@@ -92,6 +92,10 @@ class PruneChannels(Technique):
         if not 0 <= self.at <= 1:
             raise ValueError(f"at is {self.at}: a share of training, in [0, 1]")
 
+    @property
+    def active(self) -> bool:
+        return bool(self.ratio)
+
     def reshape(self, model: nn.Module) -> None:
         """Notes the width. Raises ValueError where the model cannot be cut."""
         if not self.ratio:
@@ -117,10 +121,10 @@ class PruneChannels(Technique):
             )
         model.channels_before = channels(model)  # type: ignore[assignment]
 
-    def restructure(self, model: nn.Module, progress: Progress) -> bool:
+    def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
         return progress.share >= self.at and self._cut_once(model)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: nn.Module, memory: Memory) -> None:
         self._cut_once(model)
 
     def _cut_once(self, model: nn.Module) -> bool:
@@ -129,7 +133,7 @@ class PruneChannels(Technique):
         cut(model, self.ratio, self.round_to)
         return True
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
         """Share of the channels that is left."""
         if not self.ratio:
             return {}

@@ -68,6 +68,10 @@ class Quantize(Technique):
         if self.budget_bytes < 0:
             raise ValueError(f"budget_bytes is {self.budget_bytes}: it must not be negative")
 
+    @property
+    def active(self) -> bool:
+        return bool(self.bits)
+
     def reshape(self, model: nn.Module) -> None:
         if not self.bits:
             return
@@ -76,12 +80,18 @@ class Quantize(Technique):
             raise ValueError(f"a {type(model).__name__} has no layer that quantize knows")
         self._choices(model)  # a budget that cannot be met is told at the start
 
-    def restructure(self, model: nn.Module, progress: Progress) -> bool:
+    def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
         self._watch(model, progress)
         changed = [layer.fit_to_weight() for layer in quantized_layers(model).values()]
         return any(changed)
 
-    def after_step(self, model: nn.Module, progress: Progress, memory: Memory) -> None:
+    def after_step(
+        self,
+        model: nn.Module,
+        progress: Progress,
+        memory: Memory,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
         if not self.bits:
             return
         begin = self._begin(progress)
@@ -98,8 +108,8 @@ class Quantize(Technique):
                 hold(quantized_layers(model), memory)
         self._watch(model, progress)
 
-    def finish(self, model: nn.Module) -> None:
-        self.restructure(model, Progress(1, 1))
+    def finish(self, model: nn.Module, memory: Memory) -> None:
+        self.restructure(model, Progress(1, 1), memory)
         layers = quantized_layers(model)
         if not all(layer.weight_bits for layer in layers.values()):
             for name, bits in self.plan(model, {}).items():
@@ -111,7 +121,7 @@ class Quantize(Technique):
             if isinstance(module, nn.BatchNorm2d):
                 fold(module)
 
-    def measure(self, model: nn.Module) -> dict[str, float | str]:
+    def measure(self, model: nn.Module, memory: Memory) -> dict[str, float | str]:
         """Mean bits of a weight, and how many layers in a row have how many: `8 18x4 8`."""
         layers = quantized_layers(model).values()
         if not layers:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques import Batch, Technique
+from raybench.techniques import Batch, Memory, Technique
 from raybench.techniques.layers.experts import Experts, loads
 
 DEAD = 0.01  # share of an even load under which an expert counts as dead
@@ -75,19 +75,23 @@ class Switch(Technique):
             raise ValueError(f"jitter is {self.jitter}: it lies in [0, 1)")
         _numbers(self.blocks, 1 << 16)
 
+    @property
+    def active(self) -> bool:
+        return bool(self.experts)
+
     def reshape(self, model: nn.Module) -> None:
         if self.experts:
             for block in _chosen(model, self.blocks):
                 block.mlp = Mixture(block.get_submodule("mlp"), self)
 
-    def penalty(self, model: nn.Module, batch: Batch) -> Tensor | float:
+    def penalty(self, model: nn.Module, batch: Batch, memory: Memory) -> Tensor | float:
         total: Tensor | float = 0.0
         for mixture in mixtures(model):
             balance, z = mixture.penalties
             total = total + self.balance_loss * balance + self.z_loss * z
         return total
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
         """The routers' health over the epoch's training steps, mean over the mixtures."""
         found = [mixture.statistics() for mixture in mixtures(model)]
         if not found:

@@ -115,10 +115,10 @@ def fit(
         first = state["epoch"] + 1
         progress = Progress((first - 1) * steps, progress.steps)
         # The layers of the epoch that was saved.
-        _restructure(model, experiment, Progress((first - 2) * steps, progress.steps))
+        _restructure(model, experiment, Progress((first - 2) * steps, progress.steps), {})
+    memories: dict[str, Memory] = {name: {} for name, _ in techniques}
     wrapped = replicas.wrap(model)
     optimizer = replicas.optimizer(wrapped, recipe)
-    memories: dict[str, Memory] = {name: {} for name, _ in techniques}
     scaled = LossScale(dtype, replicas)
     metrics: Metrics = {"train_s": 0.0, "eval_s": 0.0, "precision_used": str(dtype)[6:]}
     if state is not None:
@@ -131,7 +131,7 @@ def fit(
     for number in range(first, recipe.epochs + 1):
         # Reseeded every epoch, so that a resumed run draws the same dropout masks.
         torch.manual_seed(experiment.seed * 1_000_003 + number * 1009 + replicas.rank)
-        if _restructure(model, experiment, progress):
+        if _restructure(model, experiment, progress, memories):
             del wrapped  # with it go DDP's hooks on the parameters that stay
             wrapped = replicas.wrap(model)
             optimizer = replicas.optimizer(wrapped, recipe, continuing=optimizer)
@@ -163,14 +163,14 @@ def fit(
             loss: Tensor = F.cross_entropy(
                 logits.float(), y, label_smoothing=recipe.label_smoothing
             )
-            for _, technique in techniques:
-                loss = loss + technique.penalty(model, Batch(x, y, logits))
+            for name, technique in techniques:
+                loss = loss + technique.penalty(model, Batch(x, y, logits), memories[name])
             scaled.backward(loss)
             scaled.step(optimizer)
             watch.step(model, optimizer)
             progress = Progress(progress.step + 1, progress.steps)
             for name, technique in techniques:
-                technique.after_step(model, progress, memories[name])
+                technique.after_step(model, progress, memories[name], optimizer)
             losses += loss.detach()
             # Reading the sum back waits for a GPU: there it is done only now and then.
             look = device.type == "cpu" or progress.step % LOOK_EVERY == 0
@@ -193,14 +193,14 @@ def fit(
         whole = replicas.whole(model)
         renewed(whole, experiment, images, number)
         if number == recipe.epochs:
-            for _, technique in techniques:
-                technique.finish(whole)
+            for name, technique in techniques:
+                technique.finish(whole, memories[name])
             metrics |= store_and_score(whole, experiment, images, replicas, store)
         else:
-            metrics["model_bytes"] = bytes_if_finished(whole, experiment, images)
+            metrics["model_bytes"] = bytes_if_finished(whole, experiment, images, memories)
         metrics |= validated(whole, images, replicas)
-        for _, technique in techniques:
-            metrics |= technique.measure(whole)
+        for name, technique in techniques:
+            metrics |= technique.measure(whole, memories[name])
         del whole  # where it is a copy, training has the memory
         evaluation.stop()
         metrics |= {
@@ -245,7 +245,12 @@ def first_model(experiment: Experiment, classes: int) -> nn.Module:
     return model
 
 
-def _restructure(model: nn.Module, experiment: Experiment, progress: Progress) -> bool:
+def _restructure(
+    model: nn.Module, experiment: Experiment, progress: Progress, memories: dict[str, Memory]
+) -> bool:
     """Lets the techniques change layers; whether one did."""
-    changed = [technique.restructure(model, progress) for _, technique in experiment.techniques()]
+    changed = [
+        technique.restructure(model, progress, memories.get(name, {}))
+        for name, technique in experiment.techniques()
+    ]
     return any(changed)

@@ -17,6 +17,7 @@ from raybench import artefact
 from raybench.data import Images, Split, batches, evaluation_batches
 from raybench.experiment import Experiment
 from raybench.parallel.ddp import Replicas
+from raybench.techniques import Memory
 from raybench.training import measure
 
 
@@ -84,11 +85,13 @@ def renewed(model: nn.Module, experiment: Experiment, images: Images, epoch: int
     renew_norms(model, (x for x, _ in islice(seen, experiment.recipe.renew_norms)))
 
 
-def bytes_if_finished(model: nn.Module, experiment: Experiment, images: Images) -> int:
+def bytes_if_finished(
+    model: nn.Module, experiment: Experiment, images: Images, memories: dict[str, Memory]
+) -> int:
     """Bytes of the file that stopping now would leave: early stopping can compare them."""
     finished = copy.deepcopy(model)
-    for _, technique in experiment.techniques():
-        technique.finish(finished)
+    for name, technique in experiment.techniques():
+        technique.finish(finished, dict(memories.get(name, {})))
     return artefact.encoded_bytes(finished, experiment, images.classes)
 
 

@@ -1,0 +1,139 @@
+"""What a technique is: a frozen dataclass of hyperparameters, with hooks and declarations.
+
+reshape ─▶ before_training ─▶ ┌ restructure ─▶ (penalty ─▶ after_step) × steps ┐ × epochs
+                              └──────── evaluated weights ─▶ measure ◀─────────┘
+the last epoch:   evaluated weights ─▶ finish ─▶ batch norms renewed ─▶ stored, scored, measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raybench.results.column import Column
+
+__all__ = ["Apart", "Batch", "Load", "Memory", "Progress", "Technique"]
+
+Memory = dict[str, Tensor]
+"""What a technique must remember that is not in the model (masks, averages). The loop owns it,
+saves it with the checkpoint and hands it back, so that a technique itself stays a frozen value.
+An entry under a parameter's name has that parameter's shape: where a strategy shards the
+parameter, it shards and joins the entry alike."""
+
+
+Load = Callable[[str], nn.Module]
+"""Loads the trained model at an address, a file or `RESULTS#TRIAL`, in evaluation mode on the
+run's device. Raises ValueError where there is none, or one of other images or classes."""
+
+
+class Batch(NamedTuple):
+    """What a step has computed: images (B, 3, H, W); labels (B,), or (B, classes) where they are
+    mixed; the model's logits (B, classes) in the step's dtype, with their graph."""
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+
+
+class Progress(NamedTuple):
+    """How far a run is: `step` optimizer steps are done of `steps` in all."""
+
+    step: int
+    steps: int
+
+    @property
+    def share(self) -> float:
+        """Share of training that is done, from 0 to 1."""
+        return self.step / self.steps
+
+
+class Apart(NamedTuple):
+    """A declaration: the technique cannot stand beside `other`."""
+
+    other: str
+    """Field name of another technique (`monarch`), a strategy (`zero3`), `pipeline` or
+    `checkpointing`."""
+    reason: str
+    """One clause that completes "prune and expert cannot be combined: …", with advice."""
+    when: Callable[[Any], bool] | None = None
+    """Of the Experiment: whether the declaration holds. None: always."""
+    condition: str = ""
+    """`when` in words, for the printed matrix, such as "prune.scope is global"."""
+
+
+class Technique:
+    """Moments at which a technique may act; each does nothing by default.
+
+    A subclass is a frozen dataclass whose fields are the technique's hyperparameters. The work
+    itself belongs in plain functions on a module, which a reader can call without a trainer.
+    """
+
+    columns: ClassVar[Mapping[str, Column]] = {}
+    """Columns that `measure` reports. `<technique>_coverage` is added for every technique."""
+
+    apart: ClassVar[tuple[Apart, ...]] = ()
+    """What it cannot stand beside. One declaration of either side counts for both."""
+
+    @property
+    def active(self) -> bool:
+        """False for a setting that is the plain model, such as `experts=0`: no hook is called."""
+        return True
+
+    def acts_on(self, model: nn.Module) -> list[str]:
+        """Names of the parameters on which it acts, after `reshape`; all of them by default.
+
+        Their share of the model's values is the column `<technique>_coverage`.
+        """
+        return [name for name, _ in model.named_parameters()]
+
+    def reshape(self, model: nn.Module) -> None:
+        """Changes layers in place, before the model is wrapped and its optimizer is built."""
+
+    def before_training(self, model: nn.Module, load: Load) -> None:
+        """Called once, before training begins or goes on: the moment to load another model."""
+
+    def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
+        """Changes layers during training; True where it did, for a new optimizer.
+
+        Called at the start of every epoch, and on a stored model's skeleton as at the end.
+        """
+        return False
+
+    def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer | None:
+        """An optimizer of its own for some of the parameters; the recipe's has the others.
+
+        The schedule multiplies its learning rates as it does the recipe's, of which `lr` is the
+        peak.
+        """
+        return None
+
+    def penalty(self, model: nn.Module, batch: Batch, memory: Memory) -> Tensor | float:
+        """Term added to the loss of every step, after the forward pass of its batch."""
+        return 0.0
+
+    def after_step(
+        self,
+        model: nn.Module,
+        progress: Progress,
+        memory: Memory,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Acts on the weights, or on the optimizer's state, after each optimizer step.
+
+        `progress.step` counts that step.
+        """
+
+    def evaluated(self, model: nn.Module, memory: Memory) -> Mapping[str, Tensor]:
+        """Values to evaluate and store in place of the trained ones, by their names in the
+        state_dict; training goes on with its own. Empty by default."""
+        return {}
+
+    def finish(self, model: nn.Module, memory: Memory) -> None:
+        """Turns the trained model, in place, into what is evaluated and stored."""
+
+    def measure(self, model: nn.Module, memory: Memory) -> Mapping[str, float | str]:
+        """Values of `columns`: every epoch, and at the end from the stored file."""
+        return {}
