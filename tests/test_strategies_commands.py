@@ -112,6 +112,25 @@ class TestPeak:
         measure.forget_peak(cpu)
         assert measure.peak_memory_bytes(cpu) < before + block // 2
 
+    @pytest.mark.workers
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone")
+    def test_a_child_does_not_inherit_its_parents(self):
+        """800 MB of a parent are none of the process that it starts."""
+        child = (
+            "import torch; from raybench.training import measure; "
+            "print(measure.peak_memory_bytes(torch.device('cpu')))"
+        )
+        parent = (
+            "import subprocess, sys; block = bytearray(b'1') * (800 << 20); "
+            f"print(subprocess.run([sys.executable, '-c', {child!r}], stdout=-1, text=True, "
+            "check=True, close_fds=False, preexec_fn=lambda: None).stdout)"
+        )
+        told = [
+            int(subprocess.run([sys.executable, "-c", program], stdout=-1, check=True).stdout)
+            for program in (child, parent)
+        ]
+        assert told[1] < told[0] + (200 << 20)
+
 
 class TestElasticCounts:
     def test_those_over_which_the_batch_divides(self):

@@ -14,6 +14,7 @@ import pytest
 from raybench import artefact, report, train
 from raybench.experiment import flatten, tables
 from raybench.reports import page, summary
+from raybench.reports.tables import switch_vit as switch_table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
@@ -22,7 +23,7 @@ from trainers import switch_vit
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "switch_vit", "sweep": "s", "objectives": switch_vit.objectives}
-REFERENCE = [f"reference: {name}" for name in switch_vit.REFERENCE_COLUMNS]
+REFERENCE = [f"reference: {name}" for name in switch_table.REFERENCE_COLUMNS]
 
 # experts, seed, status, accuracies by epoch, test accuracy, dropped share, dead experts
 RUNS = [
@@ -109,7 +110,7 @@ class TestTable:
         table = family_table(written())
         assert list(table.columns)[-len(REFERENCE) :] == REFERENCE
         beside = table.set_index(table["experts"].fillna(0))[REFERENCE]
-        for experts, wanted in switch_vit.REFERENCE.items():
+        for experts, wanted in switch_table.REFERENCE.items():
             assert beside.loc[experts].tolist() == list(wanted)
         assert beside.loc[8].isna().all()
         assert beside.loc[32, "reference: highest (epoch)"] == "79.04 (321)"
