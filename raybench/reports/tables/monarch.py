@@ -60,7 +60,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "speed-up": round(twin / seconds, 2) if twin else None,
                 "parameters": f"{found['parameters'].median() / 1e6:.1f}M",
                 "FLOPs": f"{found['flops'].median() / 2e9:.2f}G",
-                "factors": found["factors"].iloc[0] or None,
+                "factors": found["factors"].fillna("").iloc[0] or None,
                 "reference: accuracy": reference[0],
                 "reference: speed-up": reference[1],
                 "reference: parameters": reference[2],
