@@ -143,6 +143,19 @@ class TestFamilyTables:
         assert table["distill.teacher"].fillna("").tolist() == ["teacher.safetensors", ""]
 
 
+def test_trained_models_of_the_seeds_are_one_start(written):
+    runs = [
+        replace(pruning.base, seed=seed, start_from=f"{model}-{seed}.safetensors")
+        for model in ("resnet20", "other20")
+        for seed in (0, 1, 20)
+    ]
+    table = summary.family_table(written(*runs), 0.5)
+    assert table.set_index("start_from")["trials"].to_dict() == {
+        "resnet20-*.safetensors": 3,
+        "other20-*.safetensors": 3,
+    }
+
+
 def test_defaults_in_the_pipelines_table_are_those_of_the_class():
     assert {name: getattr(Pipeline(), name) for name in chunk_table.PLAIN} == chunk_table.PLAIN
 

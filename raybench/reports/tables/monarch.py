@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from raybench.reports.varied import alike, plain, varied
+from raybench.reports.varied import alike, completed, plain, varied
 
 REFERENCE = {  # (model, structured) -> accuracy, speed-up, parameters, FLOPs (multiply-adds)
     ("vit_small_patch16_224", False): (68.01, None, "48.8M", "9.9G"),
@@ -30,7 +30,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     The speed-up is the dense twin's median seconds an epoch over the row's, empty where the sweep
     has no dense twin. FLOPs are multiply-adds, as papers count them, of one image.
     """
-    done = trials[trials["status"] == "COMPLETE"].copy()
+    done = completed(trials)
     if done.empty:
         return pd.DataFrame()
     done["layers"] = [_layers(row) for row in done.to_dict("records")]
