@@ -201,14 +201,15 @@ def _check_objectives(path: Path, objectives: dict[str, str]) -> None:
     columns = tables.metric_columns().items()
     numeric = [name for name, column in columns if column.type in (int, float)]
     for objective, direction in objectives.items():
-        if objective.startswith("test_"):
+        if "test_" in objective:
+            other = "validation_loss" if objective == "test_loss" else "accuracy"
             raise ValueError(
                 f"{path}: objective {objective!r} would choose by the test split; "
-                f"take {objective.removeprefix('test_')!r}, which is of the validation split"
+                f"take {other!r}, which is of the validation split"
             )
         if objective not in numeric:
             advice = nearest(objective, numeric)
-            raise ValueError(f"{path}: no run reports {objective!r}, an objective; {advice}")
+            raise ValueError(f"{path}: a run reports no objective {objective!r}; {advice}")
         if direction not in ("max", "min"):
             raise ValueError(f'{path}: objective {objective!r} is {direction!r}, not "max"/"min"')
 
