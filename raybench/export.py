@@ -72,9 +72,9 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     if options.images < 1:
         raise ValueError(f"images is {options.images}: 1 or more")
     out = options.out or options.file.with_suffix(SUFFIX)
-    experiment, classes = artefact.about(options.file)
+    experiment, classes, seen = artefact.about(options.file)
     model = artefact.load(options.file)
-    content = packed.encode(model, experiment, classes)
+    content = packed.encode(model, experiment, classes, seen=seen)
     back = read_back(content, model, experiment, classes)
     figures: dict[str, Any] = {"packed": str(out)}
     graph = None

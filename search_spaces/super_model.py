@@ -34,7 +34,7 @@ for address in filter(None, (START, TEACHER)):
     trained.find(address)  # said at once where it is not there
 MODELS = ["resnet20", "resnet20x2"]
 if START:
-    MODELS = [artefact.about(trained.find(START))[0].model]
+    MODELS = [artefact.about(trained.find(START)).experiment.model]
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
 KNOWN = {"model": MODELS[0], "schedule": "polynomial", "lr": 0.1, "prune_begin": 0.1}

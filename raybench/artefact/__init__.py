@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raybench.artefact import grid, packed, sparse_safetensors
+from raybench.artefact.stored import Stored
 from raybench.experiment import Experiment
 from raybench.models import build
 from raybench.techniques import Progress
@@ -21,22 +22,24 @@ from raybench.techniques import Progress
 LARGEST = 2**31  # values of the largest model that a file's header is believed to be of
 
 
-def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
-    """The file's content for this model."""
+def encode(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> bytes:
+    """The file's content for this model; `seen` is what it was trained on (`Images.seen`)."""
     kind = packed if grid.is_quantized(model.state_dict()) else sparse_safetensors
-    return kind.encode(model, experiment, classes)
+    return kind.encode(model, experiment, classes, seen=seen)
 
 
-def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int) -> int:
+def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> int:
     """`len(encode(...))`; for what is not quantized without a second copy of the model."""
     if grid.is_quantized(model.state_dict()):
-        return len(packed.encode(model, experiment, classes))
-    return sparse_safetensors.encoded_bytes(model, experiment, classes)
+        return len(packed.encode(model, experiment, classes, seen=seen))
+    return sparse_safetensors.encoded_bytes(model, experiment, classes, seen=seen)
 
 
-def save(model: nn.Module, experiment: Experiment, classes: int, path: Path) -> int:
+def save(
+    model: nn.Module, experiment: Experiment, classes: int, path: Path, *, seen: str = ""
+) -> int:
     """Writes the model to `path`, whole or not at all; gives the file's bytes."""
-    return write(encode(model, experiment, classes), path)
+    return write(encode(model, experiment, classes, seen=seen), path)
 
 
 def write(content: bytes, path: Path) -> int:
@@ -59,19 +62,20 @@ def load(path: Path | str) -> nn.Module:
     """
     stored = about(path)
     try:
-        model = skeleton(*stored)
+        model = skeleton(stored.experiment, stored.classes)
     except ValueError as error:  # of a model's name, or of a technique that does not fit it
         raise ValueError(f"{path} holds no trained model: {error}") from error
     restore(model, path)
     return model.eval()
 
 
-def about(path: Path | str) -> tuple[Experiment, int]:
-    """The Experiment that the stored model is of, and its classes. Raises ValueError."""
+def about(path: Path | str) -> Stored:
+    """The Experiment that the stored model is of, its classes, and what it was trained on.
+
+    Raises ValueError."""
     try:
         if is_packed(path):
-            found = packed.opened(Path(path).read_bytes())
-            return found.experiment, found.classes
+            return packed.opened(Path(path).read_bytes()).stored
         return sparse_safetensors.about(path)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no trained model: {error}") from error
@@ -125,7 +129,7 @@ def is_packed(path: Path | str) -> bool:
 
 def _difference(own: dict[str, Tensor], found: packed.Packed) -> str:
     """The first tensor in which a model differs from the one that the file's Experiment builds."""
-    stored = skeleton(found.experiment, found.classes).state_dict()
+    stored = skeleton(found.stored.experiment, found.stored.classes).state_dict()
     names = sorted(own.keys() ^ stored.keys()) or [
         name for name in own if own[name].shape != stored[name].shape
     ]

@@ -75,7 +75,7 @@ def totals(path: Path | str) -> dict[str, int | float | None]:
         "ratio_fp32": len(fp32) / file,
         "ratio_fp32_zstd": zstd / file if zstd else None,
         "ratio_entropy": file / bound if bound else None,
-        "classes": about(path)[1],
+        "classes": about(path).classes,
     }
 
 

@@ -18,6 +18,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class Batches(CalibrationDataReader):
 def calibration_batches(images: Images, count: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
     """The first `count` training images, which a seed has shuffled, without augmentation."""
     train = images.train
-    first = Split(train.pixels, train.labels, train.rows[:count], train.size)
+    first = replace(train, rows=train.rows[:count])
     for x_BCHW, _ in evaluation_batches(images, first, batch=CALIBRATION_BATCH):
         yield x_BCHW
 

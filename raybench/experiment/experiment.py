@@ -120,9 +120,9 @@ class Experiment:
     image_size: int = 32
     """Side of an image in pixels."""
     subset: float = 1.0
-    """Share of the training images that is used."""
+    """Share of the training images that is used, class by class."""
     seed: int = 0
-    """Decides the split, the first weights, the order and the augmentation."""
+    """Decides the first weights, the subset, the order and the augmentation; never the splits."""
     recipe: Recipe = Recipe()
     parallel: Parallel = Parallel()
     pipeline: Pipeline = Pipeline()  # noqa: RUF009  frozen, as those above

@@ -70,6 +70,7 @@ def fit(
     dtype, _ = measure.pick_dtype(recipe.precision, device)
     techniques = experiment.techniques()
 
+    images = trained.honest(experiment, images)
     torch.manual_seed(experiment.seed)
     model = first_model(experiment, images.classes)
     # The order is that of the fields in Experiment, here and at every later moment.
