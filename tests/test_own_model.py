@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from own_models import PARTS, TINY, module, python, write
+from own_models import PARTS, ROOT, TINY, module, python, write
 
 from raybench import artefact, data, models, train, tune
 from raybench.experiment import from_json
@@ -165,6 +166,8 @@ class TestSource:
         images = data.load(experiment)
         with pytest.raises(ValueError, match="lacks its model_source"):
             next(loop.fit(experiment, images))
+        with pytest.raises(ValueError, match="has changed: its hash was 0123"):
+            next(loop.fit(replace(experiment, model_source="0123"), images))
 
 
 class TestFiles:
@@ -202,6 +205,14 @@ class TestFiles:
         weights = artefact.load(path, experiment.model).state_dict()
         started = loop.first_model(replace(experiment, start_from=str(path)), 10).state_dict()
         assert all(torch.equal(weights[name], value) for name, value in started.items())
+
+    def test_a_space_that_reads_a_files_model_imports_nothing(self, folder, stored, monkeypatch):
+        experiment, path = stored(module(folder, NET))
+        monkeypatch.setenv("RAYBENCH_START", str(path))
+        monkeypatch.delitem(sys.modules, path.stem)
+        with pytest.raises(ValueError, match=f"is of {experiment.model}: name it in a space of"):
+            load(ROOT / "search_spaces" / "super_model.py", Overrides())
+        assert path.stem not in sys.modules
 
     def test_a_forged_size_is_refused_before_its_weights_are_made(self, folder, stored):
         experiment, path = stored(module(folder, NET))
