@@ -29,11 +29,15 @@ class Recipe:
     """How the model is trained: optimizer, learning-rate curve, batch, augmentation, precision."""
 
     epochs: int = 10
+    """Passes over the training images."""
     batch: int = 128
     """Images a step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd has Nesterov's momentum; adamw has its usual betas."""
     lr: float = 0.1
+    """Highest learning rate, at the end of the warm-up."""
     momentum: float = 0.9
+    """Of sgd."""
     weight_decay: float = 5e-4
     """Applied to weights of convolutions and linear layers; never to norms and biases."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -41,6 +45,7 @@ class Recipe:
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises from 0."""
     label_smoothing: float = 0.0
+    """Share of the label's weight that is spread over all classes."""
     crop: int = 4
     """Largest shift of the random crop, in pixels; 0 is no crop."""
     flip: bool = True
@@ -79,6 +84,7 @@ class Parallel:
     """How one step is spread over workers."""
 
     workers: int = 1
+    """Processes that share every batch."""
     strategy: Literal[
         "ddp",
         "bf16_gradients",
@@ -116,6 +122,7 @@ class Experiment:
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     image_size: int = 32
+    """Side of an image in pixels."""
     subset: float = 1.0
     """Share of the training images that is used."""
     seed: int = 0
