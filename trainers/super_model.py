@@ -52,7 +52,7 @@ def shipped_latency_ms(path: Path, experiment: Experiment) -> float:
     In int8 where the model is quantized, else in fp32. The thread's own time, because trials of a
     sweep run side by side.
     """
-    model = artefact.load(path)
+    model = artefact.load(path, experiment.model)
     graph = onnx_graph.fp32_graph(model, experiment.image_size)
     if experiment.quantize is not None and experiment.quantize.bits:
         batches = onnx_graph.calibration_batches(data.load(experiment))

@@ -114,7 +114,11 @@ class Experiment:
     family: str
     """Module under `trainers/`, or the dotted name of a trainer of your own."""
     model: str
-    """Name of the model."""
+    """A name of ours, torchvision's or timm's; or `package.module:factory`, a function of your own
+    that is called with classes=… and image_size=… and returns an nn.Module."""
+    model_source: str = ""
+    """Hash of the files of a model of your own, which the commands fill in; named models have
+    none."""
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     image_size: int = 32

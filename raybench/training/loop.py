@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raybench import artefact, parallel
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
-from raybench.models import avoid_slow_bf16, build
+from raybench.models import avoid_slow_bf16, build, require_source
 from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.techniques import Batch, Memory, Progress
 from raybench.training import checkpoint, measure, meter, trained
@@ -212,6 +212,7 @@ def fit(
 def first_model(experiment: Experiment, classes: int) -> nn.Module:
     """The plain model with its first weights, as `start_from` says. Raises ValueError."""
     name, size, start = experiment.model, experiment.image_size, experiment.start_from
+    require_source(experiment)
     if start.startswith("timm:"):
         pretrained = start.removeprefix("timm:")
         if not pretrained:

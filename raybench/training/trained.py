@@ -59,7 +59,8 @@ def load(address: str, experiment: Experiment, classes: int, device: torch.devic
             f"the model in {path} was trained on images of {described.image_size} pixels, and "
             f"these have {experiment.image_size}"
         )
-    model = artefact.load(path).to(device).to(memory_format=torch.channels_last)
+    # Of all models by import path, the run has named its own alone.
+    model = artefact.load(path, experiment.model).to(device).to(memory_format=torch.channels_last)
     dtype, _ = measure.pick_dtype(experiment.recipe.precision, device)
     if device.type == "cpu" and dtype == torch.bfloat16:
         avoid_slow_bf16(model)
