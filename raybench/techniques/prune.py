@@ -62,9 +62,11 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
     Biases and batch norms are under 2 % of a ResNet's bytes and carry its scale: never pruned.
     """
     return {
-        f"{name}.weight" if name else "weight": module.weight
+        f"{name}.weight" if name else "weight": weight
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and (weight := module._parameters["weight"]) is not None
+        and weight.requires_grad
     }
 
 
