@@ -14,6 +14,7 @@ may be negative (an image, what comes out of a LayerNorm or a GELU) is shifted i
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +140,8 @@ def quantizable(model: nn.Module, *, bits: int, activation_bits: int) -> bool:
     steps: dict[int, nn.Parameter] = {}
     for module, found in by_module.items():
         layer = KINDS.get(type(module))
-        kind = layer or rounding(type(module), tuple(weight.attribute for weight in found))
+        before: Any = type(module)
+        kind = layer or rounding(before, tuple(weight.attribute for weight in found))
         for weight in found:
             value = weight.value
             round_weight(weight, kind, bits=bits)
