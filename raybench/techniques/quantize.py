@@ -39,7 +39,7 @@ ResNet-20's layers), the mean of 16 by 6 %."""
 
 LARGEST_CHANGE = 0.1  # of a step, by one optimizer step
 
-SEEN, SQUARED = "inputs seen", "squared gradient of "  # keys in the memory
+SEEN, SQUARED = "inputs seen by ", "squared gradient of "  # keys in the memory
 
 SHARDS = "{} shards the weights, and a channel's step needs the whole channel; take ddp or zero1"
 
@@ -293,8 +293,9 @@ class Quantize(Technique):
         sums = torch.stack(rows)
         if _is_whole(model) and dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)  # or the workers' steps would part
-        memory[SEEN] = sums + memory.get(SEEN, 0.0)
-        for layer, (count, low, step) in zip(layers.values(), memory[SEEN], strict=True):
+        for (name, layer), row in zip(layers.items(), sums, strict=True):
+            memory[SEEN + name] = total = row + memory.get(SEEN + name, 0.0)
+            count, low, step = total
             if count and layer.input_step is not None:
                 layer.input_step.copy_(step / count)
                 layer.input_zero_point.copy_((-low / step).round())

@@ -49,7 +49,8 @@ class RoundedWeights(nn.Module):
         `idle` are parameters without another part in this pass: they get a gradient of 0.
         """
         weight, step = self.raw_weight(attribute), self.step_of(attribute)
-        if bits := int(self.get_buffer(attribute + BITS)):
+        fits = step.shape == weight.shape[: step.ndim]  # not while channels are being cut
+        if fits and (bits := int(self.get_buffer(attribute + BITS))):
             values, code = weight.numel() // step.numel(), largest_code(bits)
             scale = self._gradient_scale(attribute + STEP, values, code)
             read = rounded_weight(weight, step, bits, scale)
