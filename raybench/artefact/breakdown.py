@@ -81,13 +81,11 @@ def totals(path: Path | str, model: str = "") -> dict[str, int | float | None]:
 
 def fp32_file(tensors: Tensors) -> bytes:
     """What `torch.save` writes of the network in fp32, without what quantization adds to it."""
-    quantized = tuple(
-        name.removesuffix(grid.BITS) + "." for name in tensors if name.endswith(grid.BITS)
-    )
+    without = grid.added(tensors)
     plain = {
         name: tensor.float().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
-        if not name.startswith(quantized or ("\0",)) or name.endswith((".weight", ".bias"))
+        if name not in without
     }
     content = io.BytesIO()
     torch.save(plain, content)

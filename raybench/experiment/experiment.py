@@ -135,6 +135,9 @@ class Experiment:
     """Where the first weights come from. Empty: fresh ones; a trained model, as a file that
     `--store` or `--keep` left, or as `RESULTS#TRIAL`; `timm:hub` downloads pretrained ones,
     `timm:FILE` has them in a file."""
+    latency: bool = False
+    """Whether the last epoch measures the latency of the stored model, and the accuracy of that
+    graph, in ONNX Runtime."""
 
     # The techniques. They are applied in the order in which they stand here.
     switch: Switch | None = None

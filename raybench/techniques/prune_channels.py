@@ -193,9 +193,6 @@ class PruneChannels(Technique):
         if not 0 <= self.at <= 1:
             raise ValueError(f"at is {self.at}: a share of training, in [0, 1]")
 
-    columns: ClassVar[Mapping[str, Column]] = {
-        "channels": Column(float, "share", "Output channels that are left of all layers' channels.")
-    }
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
             Apart(

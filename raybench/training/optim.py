@@ -47,7 +47,8 @@ def build_optimizer(
     kinds: dict[tuple[float, float], list[nn.Parameter]] = {(recipe.weight_decay, 1.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_bias = parameter.ndim <= 1 or name.rpartition(".")[2].startswith("bias")
+            last = name.rpartition(".")[2]
+            is_bias = parameter.ndim <= 1 or last.startswith("bias") or last.endswith("_step")
             kind = (0.0 if is_bias else recipe.weight_decay, float(scales.get(name, 1.0)))
             kinds.setdefault(kind, []).append(parameter)
     groups = [

@@ -52,7 +52,7 @@ class Experts(nn.Module):
                 self.register_parameter(f"{kind}{number}", nn.Parameter(stacked))
 
     def __len__(self) -> int:
-        return len(self.weight1)
+        return len(self.bias1)
 
     def draw(self) -> None:
         """Gives every expert weights of its own, as widely spread as the copies' were."""
@@ -60,7 +60,7 @@ class Experts(nn.Module):
             nn.init.trunc_normal_(weight, std=float(weight[0].detach().std()))
 
     def forward(self, x_ND: Tensor, expert_N: Tensor) -> Tensor:
-        width, hidden = x_ND.shape[1], self.weight1.shape[1]
+        width, hidden = x_ND.shape[1], self.bias1.shape[1]
         slot_N, ends_E, rows = _slots(expert_N, len(self), exact=x_ND.dtype == torch.float32)
         unit = STRIDE_BYTES // x_ND.element_size()
         d, h, out = (n + -n % unit for n in (width + 1, hidden + 1, width))
