@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from slow_monarch import assert_close, matrix, slow
 from torch import Tensor, nn
 
-from raybench.techniques.monarch import MonarchLinear, multiply_out, project
+from raybench.techniques.layers.monarch_linear import MonarchLinear, multiply_out, project
 
 
 def gradients(y: Tensor, direction: Tensor, x: Tensor, layer: nn.Module) -> dict[str, Tensor]:

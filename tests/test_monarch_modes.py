@@ -18,7 +18,8 @@ from torch import nn
 from raybench import artefact
 from raybench.experiment import Experiment, Parallel
 from raybench.techniques import Progress
-from raybench.techniques.monarch import Monarch, project
+from raybench.techniques.layers.monarch_linear import project
+from raybench.techniques.monarch import Monarch
 from raybench.training import loop
 from raybench.training.measure import count_parameters
 from trainers.monarch import train

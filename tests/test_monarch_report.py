@@ -17,8 +17,9 @@ from raybench.results import schema
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
+from raybench.techniques.layers.monarch_linear import MonarchLinear
 from raybench.techniques.low_rank import LowRank, LowRankLinear
-from raybench.techniques.monarch import Monarch, MonarchLinear
+from raybench.techniques.monarch import Monarch
 from raybench.training import loop
 from trainers import monarch
 
