@@ -43,6 +43,8 @@ class Progress(NamedTuple):
 
     step: int
     steps: int
+    epoch_steps: int = 0
+    """Steps of an epoch; 0 where it is not known."""
 
     @property
     def share(self) -> float:

@@ -86,14 +86,14 @@ def fit(
     for _, technique in techniques:
         technique.before_training(model, load)
     steps = len(images.train) // recipe.batch
-    progress = Progress(0, steps * recipe.epochs)
+    progress = Progress(0, steps * recipe.epochs, steps)
     state, first = None, 1
     if resume is not None:
         state = checkpoint.read(resume, experiment, device)
         first = state["epoch"] + 1
-        progress = Progress((first - 1) * steps, progress.steps)
+        progress = progress._replace(step=(first - 1) * steps)
         # The layers of the epoch that was saved.
-        _restructure(model, experiment, Progress((first - 2) * steps, progress.steps), {})
+        _restructure(model, experiment, progress._replace(step=(first - 2) * steps), {})
     memories: dict[str, Memory] = {name: {} for name, _ in techniques}
     wrapped = replicas.wrap(model)
     optimizer = replicas.optimizer(wrapped, recipe)
@@ -146,7 +146,7 @@ def fit(
             scaled.backward(loss)
             scaled.step(optimizer)
             watch.step(model, optimizer)
-            progress = Progress(progress.step + 1, progress.steps)
+            progress = progress._replace(step=progress.step + 1)
             for name, technique in techniques:
                 technique.after_step(model, progress, memories[name], optimizer)
             losses += loss.detach()
