@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques import Batch, Load, Memory, Progress, Technique
+from raybench.techniques import Apart, Batch, Load, Memory, Progress, Technique
 
 
 def divergence(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
@@ -59,6 +60,12 @@ class Distill(Technique):
     results/sparsity_ladder#3. Empty: none, and nothing is added."""
     temperature: float = 4.0
     weight: float = 1.0
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        Apart(
+            "pipeline", "the teacher needs the images where the logits are; take 1 stage, 1 chunk"
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:

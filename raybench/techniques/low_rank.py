@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques import Memory, Technique
+from raybench.techniques import Apart, Memory, Technique
 from raybench.techniques.layers.linear_layers import Layers, chosen, put
 
 
@@ -49,6 +50,13 @@ class LowRank(Technique):
     """Names of layers to leave dense, shell patterns separated by commas: blocks.0.*,*.proj."""
     scale_lr: bool = True
     """Learning rates for each factor, as Adam wants them."""
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        *(
+            Apart(strategy, "the factors lie in parts on the workers; take zero2")
+            for strategy in ("zero3", "zero3_offload")
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.blocks != 0 and not 2 <= self.blocks <= 16:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from raybench.techniques import Memory, Progress, Technique
+from raybench.techniques import Apart, Memory, Progress, Technique
 from raybench.techniques.layers.linear_layers import Layers, chosen, put
 
 
@@ -205,6 +205,23 @@ class Monarch(Technique):
     dense_to_sparse projects the weights of `start_from`."""
     scale_lr: bool = True
     """Larger learning rates for the factors, as Adam wants them."""
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        Apart("low_rank", "both replace the linear layers; take one of them"),
+        *(
+            Apart(strategy, "the factors lie in parts on the workers; take zero2")
+            for strategy in ("zero3", "zero3_offload")
+        ),
+        *(
+            Apart(
+                other,
+                "layers change in the midst of training; take monarch.mode from_scratch",
+                when=lambda experiment: experiment.monarch.mode != "from_scratch",
+                condition="monarch.mode is not from_scratch",
+            )
+            for other in ("prune", "quantize", "zero1", "zero2", "pipeline")
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.blocks != 0 and not 2 <= self.blocks <= 16:

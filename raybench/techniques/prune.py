@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from raybench.techniques import Memory, Progress, Technique
+from raybench.techniques import Apart, Memory, Progress, Technique
 
 Scope = Literal["global", "layer"]
 
@@ -120,6 +120,19 @@ class Prune(Technique):
     power: float = 3.0
     frequency: int = 20
     scope: Scope = "global"
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        Apart("zero3", "masks are of whole weights, of which a worker has a part; take zero2"),
+        Apart(
+            "zero3_offload", "masks are of whole weights, of which a worker has a part; take zero2"
+        ),
+        Apart(
+            "pipeline",
+            "the scope global compares the weights of all stages; take prune.scope layer",
+            when=lambda experiment: experiment.prune.scope == "global",
+            condition="prune.scope is global",
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name in ("initial_sparsity", "final_sparsity"):

@@ -11,11 +11,12 @@ import copy
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from raybench.techniques import Memory, Progress, Technique
+from raybench.techniques import Apart, Memory, Progress, Technique
 
 
 def example(model: nn.Module) -> Tensor:
@@ -70,6 +71,13 @@ def channels(model: nn.Module) -> int:
     return sum(len(module.weight) for module in weighted(model))
 
 
+def _masks_before_cut(experiment: Any) -> bool:
+    """Whether pruning begins before the cut, which waits for an epoch's start."""
+    epochs = experiment.recipe.epochs
+    cut_after = math.ceil(experiment.prune_channels.at * epochs)
+    return 0 < cut_after < epochs and bool(experiment.prune.begin <= cut_after / epochs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneChannels(Technique):
     """Cuts channels once, and trains on with the smaller network.
@@ -83,6 +91,21 @@ class PruneChannels(Technique):
     """Widths are multiples of this: int8 kernels lose more on 24 channels than 32 cost."""
     at: float = 0.2
     """Share of training after which the cut is made, at an epoch's start; 1 cuts after training."""
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        *(
+            Apart(strategy, "a cut changes layers that are spread over the workers; take ddp")
+            for strategy in ("zero1", "zero2", "zero3", "zero3_offload")
+        ),
+        Apart("pipeline", "a group of channels crosses stages; take pipeline.stages and chunks 1"),
+        Apart(
+            "prune",
+            "masks made before the cut would not fit after it; take a later prune.begin, or an "
+            "earlier prune_channels.at",
+            when=lambda experiment: _masks_before_cut(experiment),
+            condition="prune.begin is before the cut",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import groupby
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raybench.techniques import Memory, Progress, Technique
+from raybench.techniques import Apart, Memory, Progress, Technique
 from raybench.techniques.layers.bit_widths import BITS, choose, sensitivity
 from raybench.techniques.layers.learned_step import fit_input_grids
 from raybench.techniques.layers.quantized_layers import (
@@ -56,6 +57,22 @@ class Quantize(Technique):
     budget_bytes: int = 0
     """Bytes of all quantized weights, before any entropy coding, that the layers between the ends
     share by their sensitivity, in place of `bits`; 0: each has `bits`."""
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        Apart("zero3", "steps are of whole weights, of which a worker has a part; take zero2"),
+        Apart(
+            "zero3_offload", "steps are of whole weights, of which a worker has a part; take zero2"
+        ),
+        *(
+            Apart(
+                other,
+                "budget_bytes needs the gradients of all layers in one place; take bits",
+                when=lambda experiment: experiment.quantize.budget_bytes > 0,
+                condition="quantize.budget_bytes is set",
+            )
+            for other in ("zero1", "zero2", "pipeline")
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, also in (("bits", 0), ("activation_bits", 32), ("ends_bits", 8)):

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques import Batch, Memory, Technique
+from raybench.techniques import Apart, Batch, Memory, Technique
 from raybench.techniques.layers.experts import Experts, loads
 
 DEAD = 0.01  # share of an even load under which an expert counts as dead
@@ -56,6 +56,17 @@ class Switch(Technique):
     upcycle: bool = False
     """Experts begin as copies of the block's feed-forward (Komatsuzaki et al. 2022), else with
     weights of their own. `start_from` gives the dense weights."""
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        *(
+            Apart(strategy, "it spreads single layers; take expert, which spreads the experts")
+            for strategy in ("zero3", "zero3_offload")
+        ),
+        Apart(
+            "pipeline",
+            "the loss of the routers is added where the logits are; take 1 stage, 1 chunk",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.experts < 0:
