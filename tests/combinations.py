@@ -30,6 +30,7 @@ from raybench.experiment import (
     technique_types,
 )
 from raybench.models import build
+from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.parallel.ddp import Replicas
 from raybench.reports.technique_matrix import covered
 from raybench.techniques import Technique
@@ -149,6 +150,11 @@ def refusal(experiment: Experiment) -> str:
         reached = reach(experiment.model, technique)
         if isinstance(reached, str):
             return f"{name}: {reached}"
+    if experiment.parallel.checkpointing:
+        try:
+            checkpoint_blocks(build(experiment.model, classes=10, image_size=BASE.image_size))
+        except ValueError as error:
+            return str(error)
     return ""
 
 
@@ -173,7 +179,7 @@ def faults(
 ) -> list[str]:
     """What is wrong with a run: effects that are missing, columns that lie, a file that differs."""
     model = artefact.load(path)
-    found = [*_of_the_file(experiment, metrics, stored, model)]
+    found = [*file_faults(experiment, metrics, stored, path)]
     for name, technique in experiment.techniques():
         reached = metrics.get(f"{name}_coverage")
         if reached is None or not 0 < reached <= 1:
@@ -187,13 +193,14 @@ def faults(
     return found
 
 
-def _of_the_file(
+def file_faults(
     experiment: Experiment,
     metrics: Mapping[str, Any],
     stored: Mapping[str, Tensor],
-    model: nn.Module,
+    path: Path,
 ) -> list[str]:
-    found = []
+    """How the file, read back, differs from the model that was stored, and from its row."""
+    found, model = [], artefact.load(path)
     read = model.state_dict()
     if read.keys() != stored.keys():
         found.append(f"the file's names differ: {sorted(read.keys() ^ stored.keys())[:3]}")
