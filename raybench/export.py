@@ -14,10 +14,11 @@ import torch
 import tyro
 from torch import nn
 
-from raybench import artefact, data, parallel, report
+from raybench import artefact, data, parallel
 from raybench.artefact import onnx_graph, packed
 from raybench.artefact.breakdown import breakdown, totals
 from raybench.experiment import Experiment, Parallel
+from raybench.reports import text
 from raybench.training import measure
 from raybench.training.score import evaluate
 
@@ -131,7 +132,7 @@ def as_text(table: pd.DataFrame, figures: dict[str, Any]) -> str:
     shown["sparsity"] = shown["sparsity"].round(3)
     shown["entropy_bytes"] = shown["entropy_bytes"].round().astype(int)
     hidden = len(table) - len(shown)
-    lines = [report.as_text(f"{figures['packed']} ({hidden} constant tensors not shown)", shown)]
+    lines = [text.as_text(f"{figures['packed']} ({hidden} constant tensors not shown)", shown)]
     for name, value in figures.items():
         lines.append(f"{name:20} {value:,.4g}" if isinstance(value, float) else _line(name, value))
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from raybench.experiment import (
     checked,
     compatible,
     elastic_counts,
+    flatten,
     preset,
+    tables,
     technique_types,
 )
-from raybench.results import schema
+from raybench.results import core, failures, schema
 from raybench.results.store import Row, Store
 from raybench.training import measure, process
 
@@ -151,13 +154,11 @@ def run(arguments: list[str]) -> int:
     if experiment.parallel.workers == 1 and strategy not in ("ddp", "zero3_offload"):
         print(f"raybench.train: one worker shares nothing, {strategy} is as ddp", file=sys.stderr)
     epochs: list[Row] = []
-    status, failed = "COMPLETE", None
+    status, failed, trace = "COMPLETE", None, None
     try:
         for number, metrics in _reports(options):
             epochs.append({"epoch": number, **metrics})
-            named = [*SHOWN, *preset.load(experiment.family).columns]
-            numbers = {n: metrics[n] for n in named if not isinstance(metrics.get(n, ""), str)}
-            shown = (f"{name} {_short(value)}" for name, value in numbers.items())
+            shown = (f"{name} {_short(value)}" for name, value in _shown(experiment, metrics))
             print(f"epoch {number}/{experiment.recipe.epochs}  {'  '.join(shown)}", flush=True)
     except KeyboardInterrupt:
         print("raybench.train: interrupted", file=sys.stderr)
@@ -167,9 +168,10 @@ def run(arguments: list[str]) -> int:
         return 2
     except Exception as error:
         status, failed = "FAILED", f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
         print(f"raybench.train: {failed}", file=sys.stderr)
     try:
-        folder = _record(options, images.sha256, epochs, status, failed)
+        folder = _record(options, images.sha256, epochs, status, failed, trace)
     except (ValueError, OSError) as error:
         print(f"raybench.train: {error}", file=sys.stderr)
         return 2
@@ -220,11 +222,16 @@ def experiment_folder(options: Train) -> Path:
 
 
 def _record(
-    options: Train, data_sha256: str, epochs: list[Row], status: str, failed: str | None
+    options: Train,
+    data_sha256: str,
+    epochs: list[Row],
+    status: str,
+    failed: str | None,
+    trace: str | None,
 ) -> Path:
     """Appends the run to the tables of its family's runs."""
     folder, experiment = experiment_folder(options), options.experiment
-    module, metrics = preset.load(experiment.family), preset.metrics(experiment.family)
+    module = preset.load(experiment.family)
     about = {
         "family": experiment.family,
         "sweep": folder.name,
@@ -233,16 +240,17 @@ def _record(
     (folder / ".state").mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".state" / "lock", timeout=LOCK_S):
-            store = Store(
-                folder, schema.trial_schema(metrics, about), schema.epoch_schema(metrics, about)
-            )
+            store = Store(folder, *tables.schemas(about))
             number = max(store.trials, default=-1) + 1
-            row = schema.started(folder.name, number, experiment, {})
-            identity = {name: row[name] for name in schema.IDENTITY}
+            inputs = flatten(experiment)
+            row = schema.started(folder.name, number, experiment.key(), inputs, {})
+            identity = {name: row[name] for name in core.IDENTITY}
             for epoch in epochs:
                 store.put_epoch({**identity, **epoch})
             provenance = {**measure.machine(), **measure.provenance()}
             outcome = {"status": status, "stop_reason": failed, "data_sha256": data_sha256}
+            if trace is not None:
+                outcome["failure"] = failures.keep(folder, number, trace)
             last = epochs[-1] if epochs else {}
             threads = torch.get_num_threads()
             store.put_trial({**row, **last, **provenance, **outcome, "threads": threads})
@@ -250,6 +258,15 @@ def _record(
     except Timeout as error:
         raise ValueError(f"another run held {folder} for {LOCK_S:g} s") from error
     return folder
+
+
+def _shown(experiment: Experiment, metrics: Row) -> Iterator[tuple[str, Any]]:
+    """The numbers of an epoch to print: the usual ones, the objectives, the techniques' columns."""
+    objectives = getattr(preset.load(experiment.family), "objectives", {})
+    reported = (name for name in tables.technique_columns() if not name.endswith("_coverage"))
+    for name in dict.fromkeys([*SHOWN, *objectives, *reported]):
+        if isinstance(metrics.get(name), int | float):
+            yield name, metrics[name]
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from raybench.report import reading, summary
+from raybench.reports.summary import reading, summary
 from raybench.results.read import read
 from raybench.search.progress import Progress
 from raybench.search.rungs import Rungs

@@ -24,6 +24,7 @@ BATCH = 128  # the reference's 512 leaves two steps of an epoch of digits
 MODELS = ["mobilenet_v2", "resnet18", "vgg11"]
 
 objectives = {"accuracy": "max", "s_per_batch": "min"}
+enqueue = [{"stages": 1, "chunks": 1, "model": model, "lr": 0.1} for model in MODELS]
 
 
 def space(trial):

@@ -17,6 +17,7 @@ from raybench.techniques.switch import Switch
 from trainers.switch_vit import base
 
 objectives = {"accuracy": "max", "s_per_epoch": "min"}
+enqueue = [{"experts": 0, "lr": base.recipe.lr}]  # the plain ViT
 
 
 def space(trial):

@@ -18,6 +18,7 @@ from trainers.monarch import base
 MODEL = "vit192x4"
 
 objectives = {"accuracy": "max", "s_per_epoch": "min"}
+enqueue = [{"kind": "dense", "lr": base.recipe.lr}]
 
 
 def space(trial):

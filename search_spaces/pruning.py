@@ -15,22 +15,28 @@ from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from trainers.pruning import base
 
+MODELS = ["resnet20", "resnet44"]
+
 objectives = {"accuracy": "max", "model_bytes": "min"}
+# The dense networks, with which the others are compared.
+enqueue = [{"schedule": "none", "bits": 32, "model": model, "lr": 0.1} for model in MODELS]
 
 
 def space(trial):
-    schedule = trial.suggest_categorical("schedule", ["polynomial", "constant"])
-    prune = Prune(
-        schedule=schedule,
-        final_sparsity=trial.suggest_float("sparsity", 0.3, 0.95),
-        begin=trial.suggest_float("begin", 0.0, 0.3),
-        end=trial.suggest_float("end", 0.5, 0.8) if schedule == "polynomial" else 1.0,
-        scope=trial.suggest_categorical("scope", ["global", "layer"]),
-    )
+    schedule = trial.suggest_categorical("schedule", ["polynomial", "constant", "none"])
+    prune = None
+    if schedule != "none":
+        prune = Prune(
+            schedule=schedule,
+            final_sparsity=trial.suggest_float("sparsity", 0.3, 0.95),
+            begin=trial.suggest_float("begin", 0.0, 0.3),
+            end=trial.suggest_float("end", 0.5, 0.8) if schedule == "polynomial" else 1.0,
+            scope=trial.suggest_categorical("scope", ["global", "layer"]),
+        )
     bits = trial.suggest_categorical("bits", [32, 8, 4])
     return replace(
         base,
-        model=trial.suggest_categorical("model", ["resnet20", "resnet44"]),
+        model=trial.suggest_categorical("model", MODELS),
         prune=prune,
         quantize=Quantize(bits=bits) if bits < 32 else None,
         recipe=replace(base.recipe, lr=trial.suggest_float("lr", 0.03, 0.5, log=True)),

@@ -16,6 +16,7 @@ from raybench.experiment import Parallel
 from trainers.strategies import base
 
 objectives = {"samples_per_s": "max", "memory_bytes": "min"}
+enqueue = [{"workers": 1, "batch_per_worker": 8, "checkpointing": False, "precision": "fp32"}]
 
 
 def space(trial):

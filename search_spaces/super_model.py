@@ -7,7 +7,8 @@
         --space search_spaces/super_model.py --data cifar10 --epochs 10
 
 Sparsity, schedule, bits, augmentation, distillation, width, learning rate. The search begins with
-three points that are known to be good: 60 % and 8 bits, 80 % and 4, 90 % and 3. With a start, a
+the dense network and three points that are known to be good: 60 % and 8 bits, 80 % and 4, 90 % and
+3. With a start, a
 trained model of the same data, every trial goes on from it, in its width; few epochs then do. A
 teacher is a trained model too, and without one there is no distillation. The latency is measured at
 the end of a trial; early stopping goes by the two objectives that every epoch has.
@@ -37,7 +38,9 @@ if START:
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
 KNOWN = {"model": MODELS[0], "schedule": "polynomial", "lr": 0.1, "prune_begin": 0.1}
+DENSE = {"model": MODELS[0], "schedule": "none", "bits": 32, "lr": 0.1, "mixup": 0.0, "cutout": 0}
 enqueue = [
+    DENSE | {"label_smoothing": 0.0} | ({"distilled": False} if TEACHER else {}),
     KNOWN | {"sparsity": 0.6, "bits": 8, "quantize_begin": 0.5},
     KNOWN | {"sparsity": 0.8, "bits": 4, "quantize_begin": 0.5},
     KNOWN | {"sparsity": 0.9, "bits": 3, "quantize_begin": 0.5},

@@ -9,13 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raybench.experiment import flatten, preset
-from raybench.results import schema
+from raybench.experiment import flatten, tables
 from raybench.results.store import Row, Store
 from trainers.pruning import base
 
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": {"accuracy": "max", "loss": "min"}}
-METRICS = preset.metrics("pruning")
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def tmp_path(memory_path: Path) -> Path:
 
 
 def schemas() -> tuple[pa.Schema, pa.Schema]:
-    return schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
+    return tables.schemas(ABOUT)
 
 
 def opened(folder: Path) -> Store:

@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench import report, train
-from raybench.experiment import Experiment, Parallel, flatten, preset
-from raybench.reports.attribution import attribute, effect, table
-from raybench.results import schema
+from raybench.experiment import Experiment, Parallel, flatten, tables
+from raybench.reports.attribution import TITLE, attribute, effect, table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
@@ -29,7 +28,6 @@ from trainers import pruning
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": pruning.objectives}
-METRICS = preset.metrics("pruning")
 NAMES = ["augmentation", "pruning", "precision", "quantization", "workers"]
 
 # What each gives: points of accuracy, times smaller, times faster.
@@ -81,9 +79,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
     """Writes trials as a sweep does: what is on, the seed, and further columns."""
 
     def write(trials: list[tuple[set[str], int, dict[str, Any]]]) -> Results:
-        store = Store(
-            memory_path, schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
-        )
+        store = Store(memory_path, *tables.schemas(ABOUT))
         for number, (on, seed, more) in enumerate(trials):
             identity = {"sweep": "s", "trial": f"s-{number:04d}", "number": number}
             row = flatten(built(on, seed))
@@ -233,12 +229,12 @@ class TestReport:
         options = report.Report(folder=memory_path, attribution=True, html=page)
         assert report.run(options) == 0
         said = capsys.readouterr().out
-        assert report.ATTRIBUTION in said
+        assert TITLE in said
         (line,) = [line for line in said.splitlines() if " quantize " in line and "4.00" in line]
         assert "-0.20" in line
         assert "-0.20 … -0.20" in line
         text = page.read_text()
-        assert text.count(report.ATTRIBUTION) == 2  # of the table, and of the plot
+        assert text.count(TITLE) == 2  # of the table, and of the plot
         assert "times faster" in text
 
     def test_of_another_sweep_is_an_error(self, written, memory_path, capsys):
@@ -249,7 +245,7 @@ class TestReport:
     def test_is_left_out_where_nobody_asks(self, written, memory_path, capsys):
         written([({"pruning"}, 0, {})])
         assert report.run(report.Report(folder=memory_path)) == 0
-        assert report.ATTRIBUTION not in capsys.readouterr().out
+        assert TITLE not in capsys.readouterr().out
 
     def test_of_real_runs(self, tmp_path, capsys):
         """Two seeds, with pruning and without, one command each."""

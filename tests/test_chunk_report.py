@@ -10,10 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from raybench import report
-from raybench.experiment import Parallel, Pipeline, flatten, preset
-from raybench.reports import chunk_table
-from raybench.results import schema
+from raybench.experiment import Parallel, Pipeline, flatten, tables
+from raybench.reports import page, summary
+from raybench.reports.tables import pipeline as chunk_table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
@@ -21,7 +20,6 @@ from trainers import pipeline
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "pipeline", "sweep": "s", "objectives": pipeline.objectives}
-METRICS = preset.metrics("pipeline")
 REFERENCE = ["reference: accuracy", "reference: s/batch", "reference: speed-up"]
 
 ALONE, TWO = Pipeline(), Pipeline(stages=2)
@@ -47,9 +45,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
     """Writes runs as a sweep does, and reads them back as the report does."""
 
     def write(runs: list[tuple] = RUNS) -> Results:
-        store = Store(
-            memory_path, schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
-        )
+        store = Store(memory_path, *tables.schemas(ABOUT))
         for number, run in enumerate(runs):
             parts, workers, threads, model, status, accuracy, test, seconds, bubble = run
             identity = {"sweep": "s", "trial": f"s-{number:04d}", "number": number}
@@ -76,7 +72,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
 
 @pytest.fixture
 def table(written) -> pd.DataFrame:
-    found = report.family_table(written(), 0.75)
+    found = summary.family_table(written(), 0.75)
     assert found is not None
     return found
 
@@ -158,16 +154,16 @@ class TestTable:
             "2 threads, batch norm per_chunk": Pipeline(chunks=4, batch_norm="per_chunk"),
         }
         results = written([(parts, *run) for parts in said.values()])
-        found = report.family_table(results, 0.75)
+        found = summary.family_table(results, 0.75)
         assert set(found["runs as"]) == set(said)
 
     @pytest.mark.parametrize("runs", [[], RUNS[10:], RUNS[:1], RUNS[6:7]])
     def test_sweeps_of_few_trials(self, written, runs):
         results = written(runs)
         complete = any(run[4] == "COMPLETE" for run in runs)
-        text = report.summary(results, 0.75)
+        text = summary.summary(results, 0.75)
         assert ("pipeline: the family's table" in text) == complete
-        assert "<h2>pipeline</h2>" in report.as_html(results, 0.75)
+        assert "<h2>pipeline</h2>" in page.as_html(results, 0.75)
 
 
 class TestSpace:

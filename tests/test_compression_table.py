@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raybench import report
-from raybench.experiment import flatten, preset
-from raybench.reports.compression_table import REFERENCE
-from raybench.results import schema
+from raybench.experiment import flatten, tables
+from raybench.reports import summary
+from raybench.reports.tables.pruning import REFERENCE
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.techniques.prune import Prune
@@ -21,7 +20,6 @@ from raybench.techniques.quantize import Quantize
 from trainers import pruning
 
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": pruning.objectives}
-METRICS = preset.metrics("pruning")
 DENSE: dict[str, Any] = {}
 SPARSE = {"prune": Prune(final_sparsity=0.6)}
 SUPER = SPARSE | {"quantize": Quantize(bits=4)}
@@ -49,9 +47,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
     """Writes runs as a sweep does, and reads them back as the report does."""
 
     def write(runs: list[tuple]) -> Results:
-        table = Store(
-            memory_path, schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
-        )
+        table = Store(memory_path, *tables.schemas(ABOUT))
         for number, (model, changes, seed, test, size, more) in enumerate(runs):
             identity = {"sweep": "s", "trial": f"s-{number:04d}", "number": number}
             row = flatten(replace(pruning.base, model=model, seed=seed, **changes))
@@ -66,7 +62,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
 
 
 def family_table(results: Results) -> pd.DataFrame:
-    table = report.family_table(results, 0.6)
+    table = summary.family_table(results, 0.6)
     assert table is not None
     return table
 

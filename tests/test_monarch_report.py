@@ -11,20 +11,18 @@ import pandas as pd
 import pytest
 
 from raybench import artefact, report, train
-from raybench.experiment import flatten, preset
+from raybench.experiment import flatten, tables
 from raybench.models import build
-from raybench.results import schema
+from raybench.reports import page, summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch, MonarchLinear
-from raybench.training import loop
 from trainers import monarch
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "monarch", "sweep": "s", "objectives": monarch.objectives}
-METRICS = preset.metrics("monarch")
 REFERENCE = [f"reference: {name}" for name in ("accuracy", "speed-up", "parameters", "FLOPs")]
 
 SMALL, BASE, MIXER = "vit_small_patch16_224", "vit_base_patch16_224", "mixer_b16_224"
@@ -53,9 +51,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
     """Writes runs as a sweep does, and reads them back as the report does."""
 
     def write(runs: list[tuple] = RUNS) -> Results:
-        table = Store(
-            memory_path, schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
-        )
+        table = Store(memory_path, *tables.schemas(ABOUT))
         for number, (model, techniques, status, test, seconds, factors) in enumerate(runs):
             identity = {"sweep": "s", "trial": f"s-{number:04d}", "number": number}
             row = flatten(replace(monarch.base, model=model, seed=number, **techniques))
@@ -73,7 +69,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
 
 def family_table(results: Results) -> pd.DataFrame:
     """By model and layers."""
-    table = report.family_table(results, 0.6)
+    table = summary.family_table(results, 0.6)
     assert table is not None
     return table.set_index(["model", "layers"])
 
@@ -155,10 +151,10 @@ class TestTable:
         results = written(runs)
         complete = any(run[2] == "COMPLETE" for run in runs)
         assert len(family_table(results) if complete else []) == complete
-        text = report.summary(results, 0.6)
+        text = summary.summary(results, 0.6)
         assert ("the family's table" in text) == complete
         assert "Pareto front" in text
-        assert "<h2>monarch</h2>" in report.as_html(results, 0.6)
+        assert "<h2>monarch</h2>" in page.as_html(results, 0.6)
 
 
 class TestReportCommand:
@@ -319,9 +315,9 @@ class TestTrainCommand:
         epochs = list(monarch.train(replace(tiny, **techniques)))
         assert len(epochs) == 2
         for epoch in epochs:
-            for name, kind in monarch.columns.items():
-                assert type(epoch.metrics[name]) is kind
+            for name, column in Monarch.columns.items():
+                assert type(epoch.metrics[name]) is column.type
             assert epoch.metrics["structured_layers"] == (8 if techniques else 0)
             assert bool(epoch.metrics["factors"]) == ("monarch" in techniques)
             assert json.dumps(epoch.metrics)  # plain values, and none of torch's
-        assert set(epochs[-1].metrics) == set(loop.METRICS) | set(monarch.columns)
+        assert set(epochs[-1].metrics) <= set(tables.metric_columns())

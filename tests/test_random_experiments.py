@@ -15,10 +15,20 @@ from typing import Any, Literal, get_args, get_origin
 import combinations as parts
 import pytest
 
-from raybench import train as command
-from raybench.experiment import Experiment, Parallel, Pipeline, Recipe, compatible, technique_types
+from raybench.experiment import (
+    Experiment,
+    Parallel,
+    Pipeline,
+    Recipe,
+    compatible,
+    flatten,
+    tables,
+    technique_types,
+)
 from raybench.experiment.plain import hints_of
 from raybench.results.read import read
+from raybench.results.schema import started
+from raybench.results.store import Store
 
 MODELS = (
     "resnet20",
@@ -163,10 +173,11 @@ def _faults(experiment: Experiment, metrics: Any, stored: Any, path: Path) -> li
 
 def _accepted(experiment: Experiment, metrics: dict[str, Any], folder: Path) -> None:
     """The tables take the row."""
-    options = command.Train(experiment=experiment, results=folder / "results")
-    row = {"epoch": experiment.recipe.epochs, **metrics}
-    written = command._record(options, "0" * 64, [row], "COMPLETE", None)
-    (trial,) = read(written).trials.to_dict("records")
+    store = Store(folder, *tables.schemas({"family": experiment.family, "sweep": "random"}))
+    row = started("random", 0, experiment.key(), flatten(experiment), {})
+    store.put_trial({**row, **metrics, "status": "COMPLETE"})
+    store.close()
+    (trial,) = read(folder).trials.to_dict("records")
     assert trial["key"] == experiment.key()
     assert trial["test_accuracy"] == metrics["test_accuracy"]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from raybench import artefact
-from raybench.report import family_table
+from raybench.reports.summary import family_table
 from raybench.results.read import read
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]

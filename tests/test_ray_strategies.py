@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from raybench import data
-from raybench.report import family_table
+from raybench.reports.summary import family_table
 from raybench.results.read import read
 from raybench.train import parse
 from raybench.training.loop import fit

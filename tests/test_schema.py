@@ -7,11 +7,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from table_rows import ABOUT, METRICS, opened, schemas, trial_row
+from table_rows import ABOUT, opened, schemas, trial_row
 from table_rows import tmp_path as tmp_path
 
-from raybench.experiment import columns, flatten
-from raybench.results import schema
+from raybench.experiment import columns, flatten, tables
+from raybench.results import core, schema
 from raybench.techniques.prune import Prune
 from trainers.pruning import base
 
@@ -33,8 +33,9 @@ class TestSchema:
 
     def test_holds_experiment_metrics_and_provenance(self):
         trials, epochs = schemas()
-        assert set(columns()) | set(METRICS) | set(schema.PROVENANCE) < set(trials.names)
-        assert set(METRICS) < set(epochs.names)
+        metrics = set(tables.metric_columns())
+        assert set(columns()) | metrics | set(core.PROVENANCE) < set(trials.names)
+        assert metrics < set(epochs.names)
         assert trials.field("prune.final_sparsity").type == pa.float64()
         assert trials.field("recipe.flip").type == pa.bool_()
         assert trials.field("model_bytes").type == pa.int64()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from table_rows import ABOUT, METRICS, epoch_row, epochs_on_disk, opened, trial_row, trials_on_disk
+from table_rows import epoch_row, epochs_on_disk, opened, schemas, trial_row, trials_on_disk
 from table_rows import tmp_path as tmp_path
 
 from raybench.results import schema, store
@@ -92,11 +93,31 @@ class TestStore:
         assert (row["loss"], row["accuracy"], row["validation_loss"]) == (None, None, 0.5)
         assert pq.read_table(tmp_path / "epochs").to_pylist()[0]["loss"] is None
 
-    def test_a_misspelt_column_is_an_error(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("wrong", "words"),
+        [
+            ({"acuracy": 0.5}, "no column 'acuracy' is declared; did you mean 'accuracy'"),
+            ({"accuracy": "0.5"}, "'accuracy' is declared as float, but '0.5' is str"),
+            ({"accuracy": True}, "'accuracy' is declared as float, but True is bool"),
+            ({"model_bytes": 10.0}, "'model_bytes' is declared as int, but 10.0 is float"),
+            ({"sweep": 3}, "'sweep' is declared as str, but 3 is int"),
+        ],
+    )
+    def test_a_wrong_row_is_refused_and_nothing_is_written(self, tmp_path, wrong, words):
         table = opened(tmp_path)
-        table.put_trial(trial_row(0, acuracy=0.5))
-        with pytest.raises(AssertionError, match="acuracy"):
-            table.snapshot()
+        table.put_trial(trial_row(0))
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match=re.escape(words)):
+            table.put_trial({**trial_row(1), **wrong})
+        with pytest.raises(ValueError, match=re.escape(words)):
+            table.put_epoch({**epoch_row(1, 1), **wrong})
+        assert contents(tmp_path) == before
+        table.close()
+        again = opened(tmp_path)
+        again.put_trial(trial_row(1, accuracy=1, model_bytes=None))  # 1 is a float, None anything
+        again.close()
+        assert sorted(trials_on_disk(tmp_path)) == [0, 1]
+        assert epochs_on_disk(tmp_path) == []
 
     def test_a_snapshot_empties_the_tail_and_is_due_only_now_and_then(self, tmp_path):
         table = opened(tmp_path)
@@ -183,10 +204,8 @@ class TestRefusals:
         assert contents(tmp_path) == before
 
     def test_other_columns_are_refused_and_left_alone(self, tmp_path):
-        fewer = {name: kind for name, kind in METRICS.items() if name != "sparsity"}
-        Store(
-            tmp_path, schema.trial_schema(fewer, ABOUT), schema.epoch_schema(fewer, ABOUT)
-        ).close()
+        fewer = [table.remove(table.get_field_index("sparsity")) for table in schemas()]
+        Store(tmp_path, *fewer).close()
         before = contents(tmp_path)
         with pytest.raises(ValueError, match="older or other schema"):
             opened(tmp_path)

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from raybench import report, train
-from raybench.experiment import Parallel, elastic_counts, flatten, preset
+from raybench import train
+from raybench.experiment import Parallel, elastic_counts, flatten, tables
 from raybench.parallel.ddp import Replicas
-from raybench.results import schema
+from raybench.reports import summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
@@ -112,6 +112,25 @@ class TestPeak:
         measure.forget_peak(cpu)
         assert measure.peak_memory_bytes(cpu) < before + block // 2
 
+    @pytest.mark.workers
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone")
+    def test_a_child_does_not_inherit_its_parents(self):
+        """800 MB of a parent are none of the process that it starts."""
+        child = (
+            "import torch; from raybench.training import measure; "
+            "print(measure.peak_memory_bytes(torch.device('cpu')))"
+        )
+        parent = (
+            "import subprocess, sys; block = bytearray(b'1') * (800 << 20); "
+            f"print(subprocess.run([sys.executable, '-c', {child!r}], stdout=-1, text=True, "
+            "check=True, close_fds=False, preexec_fn=lambda: None).stdout)"
+        )
+        told = [
+            int(subprocess.run([sys.executable, "-c", program], stdout=-1, check=True).stdout)
+            for program in (child, parent)
+        ]
+        assert told[1] < told[0] + (200 << 20)
+
 
 class TestElasticCounts:
     def test_those_over_which_the_batch_divides(self):
@@ -163,7 +182,6 @@ class TestLossScale:
 # --- The family's table -------------------------------------------------------------------------
 
 ABOUT = {"family": "strategies", "sweep": "s", "objectives": strategies.objectives}
-METRICS = preset.metrics("strategies")
 
 # strategy, precision, batch, status, accuracies by epoch, samples a second, peak bytes
 RUNS = [
@@ -179,9 +197,7 @@ RUNS = [
 
 @pytest.fixture
 def results(memory_path: Path) -> Results:
-    store = Store(
-        memory_path, schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
-    )
+    store = Store(memory_path, *tables.schemas(ABOUT))
     for number, (strategy, precision, batch, status, accuracies, per_s, peak) in enumerate(RUNS):
         identity = {"sweep": "s", "trial": f"s-{number:04d}", "number": number}
         counted = dict.fromkeys(strategies.KINDS, 1_000_000)
@@ -202,7 +218,7 @@ def results(memory_path: Path) -> Results:
 
 class TestTable:
     def test_a_row_a_plugin_batch_and_precision(self, results):
-        table = report.family_table(results, 0.5)
+        table = summary.family_table(results, 0.5)
         assert table is not None
         ours = table.set_index(["plugin", "precision", "batch per worker"])
         assert len(ours) == 5  # complete ones alone
@@ -218,7 +234,7 @@ class TestTable:
         assert ddp["accuracy by epoch"] == "60.00 / 80.00"
 
     def test_the_references_figures_stand_beside_its_own_rows(self, results):
-        table = report.family_table(results, 0.5)
+        table = summary.family_table(results, 0.5)
         beside = {
             (row["plugin"], row["precision"], row["batch per worker"]): (
                 row["reference: plugin"],

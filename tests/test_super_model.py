@@ -13,8 +13,8 @@ from raybench import artefact
 from raybench.artefact import onnx_graph
 from raybench.experiment import Experiment, flatten, preset
 from raybench.models import build
-from raybench.report import front_table
-from raybench.reports.compression_table import REFERENCE
+from raybench.reports.summary import front_table
+from raybench.reports.tables.pruning import REFERENCE
 from raybench.results.read import read
 from raybench.search.space import Overrides, load
 from raybench.search.sweep import Sweep
@@ -78,10 +78,6 @@ class TestLatency:
         monkeypatch.setattr(onnx_graph, "fp32_graph", refused)
         with pytest.raises(ValueError, match="has no int8 graph"):
             list(super_model.train(few))
-
-    def test_is_a_column_of_its_own_family_alone(self):
-        assert preset.metrics("super_model")["latency_ms"] is float
-        assert "latency_ms" not in preset.metrics("pruning")
 
 
 class TestSpaces:

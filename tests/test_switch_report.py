@@ -12,19 +12,18 @@ import pandas as pd
 import pytest
 
 from raybench import artefact, report, train
-from raybench.experiment import flatten, preset
-from raybench.results import schema
+from raybench.experiment import flatten, tables
+from raybench.reports import page, summary
+from raybench.reports.tables import switch_vit as switch_table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
 from raybench.techniques.switch import Switch, mixtures
-from raybench.training import loop
 from trainers import switch_vit
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "switch_vit", "sweep": "s", "objectives": switch_vit.objectives}
-METRICS = preset.metrics("switch_vit")
-REFERENCE = [f"reference: {name}" for name in switch_vit.REFERENCE_COLUMNS]
+REFERENCE = [f"reference: {name}" for name in switch_table.REFERENCE_COLUMNS]
 
 # experts, seed, status, accuracies by epoch, test accuracy, dropped share, dead experts
 RUNS = [
@@ -44,9 +43,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
     """Writes runs as a sweep does, and reads them back as the report does."""
 
     def write(runs: list[tuple] = RUNS) -> Results:
-        table = Store(
-            memory_path, schema.trial_schema(METRICS, ABOUT), schema.epoch_schema(METRICS, ABOUT)
-        )
+        table = Store(memory_path, *tables.schemas(ABOUT))
         for number, (experts, seed, status, accuracies, test, dropped, dead) in enumerate(runs):
             identity = {"sweep": "s", "trial": f"s-{number:04d}", "number": number}
             switch = Switch(experts=experts) if experts else None
@@ -66,7 +63,7 @@ def written(memory_path: Path) -> Callable[..., Results]:
 
 
 def family_table(results: Results, threshold: float = 0.6) -> pd.DataFrame:
-    table = report.family_table(results, threshold)
+    table = summary.family_table(results, threshold)
     assert table is not None
     return table
 
@@ -113,7 +110,7 @@ class TestTable:
         table = family_table(written())
         assert list(table.columns)[-len(REFERENCE) :] == REFERENCE
         beside = table.set_index(table["experts"].fillna(0))[REFERENCE]
-        for experts, wanted in switch_vit.REFERENCE.items():
+        for experts, wanted in switch_table.REFERENCE.items():
             assert beside.loc[experts].tolist() == list(wanted)
         assert beside.loc[8].isna().all()
         assert beside.loc[32, "reference: highest (epoch)"] == "79.04 (321)"
@@ -132,10 +129,10 @@ class TestTable:
         results = written(runs)
         complete = {run[0] for run in runs if run[2] == "COMPLETE"}
         assert len(family_table(results)) == len(complete)
-        text = report.summary(results, 0.6)
+        text = summary.summary(results, 0.6)
         assert ("the family's table" in text) == bool(complete)
         assert "Pareto front" in text
-        assert "<h2>switch_vit</h2>" in report.as_html(results, 0.6)
+        assert "<h2>switch_vit</h2>" in page.as_html(results, 0.6)
 
 
 class TestReportCommand:
@@ -205,9 +202,9 @@ class TestTrainCommand:
         assert switched["switch.experts"] == 4
         assert switched["switch.gate"] == "probability"  # what was not said is at its default
         assert switched["start_from"] == str(dense)
-        for name, kind in switch_vit.columns.items():
+        for name, column in Switch.columns.items():
             assert pd.isna(plain[name])
-            assert type(switched[name]) is kind
+            assert type(switched[name]) is column.type
         assert 0 <= switched["dropped_share"] < 1
         assert 0 < switched["router_entropy"] <= math.log(4) + 1e-6
         assert switched["parameters"] > plain["parameters"]
@@ -256,8 +253,8 @@ class TestTrainCommand:
         epochs = list(switch_vit.train(replace(tiny, switch=Switch(experts=3, top_k=2))))
         assert len(epochs) == 2
         for epoch in epochs:
-            assert set(switch_vit.columns) <= set(epoch.metrics)
+            assert set(Switch.columns) <= set(epoch.metrics)
             assert json.dumps(epoch.metrics)  # plain numbers, and none of torch's
-        assert set(epochs[-1].metrics) <= set(loop.METRICS) | set(switch_vit.columns)
+        assert set(epochs[-1].metrics) <= set(tables.metric_columns())
         (last,) = switch_vit.train(replace(tiny, recipe=replace(recipe, epochs=1)))
-        assert not set(switch_vit.columns) & set(last.metrics)
+        assert not set(Switch.columns) & set(last.metrics)

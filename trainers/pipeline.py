@@ -20,7 +20,7 @@ from raybench.models.blocks import blocks
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.stage import State
-from raybench.reports.chunk_table import table as table  # of the report
+from raybench.reports.tables.pipeline import table as table  # of the report
 from raybench.training import checkpoint, measure
 from raybench.training.loop import Epoch, Metrics, fit
 from raybench.training.score import bytes_if_finished, renewed, store_and_score, validated
@@ -35,20 +35,6 @@ base = Experiment(
 """The reference's recipe: SGD with momentum, cosine after a warm-up of a fifth of the epochs."""
 
 objectives = {"accuracy": "max", "s_per_batch": "min"}
-
-columns: dict[str, type] = {
-    "s_per_batch": float,  # of training, mean over the epochs so far
-    "bubble_predicted": float,  # idle share, were all stages equally fast and hops free
-    "bubble": float,  # of the last epoch: 1 - busy seconds of all stages / (stages x its seconds)
-    "imbalance": float,  # the busiest stage over the mean
-    "wire_bytes_per_step": int,  # over all boundaries, both ways
-    "zero_range_tiles": int,  # tiles of equal values, in the epoch; there are none at 32 bits
-    "nonfinite_tensors": int,  # such a tensor never travels: it ends the run as diverged
-    "clipped_share": float,  # values beyond what a tile's scale can say
-    "restarts": int,  # of stages that died
-    "cuts": str,  # first block of every stage but the first
-}
-"""Those of stages are null where there are none."""
 
 
 def train(

@@ -13,7 +13,7 @@ from pathlib import Path
 from raybench import data
 from raybench.experiment import Experiment, Recipe
 from raybench.models import build
-from raybench.reports.compression_table import table as table  # of the report
+from raybench.reports.tables.pruning import table as table  # of the report
 from raybench.techniques.prune import Prune
 from raybench.training import measure
 from raybench.training.loop import Epoch, fit
@@ -28,14 +28,6 @@ one_shot = Prune(schedule="constant", begin=1.0)
 """The baseline without retraining: dense training, then one cut after the last step."""
 
 objectives = {"accuracy": "max", "model_bytes": "min"}
-
-columns: dict[str, type] = {
-    "sparsity": float,  # zeros among the weights of convolutions and linear layers, of the file
-    "channels": float,  # share that the cut of channels has left
-    "weight_bits": float,  # mean over the quantized weights; 32 until they are
-    "torch_save_bytes": int,  # of the plain network in fp32, in torch's own format
-    "bits_by_layer": str,  # "8 18x4 8": one layer of 8 bits, 18 of 4, one of 8
-}
 
 
 def train(

@@ -15,19 +15,15 @@ from raybench import artefact, data
 from raybench.artefact import latency, onnx_graph
 from raybench.experiment import Experiment
 from raybench.parallel.ddp import Replicas
+from raybench.reports.tables.super_model import table as table  # of the report
 from raybench.training.loop import Epoch
 from trainers import pruning
-from trainers.pruning import table as table  # of the report
 
 base = replace(
     pruning.base, family="super_model", recipe=replace(pruning.base.recipe, renew_norms=32)
 )
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
-
-columns = pruning.columns | {
-    "latency_ms": float,  # of one image, by the finished model: `shipped_latency_ms`
-}
 
 RUNS = 200
 

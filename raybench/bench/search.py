@@ -53,8 +53,14 @@ class Budgeted(Sweep):
         stopped = super().report(number, epoch, metrics)
         return stopped or self.spent > self.budget
 
-    def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
-        super().finish(number, status, stop_reason)
+    def finish(
+        self,
+        number: int,
+        status: str,
+        stop_reason: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        super().finish(number, status, stop_reason, traceback)
         row = self.store.trials[number]
         if row["status"] == "COMPLETE" and self.spent <= self.budget:
             self.rows.append(row)

@@ -14,8 +14,14 @@ from raybench.search.sweep import Sweep
 class Timed(Sweep):
     """`ends`, in order, in seconds since the epoch."""
 
-    def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
-        super().finish(number, status, stop_reason)
+    def finish(
+        self,
+        number: int,
+        status: str,
+        stop_reason: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        super().finish(number, status, stop_reason, traceback)
         self.ends = [*getattr(self, "ends", []), time.time()]
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from raybench.experiment import Experiment
 from raybench.training.loop import Epoch
 
-columns: dict[str, type] = {}
-
 
 def train(
     experiment: Experiment, *, resume: Path | None = None, store: Path | None = None

@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from raybench.cluster.trial import Job
+from raybench.cluster.trial import Job, raised
 from raybench.cluster.workers import WorkerGroup
 from raybench.experiment import Experiment, elastic_counts
 
@@ -82,7 +82,7 @@ def _heard(group: WorkerGroup) -> dict[str, Any] | None:
     # One that lost its peer in the midst of a step fails as well, and its group ends soon.
     if not said["failed"].startswith(OWN_FAILURES) and group.ended(DYING_S):
         return None
-    raise RuntimeError(said["failed"])
+    raise raised(said)
 
 
 def _fitting(counts: list[int], gpus: float) -> int:

@@ -41,7 +41,7 @@ class SweepScheduler(FIFOScheduler):
             queued = max(0.0, result["started"] - task.asked)
             sweep.note(number, queue_s=queued, **json.loads(result["environment"]))
         if "failed" in said:
-            sweep.finish(number, "FAILED", said["failed"])
+            sweep.finish(number, "FAILED", said["failed"], said.get("traceback"))
             return True
         stop = sweep.report(number, said["epoch"], said["metrics"])
         if said["last"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,15 @@ def report(epoch: Epoch, started: float) -> dict[str, Any]:
 
 def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
     """A failed trial as a result: no exception for Tune, which would end the warm actor."""
-    return {"report": json.dumps({"failed": reason(error)}), "started": started}
+    said = {"failed": reason(error), "traceback": "".join(traceback.format_exception(error))}
+    return {"report": json.dumps(said), "started": started}
+
+
+def raised(said: dict[str, Any]) -> RuntimeError:
+    """A failure's report as an exception here; the worker's traceback goes along as its note."""
+    error = RuntimeError(said["failed"])
+    error.add_note(said["traceback"])
+    return error
 
 
 def reason(error: BaseException) -> str:

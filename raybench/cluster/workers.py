@@ -262,7 +262,7 @@ def run_once(
         while not last:
             said = json.loads(group.next_report()["report"])
             if "failed" in said:
-                raise RuntimeError(said["failed"])
+                raise trial.raised(said)
             yield said["epoch"], said["metrics"]
             last = said["last"]
     finally:

@@ -28,9 +28,11 @@ class Experiment:
     family: str
     """Module under `trainers/`, or the dotted name of a trainer of your own."""
     model: str
+    """Name of the model."""
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     image_size: int = 32
+    """Side of an image in pixels."""
     subset: float = 1.0
     """Share of the training images that is used."""
     seed: int = 0

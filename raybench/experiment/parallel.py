@@ -11,6 +11,7 @@ class Parallel:
     """How one step is spread over workers."""
 
     workers: int = 1
+    """Processes that share every batch."""
     strategy: Literal[
         "ddp",
         "bf16_gradients",

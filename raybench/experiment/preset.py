@@ -1,7 +1,7 @@
 """A family of experiments by name: `trainers.<name>`, or the dotted name of a module of your own.
 
-The module has `train(experiment, *, resume=None, store=None)`, a generator of Epochs; `columns`,
-the types of the metrics that it adds to `loop.METRICS`; and, where it has them,
+The module has `train(experiment, *, resume=None, store=None)`, a generator of Epochs, whose metrics
+are columns that the core or a technique declares; and, where it has them,
 `table(trials, epochs, threshold)`: the report's table, threshold being an accuracy to reach; and
 `check(experiment)`, which raises ValueError for what can be told before anything starts.
 """
@@ -13,12 +13,6 @@ import pkgutil
 from types import ModuleType
 
 from raybench.experiment import Experiment, nearest
-from raybench.training.loop import METRICS
-
-OF_ANY: dict[str, type] = {
-    "distillation_loss": float,  # what a teacher adds to the loss, before its weight
-}
-"""Metrics of what any family's model can have, null where it has not."""
 
 
 def load(name: str) -> ModuleType:
@@ -33,11 +27,6 @@ def load(name: str) -> ModuleType:
             raise  # the trainer exists, and misses a package of its own
         known = [module.name for module in pkgutil.iter_modules(trainers.__path__)]
         raise ValueError(f"no family {name!r}; {nearest(name, known)}") from error
-
-
-def metrics(name: str) -> dict[str, type]:
-    """The metrics that the family reports, with their types."""
-    return METRICS | OF_ANY | load(name).columns
 
 
 def check(experiment: Experiment) -> None:

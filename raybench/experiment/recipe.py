@@ -12,11 +12,15 @@ class Recipe:
     """How the model is trained: optimizer, learning-rate curve, batch, augmentation, precision."""
 
     epochs: int = 10
+    """Passes over the training images."""
     batch: int = 128
     """Images a step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd has Nesterov's momentum; adamw has its usual betas."""
     lr: float = 0.1
+    """Highest learning rate, at the end of the warm-up."""
     momentum: float = 0.9
+    """Of sgd."""
     weight_decay: float = 5e-4
     """Applied to weights of convolutions and linear layers; never to norms and biases."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -24,6 +28,7 @@ class Recipe:
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises from 0."""
     label_smoothing: float = 0.0
+    """Share of the label's weight that is spread over all classes."""
     crop: int = 4
     """Largest shift of the random crop, in pixels; 0 is no crop."""
     flip: bool = True

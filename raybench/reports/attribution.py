@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from raybench.experiment import columns, technique_types
+from raybench.reports.varied import is_input, of_technique
 from raybench.results.read import Results
 
 Columns = frozenset[str]
+TITLE = "What each ingredient gives to the others, seed by seed (mean, 95 % interval of t)"
 OFF = {"<NA>", "nan", "None", "", "0", "0.0", "False", "1", "fp32"}
 """Values, as text, of what is not there: a technique, a recipe's field, a second worker."""
 
@@ -89,7 +90,8 @@ def attribute(results: Results) -> list[Attribution]:
             "search_spaces/attribution.py, or a space of that kind"
         )
     whole, ingredients = design
-    found = [_compared(_named(changed), whole, arm) for changed, arm in ingredients.items()]
+    inputs = [name for name in results.trials.columns if is_input(name)]
+    found = [_compared(_named(changed, inputs), whole, arm) for changed, arm in ingredients.items()]
     found.sort(key=lambda one: -one.points.mean)
     together = frozenset().union(*ingredients)
     without = [arm for arm in arms if whole.changed(arm) == together]
@@ -129,7 +131,7 @@ def table(found: list[Attribution]) -> pd.DataFrame:
 
 def _arms(trials: pd.DataFrame) -> list[Arm]:
     done = trials[trials["status"] == "COMPLETE"]
-    known = [name for name in columns() if name in done and name != "seed"]
+    known = [name for name in done.columns if is_input(name) and name != "seed"]
     varied = [name for name in known if done[name].nunique(dropna=False) > 1]
     rows = [tuple(map(str, row)) for row in done[varied].itertuples(index=False, name=None)]
     arms = []
@@ -167,19 +169,15 @@ def _design(arms: list[Arm]) -> tuple[Arm, dict[Columns, Arm]] | None:
     return max(designs, key=lambda design: (len(design[1]), design[0].on), default=None)
 
 
-def _named(changed: Columns) -> str:
+def _named(changed: Columns, inputs: list[str]) -> str:
     """`prune` for all columns of a technique, else the columns' names without their groups."""
-    said, rest = [], set(changed)
-    for technique in technique_types():
-        own = {name for name in columns() if name.startswith(f"{technique}.")}
-        if own & rest == own:
-            said.append(technique)
-            rest -= own
-    techniques = tuple(f"{technique}." for technique in technique_types())
-    said += [
-        name if name.startswith(techniques) else name.rpartition(".")[2] for name in sorted(rest)
-    ]
-    return ", ".join(said)
+    techniques: dict[str, set[str]] = {}
+    for name in filter(of_technique, inputs):
+        techniques.setdefault(name.partition(".")[0], set()).add(name)
+    whole = [technique for technique, columns in techniques.items() if columns <= changed]
+    rest = changed.difference(*(techniques[technique] for technique in whole))
+    parts = [name if of_technique(name) else name.rpartition(".")[2] for name in sorted(rest)]
+    return ", ".join([*whole, *parts])
 
 
 def _compared(ingredient: str, whole: Arm, without: Arm) -> Attribution:

@@ -1,4 +1,4 @@
-"""The columns of both tables, derived from the dataclasses: the same whatever a space suggests.
+"""The schema of a Parquet table, from declared columns, and the first row of a trial.
 
 One schema in every file of a table is what makes a folder of them readable: where files differ,
 pandas drops a column that the first lacks, and fails on one that is empty there.
@@ -6,86 +6,88 @@ pandas drops a column that the first lacks, and fails on one that is empty there
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from raybench import experiment
+from raybench.results.column import Column
 
-VERSION = 1
-"""Raised when a column changes its meaning or type; a new column may just be added."""
+VERSION = 2
+"""Raised when a column changes its meaning or type, or the set of columns changes."""
 
-IDENTITY: dict[str, type] = {
-    "sweep": str,
-    "trial": str,  # names the trial's files under models/
-    "number": int,  # Optuna's
-}
-OUTCOME: dict[str, type] = {
-    "status": str,  # RUNNING, COMPLETE, PRUNED or FAILED
-    "stop_reason": str,
-    "epoch": int,  # the last one reported
-    "key": str,  # of the Experiment
-    "params": str,  # JSON: what the space suggested, by Optuna's names
-}
-PROVENANCE: dict[str, type] = {
-    "started": str,  # UTC, ISO 8601
-    "queue_s": float,  # from the suggestion to the worker's start on it
-    "data_sha256": str,
-    "commit": str,
-    "source_sha256": str,
-    "python": str,
-    "torch": str,
-    "torchvision": str,
-    "timm": str,
-    "ray": str,
-    "optuna": str,
-    "cpu": str,
-    "cpu_features": str,
-    "cpu_count": int,
-    "gpu": str,
-    "host": str,
-    "threads": int,
-}
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+TYPES = {arrow: kind for kind, arrow in ARROW.items()}
 
 
-def trial_schema(metrics: dict[str, type], about: dict[str, Any]) -> pa.Schema:
-    """Schema of the table with a row a trial. `about` goes along in the file's metadata."""
-    return _schema(IDENTITY | OUTCOME | experiment.columns() | metrics | PROVENANCE, about)
+def schema_of(columns: Mapping[str, Column], about: Mapping[str, Any]) -> pa.Schema:
+    """The Arrow schema: each field carries its description and unit, the file what `about` says."""
+    fields = [
+        pa.field(
+            name,
+            ARROW[column.type],
+            metadata={"description": column.text, "unit": column.unit},
+        )
+        for name, column in columns.items()
+    ]
+    metadata = {"raybench": json.dumps({"schema": VERSION, **about})}
+    return pa.schema(fields, metadata=metadata)
 
 
-def epoch_schema(metrics: dict[str, type], about: dict[str, Any]) -> pa.Schema:
-    """Schema of the table with a row a trial and epoch."""
-    return _schema(IDENTITY | {"epoch": int} | metrics, about)
+def about(schema: pa.Schema) -> dict[str, Any]:
+    """What `schema_of` was given, and the schema's version. Raises ValueError without it."""
+    text = (schema.metadata or {}).get(b"raybench")
+    if text is None:
+        raise ValueError("this Parquet file was not written by raybench")
+    return dict(json.loads(text))
+
+
+def validate(schema: pa.Schema, row: Mapping[str, Any]) -> None:
+    """Raises ValueError for a column that the schema lacks, or a value of another type.
+
+    None is a value of every column, and a whole number one of every float column.
+    """
+    for name, value in row.items():
+        index = schema.get_field_index(name)
+        if index < 0:
+            close = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}? Else declare it" if close else "declare it"
+            raise ValueError(
+                f"no column {name!r} is declared; {hint} in the `columns` of the technique that "
+                "reports it, or leave it out"
+            )
+        kind = TYPES[schema.field(index).type]
+        allowed = (int, float) if kind is float else kind
+        # bool is a subclass of int, and no number in a table.
+        is_of_kind = isinstance(value, allowed) and isinstance(value, bool) == (kind is bool)
+        if value is None or is_of_kind:
+            continue
+        raise ValueError(
+            f"column {name!r} is declared as {kind.__name__}, but {value!r} is "
+            f"{type(value).__name__}; report it as {kind.__name__}, or change its declaration"
+        )
 
 
 def started(
-    sweep: str, number: int, described: experiment.Experiment, params: dict[str, Any]
+    sweep: str, number: int, key: str, inputs: Mapping[str, Any], params: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The row of a trial that has just started."""
+    """The row of a trial that has just started.
+
+    Args:
+        key: of the Experiment.
+        inputs: the Experiment as columns.
+        params: what the space suggested.
+    """
     return {
         "sweep": sweep,
         "trial": f"{sweep}-{number:04d}",
         "number": number,
         "status": "RUNNING",
-        "key": described.key(),
+        "key": key,
         "params": json.dumps(params),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **experiment.flatten(described),
+        **inputs,
     }
-
-
-def _schema(columns: dict[str, type], about: dict[str, Any]) -> pa.Schema:
-    metadata = {"raybench": json.dumps({"schema": VERSION, **about})}
-    fields = [pa.field(name, ARROW[kind]) for name, kind in columns.items()]
-    return pa.schema(fields, metadata=metadata)
-
-
-def about(schema: pa.Schema) -> dict[str, Any]:
-    """What `trial_schema` was given, and the schema's version. Raises ValueError without it."""
-    said = (schema.metadata or {}).get(b"raybench")
-    if said is None:
-        raise ValueError("this Parquet file was not written by raybench")
-    return dict(json.loads(said))

@@ -54,16 +54,30 @@ class Store:
         self.snapshot()
 
     def put_trial(self, row: Row) -> None:
-        """Sets the row of trial `row["number"]`; it is on disk when this returns."""
+        """Sets the row of trial `row["number"]`; it is on disk when this returns.
+
+        Raises:
+            ValueError: a column is not declared or has another type; nothing is written.
+        """
+        self.validate("trials", row)
         self.trials[row["number"]] = row
         self._append("trials", row)
 
     def put_epoch(self, row: Row) -> None:
-        """Sets the row of a trial's epoch; it is on disk when this returns."""
+        """Sets the row of a trial's epoch; it is on disk when this returns.
+
+        Raises:
+            ValueError: a column is not declared or has another type; nothing is written.
+        """
+        self.validate("epochs", row)
         key = (row["number"], row["epoch"])
         if key not in self._sealed:  # a repeated epoch of a resumed trial
             self._epochs[key] = row
             self._append("epochs", row)
+
+    def validate(self, table: str, row: Row) -> None:
+        """Raises ValueError where a row does not fit the table, `trials` or `epochs`."""
+        schema.validate(self._schemas[table], row)
 
     def epoch_rows(self) -> list[Row]:
         """All rows of the epochs table, oldest first."""
@@ -107,9 +121,6 @@ class Store:
     def _write(self, table: str, rows: list[Row], path: Path) -> None:
         partial = self.folder / ".state" / f"{table}.partial"
         names = self._schemas[table].names
-        # from_pylist would drop a misspelt column silently; here it is an error.
-        unknown = {name for row in rows for name in row} - set(names)
-        assert not unknown, f"columns {unknown} are not in the schema of {table}"
         clean = [{name: _finite(row.get(name)) for name in names} for row in rows]
         content = pa.Table.from_pylist(clean, schema=self._schemas[table])
         with partial.open("wb") as file:

@@ -22,7 +22,7 @@ import optuna
 import torch
 
 from raybench import data, models
-from raybench.experiment import Experiment, checked, compatible, nearest, preset
+from raybench.experiment import Experiment, checked, compatible, nearest, preset, tables
 
 DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
 
@@ -100,7 +100,7 @@ def load(path: Path, overrides: Overrides) -> Space:
 
     examples = _dry_run(path, sample, enqueue)
     name = _family(path, examples)
-    _check_objectives(path, objectives, name)
+    _check_objectives(path, objectives)
     _check_runnable(path, examples)
     tree = ast.parse(path.read_text())
     return Space(
@@ -197,8 +197,9 @@ def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _check_objectives(path: Path, objectives: dict[str, str], name: str) -> None:
-    numeric = [k for k, kind in preset.metrics(name).items() if kind in (int, float)]
+def _check_objectives(path: Path, objectives: dict[str, str]) -> None:
+    columns = tables.metric_columns().items()
+    numeric = [name for name, column in columns if column.type in (int, float)]
     for objective, direction in objectives.items():
         if objective.startswith("test_"):
             raise ValueError(
@@ -207,7 +208,7 @@ def _check_objectives(path: Path, objectives: dict[str, str], name: str) -> None
             )
         if objective not in numeric:
             advice = nearest(objective, numeric)
-            raise ValueError(f"{path}: {name} reports no objective {objective!r}; {advice}")
+            raise ValueError(f"{path}: no run reports {objective!r}, an objective; {advice}")
         if direction not in ("max", "min"):
             raise ValueError(f'{path}: objective {objective!r} is {direction!r}, not "max"/"min"')
 

@@ -22,8 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from optuna.trial import Trial, TrialState
 
-from raybench.experiment import Experiment, preset
-from raybench.results import schema
+from raybench.experiment import Experiment, flatten, tables
+from raybench.results import core, failures, schema
 from raybench.results.front import ranks
 from raybench.results.store import Row, Store
 from raybench.search import study
@@ -85,12 +85,10 @@ class Sweep:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(f"another process is running the sweep in {folder}") from error
-        self._metrics = metrics = preset.metrics(space.family)
         about = {"family": space.family, "sweep": self.name, "objectives": space.objectives}
-        schemas = schema.trial_schema(metrics, about), schema.epoch_schema(metrics, about)
         try:
             self._check_identity(overrides)
-            self.store = Store(self.folder, *schemas)
+            self.store = Store(self.folder, *tables.schemas(about))
         except BaseException:
             self._lock.release()
             raise
@@ -137,15 +135,10 @@ class Sweep:
         """Takes an epoch's metrics; whether the trial shall stop here.
 
         Raises:
-            ValueError: the family reports a metric that it does not declare.
+            ValueError: a metric is not declared, or has another type.
         """
-        if undeclared := metrics.keys() - self._metrics:
-            raise ValueError(
-                f"the family {self.space.family} reports {', '.join(sorted(undeclared))}, which "
-                "stands neither in loop.METRICS nor in its `columns`"
-            )
         row = self.store.trials[number]
-        identity = {name: row[name] for name in schema.IDENTITY}
+        identity = {name: row[name] for name in core.IDENTITY}
         self.store.put_epoch({**identity, "epoch": epoch, **metrics})
         row = {**row, **metrics, "epoch": epoch}
         self.store.trials[number] = row  # goes into the next snapshot; the epoch's row is safe
@@ -159,8 +152,18 @@ class Sweep:
         # or the rows of its later epochs would be those of a trial that never had them.
         return self.early_stopping and epoch >= reached and not self.rungs.keeps(number, epoch)
 
-    def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
-        """Ends a trial: COMPLETE, PRUNED or FAILED, with the reason of the last two."""
+    def finish(
+        self,
+        number: int,
+        status: str,
+        stop_reason: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        """Ends a trial: COMPLETE, PRUNED or FAILED, with the reason of the last two.
+
+        Args:
+            traceback: of a failed one; it is kept in a file that the row names.
+        """
         row = dict(self.store.trials[number])
         values = [row.get(name) for name in self.space.objectives]
         if status == "COMPLETE" and any(v is None or not math.isfinite(v) for v in values):
@@ -168,6 +171,8 @@ class Sweep:
             missing = [n for n, v in reported if v is None or not math.isfinite(v)]
             status, stop_reason = "FAILED", f"it reported no finite {', '.join(missing)}"
         row |= {"status": status, "stop_reason": stop_reason}
+        if traceback is not None:
+            row["failure"] = failures.keep(self.folder, number, traceback)
         if status == "COMPLETE":
             path = self.folder / "models" / f"{row['trial']}.json"
             path.write_text(self._experiments[number] + "\n")
@@ -179,6 +184,7 @@ class Sweep:
 
     def note(self, number: int, **columns: Any) -> None:
         """Sets columns of a running trial's row, such as what the worker says about its machine."""
+        self.store.validate("trials", columns)
         self.store.trials[number] = {**self.store.trials[number], **columns}
 
     def close(self) -> None:
@@ -211,7 +217,9 @@ class Sweep:
             self._study.tell(trial, state=TrialState.FAIL)
             return None
         if number not in self.store.trials:
-            self.store.put_trial(schema.started(self.name, number, experiment, trial.params))
+            self.store.put_trial(
+                schema.started(self.name, number, key, flatten(experiment), trial.params)
+            )
         row = self.store.trials[number]
         self._running[number] = trial
         self._experiments[number] = experiment.to_json()
@@ -253,9 +261,6 @@ class Sweep:
             partial.replace(path)
         self._experiments: dict[int, str] = {}
 
-    def _directions(self) -> list[str]:
-        return list(self.space.objectives.values())
-
     def _reconcile(self) -> list[tuple[int, int]]:
         """Tells the study what the rows know; gives number and Optuna's id of the trials that are
         to be run again."""
@@ -282,7 +287,7 @@ class Sweep:
         kept = {"all": complete, "none": []}.get(self.keep)
         if kept is None:  # the front of what is there: what was dropped before was not on it
             values = [[float(row[name]) for name in self.space.objectives] for row in complete]
-            order = ranks(values, self._directions()) if complete else []
+            order = ranks(values, list(self.space.objectives.values())) if complete else []
             kept = [row for row, rank in zip(complete, order, strict=True) if rank == 0]
         ended = {row["trial"] for row in rows if row["status"] in FINISHED}
         unwanted = ended - {row["trial"] for row in kept}

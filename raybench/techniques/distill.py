@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.results.column import Column
 from raybench.techniques import Apart, Batch, Load, Memory, Progress, Technique
 
 
@@ -59,7 +61,17 @@ class Distill(Technique):
     """A file of a trained model, as `--store` and `--keep` leave it, or `RESULTS#TRIAL`, such as
     results/sparsity_ladder#3. Empty: none, and nothing is added."""
     temperature: float = 4.0
+    """T: logits are divided by it before the softmax."""
     weight: float = 1.0
+    """Of the term, beside the cross-entropy's 1."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "distillation_loss": Column(
+            float,
+            "nats",
+            "What a teacher adds to the loss, before its weight; mean of the epoch.",
+        ),
+    }
 
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Technique
-from raybench.techniques.layers.linear_layers import Layers, chosen, put
+from raybench.techniques.layers.linear_layers import STRUCTURED_LAYERS, Layers, chosen, put
 
 
 class LowRankLinear(nn.Module):
@@ -50,6 +52,8 @@ class LowRank(Technique):
     """Names of layers to leave dense, shell patterns separated by commas: blocks.0.*,*.proj."""
     scale_lr: bool = True
     """Learning rates for each factor, as Adam wants them."""
+
+    columns: ClassVar[Mapping[str, Column]] = {"structured_layers": STRUCTURED_LAYERS}
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
-from raybench.techniques.layers.linear_layers import Layers, chosen, put
+from raybench.techniques.layers.linear_layers import STRUCTURED_LAYERS, Layers, chosen, put
 
 
 class _Product(torch.autograd.Function):
@@ -205,6 +207,13 @@ class Monarch(Technique):
     dense_to_sparse projects the weights of `start_from`."""
     scale_lr: bool = True
     """Larger learning rates for the factors, as Adam wants them."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "structured_layers": STRUCTURED_LAYERS,
+        "factors": Column(
+            str, "", "How many layers have which factors, outputs x inputs of a block."
+        ),
+    }
 
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("low_rank", "both replace the linear layers; take one of them"),

@@ -15,12 +15,14 @@ The rule is that of TensorFlow Model Optimization, step for step:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
 
 Scope = Literal["global", "layer"]
@@ -113,13 +115,29 @@ class Prune(Technique):
     """
 
     final_sparsity: float = 0.6
+    """Share of zeros among the weights at the end."""
     initial_sparsity: float = 0.0
+    """Share of zeros at `begin`, from which a polynomial schedule rises."""
     schedule: Literal["polynomial", "constant"] = "polynomial"
+    """polynomial: sparsity rises from `begin` to `end`; constant: all of it at `begin`."""
     begin: float = 0.1
+    """Share of training after which the first weights are pruned."""
     end: float = 0.6
+    """Share of training at which a polynomial schedule reaches `final_sparsity`."""
     power: float = 3.0
+    """Exponent of the polynomial schedule."""
     frequency: int = 20
+    """Steps between two updates of the masks."""
     scope: Scope = "global"
+    """global: one threshold for all weights; layer: the same sparsity in every layer."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "sparsity": Column(
+            float,
+            "share",
+            "Zeros among the weights that can be pruned; at the end, of the file.",
+        ),
+    }
 
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("zero3", "masks are of whole weights, of which a worker has a part; take zero2"),

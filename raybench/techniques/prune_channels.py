@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
 
 
@@ -91,6 +93,10 @@ class PruneChannels(Technique):
     """Widths are multiples of this: int8 kernels lose more on 24 channels than 32 cost."""
     at: float = 0.2
     """Share of training after which the cut is made, at an epoch's start; 1 cuts after training."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "channels": Column(float, "share", "Channels that the cut has left, of those before it.")
+    }
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
 from raybench.techniques.layers.bit_widths import BITS, choose, sensitivity
 from raybench.techniques.layers.learned_step import fit_input_grids
@@ -57,6 +59,17 @@ class Quantize(Technique):
     budget_bytes: int = 0
     """Bytes of all quantized weights, before any entropy coding, that the layers between the ends
     share by their sensitivity, in place of `bits`; 0: each has `bits`."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "weight_bits": Column(
+            float, "bits", "Mean over the quantized weights; 32 until they are quantized."
+        ),
+        "bits_by_layer": Column(
+            str,
+            "bits",
+            "Layers in a row of equal bits: `8 18x4 8` is one of 8, 18 of 4, 1 of 8.",
+        ),
+    }
 
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("zero3", "steps are of whole weights, of which a worker has a part; take zero2"),

@@ -10,7 +10,7 @@ token ─▶ router ─▶ probabilities p of E experts ─▶ the k largest    
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.results.column import Column
 from raybench.techniques import Apart, Batch, Memory, Technique
 from raybench.techniques.layers.experts import Experts, loads
 
@@ -34,6 +35,7 @@ class Switch(Technique):
     """
 
     experts: int = 8
+    """Experts of a mixture; 0 is the plain model."""
     blocks: str = "second"
     """all, second (every second block), last_two, or numbers such as 1,3,5."""
     top_k: int = 1
@@ -56,6 +58,15 @@ class Switch(Technique):
     upcycle: bool = False
     """Experts begin as copies of the block's feed-forward (Komatsuzaki et al. 2022), else with
     weights of their own. `start_from` gives the dense weights."""
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "load_cv": Column(float, "", "Coefficient of variation of the experts' loads."),
+        "dead_experts": Column(int, "", "Experts with under a hundredth of an even load."),
+        "dropped_share": Column(float, "share", "Assignments that met a full expert."),
+        "router_entropy": Column(float, "nats", "Entropy of the router; log(experts) is uniform."),
+        "balance_loss": Column(float, "", "Balance loss before its weight; 1 is an even load."),
+        "z_loss": Column(float, "", "Router z-loss before its weight."),
+    }
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(

@@ -27,29 +27,6 @@ from raybench.training.score import bytes_if_finished, renewed, store_and_score,
 
 Metrics = dict[str, Any]
 
-METRICS: dict[str, type] = {
-    "loss": float,  # training loss, mean over the epoch
-    "validation_loss": float,
-    "accuracy": float,  # share of the validation images that is classified rightly
-    "test_accuracy": float,  # scored once, at the end, by the model read back from its file
-    "test_loss": float,
-    "model_bytes": int,  # of the stored file; before the end, of the file it would be (`finish`)
-    "parameters": int,
-    "flops": int,  # of one image's forward pass, a multiply-add being two
-    "lr": float,  # at the end of the epoch
-    "images_per_s": float,  # in training, over all workers
-    "s_per_epoch": float,  # of training alone, mean over the epochs so far
-    "inference_s": float,  # of one pass over the validation images, in fp32
-    "train_s": float,  # training alone, summed over the epochs so far
-    "eval_s": float,
-    "startup_s": float,  # from the call to the first training step
-    "wall_s": float,
-    "peak_memory_bytes": int,
-    "sent_bytes_per_step": int,  # by one worker, mean: gradients in theory, experts' rows counted
-    "precision_used": str,
-} | meter.COLUMNS
-"""Columns that every family reports, with their types."""
-
 
 @dataclass(frozen=True)
 class Epoch:

@@ -25,20 +25,6 @@ from raybench.training import measure
 
 WARM = 2  # steps before the clock: kernels are chosen, the optimizer makes its averages
 
-COLUMNS: dict[str, type] = {
-    "workers_used": int,  # an elastic run's may change from epoch to epoch
-    "samples_per_s": float,  # over all workers, without a run's first steps and the probed ones
-    "compute_s": float,  # of the epoch's last step, on the first worker
-    "communication_s": float,
-    "waiting_s": float,  # for the other workers, before what is exchanged can be
-    "parameters_bytes": int,  # of the first worker, counted
-    "gradients_bytes": int,
-    "optimizer_bytes": int,
-    "activations_bytes": int,
-    "buffers_bytes": int,
-    "peak_above_start_bytes": int,  # of the process, or of the GPU's allocator, since fit began
-}
-
 
 class Meter:
     """Watches the steps of one run in this worker; every worker has one."""

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import nn
 
+from raybench.results.column import Column
+
 Layers = Literal["both", "attention", "feed_forward", "all"]
 
 PATTERNS: dict[str, tuple[str, ...]] = {
@@ -15,6 +17,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 }
 PATTERNS["both"] = (*PATTERNS["attention"], *PATTERNS["feed_forward"])
 PATTERNS["all"] = ("blocks.*",)  # a mixer's mixing of tokens as well
+
+STRUCTURED_LAYERS = Column(int, "", "Linear layers that are Monarch or low-rank now.")
+"""Of the column `structured_layers`, which both techniques report."""
 
 
 def chosen(model: nn.Module, layers: Layers, leave_out: str) -> dict[str, nn.Linear]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raybench.experiment import columns
+from raybench.reports.varied import alike, is_input, plain, varied
 
 REFERENCE: dict[tuple[str, str, float], tuple[str, float | None]] = {
     # model, what it is, sparsity -> accuracy in words, times smaller; against its dense network
@@ -39,6 +39,18 @@ OPTIONAL = (
 )
 
 
+SHOWN = (
+    "model",
+    "recipe.precision",
+    "prune.final_sparsity",
+    "prune_channels.ratio",
+    "quantize.bits",
+    "quantize.budget_bytes",
+    "distill.teacher",
+)
+"""Inputs that the table tells; it has a row for each value of the others, too."""
+
+
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """Model by sparsity and bits: accuracy over the seeds, against the dense twin, and the bytes.
 
@@ -62,7 +74,9 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     done["precision_used"] = done["precision_used"].fillna("")
     done["twin"] = _twins(done)
     keys = ["model", "is", "band", "bits", "left", "taught", "precision_used"]
-    rows = [_row(key, found, done, grid) for key, found in done.groupby(keys)]
+    extra = varied(done, SHOWN)
+    groups = done.groupby([*keys, *extra], dropna=False)
+    rows = [_row(key, found, done, grid, extra) for key, found in groups]
     idle = {
         "bits": FULL,
         "channels": "100 %",
@@ -79,16 +93,17 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
 
 
 def _row(
-    key: tuple[str, str, float, str, float, bool, str],
+    key: tuple[Any, ...],
     found: pd.DataFrame,
     done: pd.DataFrame,
     grid: bool,
+    extra: list[str],
 ) -> dict[str, Any]:
-    model, kind, band, bits, left, taught, precision = key
+    model, kind, band, bits, left, taught, precision, *more = key
     base = done[(done["model"] == model) & (done["is"] == "base") & (done["left"] == 1)]
     base = base[~base["taught"]]
-    alike = base[base["precision_used"] == precision]
-    dense = alike if len(alike) else base
+    in_precision = base[base["precision_used"] == precision]
+    dense = alike(in_precision if len(in_precision) else base, found.iloc[0], extra)
     accuracy = 100 * found["test_accuracy"].astype(float)
     against = 100 * dense["test_accuracy"].astype(float).mean()
     size = float(found["model_bytes"].median())
@@ -102,6 +117,7 @@ def _row(
         "channels": f"{100 * left:.0f} %",
         "teacher": "yes" if taught else "",
         "precision": precision,
+        **plain(more, extra),
         "trials": len(found),
         "test accuracy": round(accuracy.mean(), 2),
         "±": round(accuracy.std(ddof=1), 2) if len(found) > 1 else None,
@@ -129,7 +145,7 @@ def _faster(found: pd.DataFrame, done: pd.DataFrame, precision: str) -> float | 
 
 def _twins(done: pd.DataFrame) -> list[str]:
     """What an experiment is but for its precision and its seed, as text."""
-    names = [n for n in columns() if n in done and n not in ("recipe.precision", "seed")]
+    names = [n for n in done.columns if is_input(n) and n not in ("recipe.precision", "seed")]
     return [str(row) for row in done[names].itertuples(index=False, name=None)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raybench.experiment.pipeline import Pipeline
+from raybench.reports.varied import alike, plain, varied
 
 REFERENCE = {  # (model, chunks) -> accuracy, seconds a batch of 512
     ("mobilenet_v2", 1): (92.79, 0.52),
@@ -27,7 +27,15 @@ REFERENCE = {  # (model, chunks) -> accuracy, seconds a batch of 512
     ("vgg11", 4): (88.82, 0.147),
     ("vgg11", 8): (88.50, 0.100),
 }
-PLAIN = Pipeline()
+PLAIN = {"bits": 32, "transport": "gloo", "link_mb_s": 0.0, "batch_norm": "corrected"}
+"""Defaults, which are not worth a word."""
+SHOWN = (
+    "model",
+    *(f"recipe.{name}" for name in ("batch", "precision")),
+    "parallel.workers",
+    *(f"pipeline.{name}" for name in ("stages", "chunks", "schedule", "cuts", *PLAIN)),
+)
+"""Inputs that the table tells; it has a row for each value of the others, too."""
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -45,20 +53,23 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     done["way of 1"] = [_way(row, 1) for row in done.to_dict("records")]
     done["cores"] = [_cores(row) for row in done.to_dict("records")]
     done["staged"] = done["pipeline.stages"] > 1
-    alike = ["model", "recipe.batch", "precision_used", "cores"]
+    same = ["model", "recipe.batch", "precision_used", "cores"]
     # What stages are compared with stands above them.
-    keys = [*alike, "staged", "way", "way of 1", "pipeline.chunks"]
-    seconds = done.groupby([*alike, "way", "pipeline.chunks"])["s_per_batch"].median()
+    extra = varied(done, SHOWN)
+    keys = ["staged", "way", "way of 1", "pipeline.chunks"]
     rows = []
-    for (*same, staged, way, way_of_1, chunks), found in done.groupby(keys):
-        own = float(seconds[(*same, way, chunks)])
-        whole = seconds.get((*same, way_of_1, 1)) if chunks > 1 else None
-        others = done[(done[alike] == same).all(axis=1) & ~done["staged"]]
+    for key, found in done.groupby([*same, *keys, *extra], dropna=False):
+        model, batch, precision, cores, staged, way, way_of_1, chunks, *more = key
+        seconds = float(found["s_per_batch"].median())
+        near = done[(done[same] == [model, batch, precision, cores]).all(axis=1)]
+        of_1 = near[(near["way"] == way_of_1) & (near["pipeline.chunks"] == 1)]
+        of_1 = alike(of_1, found.iloc[0], extra)
+        whole = float(of_1["s_per_batch"].median()) if chunks > 1 and len(of_1) else None
+        others = alike(near[~near["staged"]], found.iloc[0], extra)
         fastest = others.groupby(["way", "pipeline.chunks"])["s_per_batch"].median().min()
         accuracy = 100 * found["test_accuracy"].astype(float)
         best = found["accuracy"].astype(float).idxmax()
-        as_sent = staged and (found["pipeline.bits"] == PLAIN.bits).all()
-        model, batch, precision, cores = same
+        as_sent = staged and (found["pipeline.bits"] == PLAIN["bits"]).all()
         known = REFERENCE.get((model, chunks)) if as_sent else None
         rows.append(
             {
@@ -68,13 +79,14 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "cores": cores,
                 "runs as": way,
                 "chunks": chunks,
+                **plain(more, extra),
                 "trials": len(found),
                 "test accuracy": round(accuracy.mean(), 2),
                 "±": round(accuracy.std(ddof=1), 2) if len(found) > 1 else None,
                 "best": round(float(accuracy[best]), 2),
-                "s/batch": round(own, 4),
-                "speed-up": round(whole / own, 2) if whole else None,
-                "to others": round(fastest / own, 2) if staged and len(others) else None,
+                "s/batch": round(seconds, 4),
+                "speed-up": round(whole / seconds, 2) if whole else None,
+                "to others": round(fastest / seconds, 2) if staged and len(others) else None,
                 "bubble predicted %": _median(100 * found["bubble_predicted"], 1),
                 "bubble %": _median(100 * found["bubble"], 1),
                 "imbalance": _median(found["imbalance"], 3),
@@ -98,18 +110,18 @@ def _way(row: dict[str, Any], chunks: int) -> str:
         parts.append(f"{stages} stages")
         if chunks > 1:
             parts.append(row["pipeline.schedule"])
-        if row["pipeline.bits"] != PLAIN.bits:
+        if row["pipeline.bits"] != PLAIN["bits"]:
             parts.append(f"{row['pipeline.bits']} bits")
-        if row["pipeline.transport"] != PLAIN.transport:
+        if row["pipeline.transport"] != PLAIN["transport"]:
             parts.append(row["pipeline.transport"])
-        if row["pipeline.link_mb_s"] != PLAIN.link_mb_s:
+        if row["pipeline.link_mb_s"] != PLAIN["link_mb_s"]:
             parts.append(f"link of {row['pipeline.link_mb_s']:g} MB/s")
     elif workers > 1:
         parts.append(f"{workers} workers, ddp")
     else:
         threads = int(row["threads"])
         parts.append("1 thread" if threads == 1 else f"{threads} threads")
-    if chunks > 1 and row["pipeline.batch_norm"] != PLAIN.batch_norm:
+    if chunks > 1 and row["pipeline.batch_norm"] != PLAIN["batch_norm"]:
         parts.append(f"batch norm {row['pipeline.batch_norm']}")
     return ", ".join(parts)
 

@@ -1,0 +1,64 @@
+"""A sweep in words and tables: what was run, its family's table and the Pareto front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from raybench.reports import family
+from raybench.reports.text import as_text
+from raybench.reports.varied import varied
+from raybench.results.front import front
+from raybench.results.read import Results
+
+
+def summary(results: Results, threshold: float = 0.75) -> str:
+    """The family's table and the front, as text."""
+    parts = [headline(results)]
+    table = family_table(results, threshold)
+    if table is not None and not table.empty:
+        parts.append(as_text(f"{results.about['family']}: the family's table", table))
+    parts.append(as_text(front_title(results), front_table(results)))
+    return "\n".join(parts)
+
+
+def headline(results: Results) -> str:
+    """Counts by status, and what failed."""
+    counts = results.trials["status"].value_counts()
+    said = ", ".join(f"{count} {status.lower()}" for status, count in counts.items())
+    lines = [f"{results.about['sweep']}: {len(results.trials)} trials, {said}"]
+    failed = results.trials[results.trials["status"] == "FAILED"]
+    for reason, count in failed["stop_reason"].value_counts().items():
+        lines.append(f"  {count} failed: {reason}")
+    return "\n".join(lines)
+
+
+def reading(folder: Path) -> str:
+    """The files, and the line that opens them."""
+    return (
+        f"Parquet: {folder}/trials/trials.parquet, {folder}/epochs/*.parquet\n"
+        f'pandas:  import pandas as pd; trials = pd.read_parquet("{folder}/trials")'
+    )
+
+
+def family_table(results: Results, threshold: float) -> pd.DataFrame | None:
+    """The table as in the family's reference project; None for a family without one."""
+    table = family.table(results.about["family"])
+    return None if table is None else table(results.trials, results.epochs, threshold)
+
+
+def front_table(results: Results) -> pd.DataFrame:
+    """The Pareto front: number, objectives, test accuracy, and the columns that vary on it."""
+    found = front(results.trials, results.objectives)
+    shown = ["number", *results.objectives]
+    if "test_accuracy" in found:
+        shown.append("test_accuracy")
+    complete = results.trials[results.trials["status"] == "COMPLETE"]
+    return found[[*shown, *varied(complete)]]
+
+
+def front_title(results: Results) -> str:
+    """With the objectives, which decide what stands on it."""
+    wanted = ", ".join(f"{name} {way}" for name, way in results.objectives.items())
+    return f"Pareto front ({wanted}; complete trials on the validation split)"

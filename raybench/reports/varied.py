@@ -1,0 +1,59 @@
+"""Which inputs vary in a sweep, and which of its trials may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pandas as pd
+
+from raybench.results import core
+
+
+def is_input(name: str) -> bool:
+    """Whether a column is a field of the Experiment: a dotted name, or one of the few flat ones."""
+    return "." in name or name in core.INPUTS
+
+
+def of_technique(name: str) -> bool:
+    """Whether a column is a technique's hyperparameter."""
+    return "." in name and name.partition(".")[0] not in core.SETTINGS
+
+
+def varied(trials: pd.DataFrame, shown: Collection[str] = ()) -> list[str]:
+    """Inputs in which the trials differ, without the seed and those that are `shown` already.
+
+    A technique that is on in some trials and off in others counts as varied: where nothing else of
+    it varies and none of it is shown, its first field stands for it.
+    """
+    names = [n for n in trials.columns if is_input(n) and n != "seed"]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition(".")[0] if of_technique(name) else name, []).append(name)
+    result = []
+    for group in groups.values():
+        technique = of_technique(group[0])
+        of_group = [n for n in group if trials[n].nunique(dropna=technique) > 1]
+        on = trials[group[0]].notna()
+        if technique and not of_group and on.any() and not on.all():
+            of_group = [] if set(group) & set(shown) else group[:1]
+        result += [n for n in of_group if n not in shown]
+    return result
+
+
+def alike(candidates: pd.DataFrame, row: pd.Series, names: Sequence[str]) -> pd.DataFrame:
+    """The candidates that agree with a row in these inputs, techniques' aside; all, if none does.
+
+    A plain model differs from a row in its techniques by intent. A random search has no second
+    trial of one learning rate: there all candidates stand for the plain model.
+    """
+    agree = pd.Series(True, index=candidates.index)
+    for name in names:
+        if not of_technique(name):
+            agree &= candidates[name].eq(row[name]).fillna(False).astype(bool)
+    return candidates[agree] if agree.any() else candidates
+
+
+def plain(values: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
+    """A row's cells of these columns; None for what is off."""
+    return {n: None if pd.isna(v) else v for n, v in zip(names, values, strict=True)}

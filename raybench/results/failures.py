@@ -1,0 +1,17 @@
+"""The tracebacks of failed trials: a file each, which the trial's row names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def keep(folder: Path, number: int, traceback: str) -> str:
+    """Writes the traceback of trial `number` of the sweep in `folder`.
+
+    Returns:
+        Its path relative to `folder`: the column `failure`.
+    """
+    path = folder / ".state" / "failures" / f"{number}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(traceback.rstrip("\n") + "\n")
+    return str(path.relative_to(folder))
