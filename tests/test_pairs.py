@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import combinations as parts
+import effects
 import pytest
 
 from raybench.experiment import compatible, conflicts, technique_types
@@ -36,7 +37,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tried(pair: tuple[str, ...], teacher: Path, folder: Path) -> list[str]:
     experiment = parts.together(*pair, teacher=teacher)
     metrics, stored = parts.train(experiment, folder / "model.safetensors")
-    return parts.faults(experiment, metrics, stored, folder / "model.safetensors")
+    return effects.faults(experiment, metrics, stored, folder / "model.safetensors")
 
 
 def named(pair: tuple[str, str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import combinations as parts
+import effects
 import pytest
 
 from raybench.experiment import (
@@ -152,7 +153,7 @@ def check(seed: str, teacher: Path, folder: Path) -> None:
 
 def _faults(experiment: Experiment, metrics: Any, stored: Any, path: Path) -> list[str]:
     """What is wrong with the row and the file; effects are as the settings say."""
-    found = parts.file_faults(experiment, metrics, stored, path)
+    found = effects.file_faults(experiment, metrics, stored, path)
     for name, technique in experiment.techniques():
         reached = metrics.get(f"{name}_coverage")
         if reached is None or not 0 < reached <= 1:
