@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test clean
+.PHONY: sweep test nightly clean
 
 sweep: .venv/installed
 	$(BIN)/python -m raybench.tune --space search_spaces/pruning.py --trials 16
@@ -12,10 +12,15 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not slow and not workers and not ray' --numprocesses 2 --dist loadscope
-	$(BIN)/pytest -m 'slow and not workers and not ray' --numprocesses 2 --dist loadscope
-	$(BIN)/pytest -m workers
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -m 'not slow and not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
+	$(BIN)/pytest -m 'slow and not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
+	$(BIN)/pytest -m 'workers and not nightly'
+	$(BIN)/pytest -m 'ray and not nightly'
+
+# All pairs of techniques, random experiments, foreign models: an hour on two cores.
+nightly: .venv/installed
+	$(BIN)/pytest -m 'nightly and not workers' --numprocesses 2
+	$(BIN)/pytest -m 'nightly and workers'
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

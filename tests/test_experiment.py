@@ -19,7 +19,6 @@ from raybench.experiment import (
     Recipe,
     checked,
     columns,
-    compatible,
     flatten,
     from_json,
     technique_types,
@@ -363,23 +362,3 @@ class TestRow:
         assert row["prune.scope"] == "layer"
         assert columns()["recipe.schedule"] is str
         assert columns()["prune.final_sparsity"] is float
-
-
-class TestCompatible:
-    def test_what_is_off_is_in_nobodys_way(self):
-        for changes in (
-            {"monarch": Monarch(blocks=0), "low_rank": LowRank()},
-            {"monarch": Monarch(), "low_rank": LowRank(blocks=0)},
-            {"monarch": Monarch(), "low_rank": None},
-        ):
-            experiment = replace(GOLDEN, **changes)
-            assert compatible(experiment) is experiment
-
-    def test_two_techniques_for_the_same_layers_are_refused(self):
-        with pytest.raises(ValueError, match="take one of them"):
-            compatible(replace(GOLDEN, monarch=Monarch(), low_rank=LowRank()))
-
-    @pytest.mark.parametrize("mode", ["dense_to_sparse", "sparse_to_dense"])
-    def test_masks_of_layers_that_change_are_refused(self, mode):
-        with pytest.raises(ValueError, match=f"monarch.mode {mode}"):
-            compatible(replace(GOLDEN, monarch=Monarch(mode=mode)))

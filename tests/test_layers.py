@@ -1,4 +1,4 @@
-"""Imports run one way, and the light parts stay light."""
+"""Imports run one way, between files and between rooms, and the light parts stay light."""
 
 from __future__ import annotations
 
@@ -12,36 +12,28 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*ROOT.glob("raybench/**/*.py"), *ROOT.glob("trainers/**/*.py")])
+READ = sorted([*FILES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("search_spaces/**/*.py")])
 
-# From the bottom up. A module may import from its own layer and from those below it.
-LAYERS = [
-    ["raybench.techniques", "raybench.experiment.pipeline", "raybench.experiment.plain"],
+# From the bottom up. A room may import from those below it and from those beside it in its line;
+# no two rooms import from each other.
+ROOMS = [
+    ["raybench.results"],
+    ["raybench.techniques"],
     ["raybench.experiment"],
-    [f"raybench.{name}" for name in ("models", "optim", "measure", "sources", "data", "process")]
-    + ["raybench.artefact", "raybench.parallel"]
-    + [f"raybench.{name}" for name in ("augment", "checkpoint", "loss_scale", "meter")],
-    ["raybench.training.score", "raybench.training.trained", "raybench.artefact.onnx_graph"],
-    ["raybench.training.loop", "raybench.artefact.latency"],
-    [
-        "raybench.training.staged",
-        "raybench.reports.chunk_table",
-        "raybench.reports.compression_table",
-    ],
-    [f"raybench.cluster.{name}" for name in ("object_store", "stage_actor", "stages")],
+    ["raybench.models", "raybench.data"],
+    ["raybench.parallel"],
+    ["raybench.artefact"],
+    ["raybench.training"],
+    ["raybench.search", "raybench.reports"],
+    ["raybench.cluster"],
     ["trainers"],
-    ["raybench.experiment.preset"],
-    ["raybench.results", "raybench.search.rungs", "raybench.search.space"],
-    ["raybench.search.study"],
-    ["raybench.search.sweep"],
-    ["raybench.search.progress"],
-    [
-        "raybench.cluster",
-        "raybench.reports.plots",
-        "raybench.reports.attribution",
-        "raybench.report",
-    ],
-    [f"raybench.{command}" for command in ("tune", "train", "submit", "bench", "export")],
+    ["raybench.bench"],
 ]
+COMMANDS_LEVEL = ROOMS.index(["trainers"])  # the files beside the rooms, and trainers
+FILES_BESIDE_THE_ROOMS = 8  # and `__init__.py`
+
+TRAINERS_BY_NAME = {"raybench.experiment.preset"}
+"""Looks a family up by its name, and so imports from above, in a function."""
 
 
 def module_name(path: Path) -> str:
@@ -50,35 +42,48 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in FILES}
+ENTRIES = {name for name in MODULES if name.endswith(".__main__")}
+"""`python -m raybench.x` begins there; nothing imports them, and they import what they run."""
 
 
 def imported(name: str) -> set[str]:
     """Every module that the file imports anywhere in it, functions included."""
-    path, found = MODULES[name], set()
+    path, targets = MODULES[name], set()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            targets |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join([*above, node.module] if node.module else above)
-            base = base if node.level else node.module
+            base = base if node.level else str(node.module)
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                found.add(inner if inner in MODULES else base)
-    return found
-
-
-def layer(name: str) -> int:
-    for number, prefixes in enumerate(LAYERS):
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
-            return number
-    raise AssertionError(f"{name} stands in no layer of {Path(__file__).name}")
+                targets.add(inner if inner in MODULES else base)
+    return targets
 
 
 def ours(name: str) -> set[str]:
-    found = {n for n in imported(name) if n.split(".")[0] in ("raybench", "trainers")}
-    return found - {"raybench"}  # the package itself holds no code
+    inner = {n for n in imported(name) if n.split(".")[0] in ("raybench", "trainers")}
+    return inner - {"raybench"}  # the package itself holds no code
+
+
+def room(name: str) -> str:
+    """`raybench.data`, `trainers`; of a file beside the rooms its own name."""
+    parts = name.split(".")
+    return parts[0] if parts[0] == "trainers" else ".".join(parts[:2])
+
+
+def is_command(name: str) -> bool:
+    return name == room(name) and name != "trainers" and MODULES[name].name != "__init__.py"
+
+
+def level(name: str) -> int:
+    if is_command(name):
+        return COMMANDS_LEVEL
+    levels = [number for number, rooms in enumerate(ROOMS) if room(name) in rooms]
+    assert levels, f"{name} lies in no room of {Path(__file__).name}"
+    return levels[0]
 
 
 def fresh(program: str) -> str:
@@ -91,35 +96,57 @@ def fresh(program: str) -> str:
 
 
 def test_the_walk_sees_the_whole_house():
-    assert len(MODULES) > 30
-    assert "raybench.experiment" in imported("raybench.data")
+    assert len(MODULES) > 100
+    assert "raybench.experiment" in imported("raybench.training.loop")
     assert "raybench.data" in imported("trainers.pruning")
     assert "trainers" in imported("raybench.experiment.preset")  # in a function
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "raybench"])
+@pytest.mark.parametrize("name", sorted({*MODULES} - {"raybench"} - ENTRIES))
 def test_imports_point_downward(name):
-    up = {other for other in ours(name) if layer(other) > layer(name)}
+    allowed = {"trainers"} if name in TRAINERS_BY_NAME else set()
+    up = {other for other in ours(name) - allowed if level(other) > level(name)}
     assert not up
 
 
-def test_imports_have_no_cycle():
+def test_imports_of_files_have_no_cycle():
     # `raybench.x` is imported by importing `raybench.x.y` as well, but never needs it back.
     graph = {name: ours(name) - {name} for name in MODULES}
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("raybench.techniques")])
-def test_techniques_import_techniques_alone(name):
-    assert all(other.startswith("raybench.techniques") for other in ours(name))
+def test_imports_of_rooms_have_no_cycle():
+    graph: dict[str, set[str]] = {}
+    for name in {*MODULES} - {"raybench"} - ENTRIES - TRAINERS_BY_NAME:
+        graph.setdefault(room(name), set()).update(room(o) for o in ours(name))
+    without_self = {name: others - {name} for name, others in graph.items()}
+    assert list(graphlib.TopologicalSorter(without_self).static_order())
+
+
+def test_every_room_has_its_place_and_says_what_it_is_for():
+    rooms = {room(name) for name in MODULES if name != "raybench" and not is_command(name)}
+    assert rooms == {name for line in ROOMS for name in line}
+    for name in rooms:
+        assert ast.get_docstring(ast.parse(MODULES[name].read_text())), f"{name} says nothing"
+
+
+def test_few_files_lie_beside_the_rooms():
+    beside = [path.name for path in ROOT.glob("raybench/*.py") if path.name != "__init__.py"]
+    assert len(beside) <= FILES_BESIDE_THE_ROOMS, beside
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in MODULES if n.startswith("raybench.techniques") and n not in ENTRIES]
+)
+def test_techniques_import_techniques_and_their_columns_alone(name):
+    others = {other for other in ours(name) if not f"{other}.".startswith("raybench.techniques.")}
+    assert others <= {"raybench.results.column"}
 
 
 def test_nothing_is_imported_from_the_commands():
-    commands = LAYERS[-1]
     for name in MODULES:
-        for other in ours(name):
-            command = next((c for c in commands if f"{other}.".startswith(f"{c}.")), None)
-            assert command is None or name.startswith(command), f"{name} imports {other}"
+        commands = {o for o in ours(name) if is_command(o) or o in ENTRIES} - {name}
+        assert not commands, f"{name} imports {commands}"
 
 
 def test_only_cluster_imports_ray():
@@ -129,8 +156,9 @@ def test_only_cluster_imports_ray():
 
 
 @pytest.mark.workers
-def test_import_raybench_loads_neither_torch_nor_ray():
-    program = "import sys, raybench; print({'torch', 'ray'} & set(sys.modules))"
+@pytest.mark.parametrize("name", ["raybench", "raybench.report", "raybench.results"])
+def test_reading_loads_neither_torch_nor_ray(name):
+    program = f"import sys, {name}; print({{'torch', 'ray'}} & set(sys.modules))"
     assert fresh(program) == "set()"
 
 
@@ -149,7 +177,7 @@ print([epoch.number for epoch in epochs], {'ray', 'optuna', 'torch_pruning'} & s
     assert fresh(program) == "[1] set()"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
+@pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_is_one_concept(path):
     """Named after what it is, and short enough to be read in one go."""
     assert len(path.read_text().splitlines()) <= 300

@@ -203,6 +203,38 @@ class TestDamage:
         assert str(tmp_path / "m") in str(error.value)
 
 
+class TestLimits:
+    """Under a right checksum, as whoever writes a file on purpose can give it."""
+
+    @pytest.mark.parametrize("classes", [0, -1, True, 2.0, "10", None])
+    def test_classes_are_a_number_from_one_on(self, tiny, classes):
+        content = with_header(tiny[1], lambda about: about.update(classes=classes))
+        with pytest.raises(ValueError, match=r"classes is .*: a number from 1 on"):
+            packed.opened(content)
+
+    @pytest.mark.parametrize("version", [0, packed.VERSION + 1, 255])
+    def test_other_versions_are_refused_older_ones_too(self, tiny, version):
+        content = bytearray(tiny[1])
+        content[len(packed.MAGIC)] = version
+        with pytest.raises(ValueError, match=f"its version is {version}, and this code reads"):
+            packed.opened(bytes(content))
+
+    def test_an_index_is_no_larger_than_its_tensors_need(self, tiny):
+        """Else a small file could ask for all memory."""
+        own, content = tiny
+        opened = packed.opened(content)
+        reader = streams.Reader(opened.streams)
+        index = streams.decompress(reader.chunk(), at_most=1 << 20)
+        rest = bytes(reader.rest())
+        head = content[packed.START : len(content) - len(opened.streams)]
+        most = packed.INDEX_ENTRY * (1 + len(own))
+        for size, because in ((most, "left over"), (most + 1, f"at most {most} can be")):
+            padded = index + bytes(size - len(index))
+            forged = packed.seal(head + streams.chunk(streams.compress(padded)) + rest)
+            with pytest.raises(ValueError, match=because):
+                packed.decode(packed.opened(forged), own)
+
+
 def with_text(content: bytes, change) -> bytes:
     """The file with its header's text changed, and a right checksum."""
     head = packed.START + packed.FINGERPRINT + packed.CRC

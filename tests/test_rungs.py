@@ -152,6 +152,13 @@ class TestEvidence:
         self.complete(rungs, [0.5, 0.4, 0.3, 0.2, 0.1], [0.1, 0.9, 0.2, 0.8, 0.3])
         assert arrive(rungs, 5, accuracy=0.0)
 
+    def test_nor_does_one_whose_order_is_the_reverse(self):
+        """A correlation of -1 is as strong, and what it stopped would be the best."""
+        rungs = Rungs(ONE, 4)
+        self.complete(rungs, [0.5, 0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4, 0.5])
+        assert not rungs.tells("accuracy", 1)
+        assert arrive(rungs, 5, accuracy=0.0)
+
     def test_nor_does_one_at_which_all_are_alike(self):
         """Networks at chance: sizes alone would decide, which no epoch changes."""
         rungs = Rungs(TWO, 4)

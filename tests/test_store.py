@@ -163,6 +163,32 @@ class TestParts:
             table.snapshot()
         return keys
 
+    def test_a_part_is_full_at_its_rows_and_not_one_later(self, tmp_path):
+        table = opened(tmp_path)
+        for epoch in range(1, 5):
+            table.put_epoch(epoch_row(0, epoch))
+        table.snapshot()
+        table.put_epoch(epoch_row(0, 5))
+        table.close()
+        rows = [pq.read_table(p).num_rows for p in sorted((tmp_path / "epochs").iterdir())]
+        assert rows == [4, 1]
+
+    def test_rows_left_in_the_tail_of_a_sealed_part_are_not_repeated(self, tmp_path):
+        """A kill between the part's last snapshot and the tail's new start."""
+        table = opened(tmp_path)
+        for epoch in range(1, 6):
+            table.put_epoch(epoch_row(0, epoch))
+        tail = next((tmp_path / ".state").glob("*.jsonl"))
+        before = tail.read_bytes()
+        table.snapshot()
+        assert len(table.epoch_rows()) == 5
+        table.close()
+        tail.write_bytes(before)
+        again = opened(tmp_path)
+        again.put_epoch(epoch_row(1, 1))
+        again.close()
+        assert epochs_on_disk(tmp_path) == [(0, n) for n in range(1, 6)] + [(1, 1)]
+
     def test_hold_every_epoch_once(self, tmp_path):
         keys = self.written(tmp_path, 7)
         assert len(list((tmp_path / "epochs").iterdir())) == 4

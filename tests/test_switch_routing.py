@@ -108,6 +108,19 @@ class TestRouting:
         assert 0.19 < noise.abs().max() <= 0.2 + 1e-6
         assert noise.mean().abs() < 0.02
 
+    def test_jitter_is_even_between_both_of_its_ends(self):
+        assert _noise(torch.tensor([0, 255], dtype=torch.uint8), 0.2).tolist() == pytest.approx(
+            [0.8, 1.2]
+        )
+        mixture = mixture_of(Mlp(8, 16), replace(PLAIN, experts=8, jitter=0.2))
+        mixture.router.weight.data = torch.eye(8)
+        noise = mixture._logits(torch.ones(2500, 8)).detach().flatten() - 1
+        assert noise.min() == pytest.approx(-0.2)
+        assert noise.max() == pytest.approx(0.2)
+        assert len(noise.unique()) == 256
+        assert noise.std().item() == pytest.approx(0.2 / math.sqrt(3), rel=0.03)
+        assert noise.view(-1, 8).corrcoef().abs().fill_diagonal_(0).max() < 1  # rows differ
+
     @given(st.lists(st.integers(0, 6), max_size=60), st.integers(1, 20))
     def test_first_come_equals_a_loop(self, experts, capacity):
         taken, wanted = Counter(), []

@@ -1,19 +1,18 @@
 """What decides one training run, except the machine: the way in is `Experiment`."""
 
+from raybench.experiment.compatible import compatible, conflicts, elastic_counts
 from raybench.experiment.experiment import (
     Experiment,
-    Parallel,
-    Pipeline,
-    Recipe,
     checked,
     columns,
-    compatible,
-    elastic_counts,
     flatten,
     from_json,
-    nearest,
     technique_types,
 )
+from raybench.experiment.parallel import Parallel
+from raybench.experiment.pipeline import Pipeline
+from raybench.experiment.plain import nearest
+from raybench.experiment.recipe import Recipe
 
 __all__ = [
     "Experiment",
@@ -23,6 +22,7 @@ __all__ = [
     "checked",
     "columns",
     "compatible",
+    "conflicts",
     "elastic_counts",
     "flatten",
     "from_json",

@@ -59,23 +59,6 @@ class Pipeline:
                 else f"pipeline.chunks is {self.chunks}, but recipe.batch is 1: take 1"
             )
 
-    def check_with(self, family: str, techniques: list[str], workers: int) -> None:
-        """Raises ValueError where stages cannot do what else an experiment asks for."""
-        if not self.on:
-            return
-        if "." not in family and family != "pipeline":  # one of ours, whose loop knows no stages
-            raise ValueError(f"the family {family} has no stages: take the family pipeline")
-        if techniques:
-            raise ValueError(
-                f"{techniques[0]} acts on a whole model, of which a stage has a part: take "
-                "pipeline.stages 1 and pipeline.chunks 1, or leave the technique out"
-            )
-        if workers > 1:
-            raise ValueError(
-                f"{self.stages} pipeline.stages of {self.chunks} pipeline.chunks with "
-                f"{workers} parallel.workers: take either, and 1 of the others"
-            )
-
     def _check_cuts(self) -> None:
         try:
             positions = [int(part) for part in self.cuts.split(",")]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.results.column import Column
-from raybench.techniques import Batch, Load, Memory, Progress, Technique
+from raybench.techniques import Apart, Batch, Load, Memory, Progress, Technique
 
 
 def divergence(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
@@ -72,6 +72,12 @@ class Distill(Technique):
             "What a teacher adds to the loss, before its weight; mean of the epoch.",
         ),
     }
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        Apart(
+            "pipeline", "the teacher needs the images where the logits are; take 1 stage, 1 chunk"
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.results.column import Column
-from raybench.techniques import Memory, Technique
+from raybench.techniques import Apart, Memory, Technique
 from raybench.techniques.layers.linear_layers import STRUCTURED_LAYERS, Layers, chosen, put
 
 
@@ -65,6 +65,13 @@ class LowRank(Technique):
     """Learning rates for each factor, as Adam wants them."""
 
     columns: ClassVar[Mapping[str, Column]] = {"structured_layers": STRUCTURED_LAYERS}
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        *(
+            Apart(strategy, "the factors lie in parts on the workers; take zero2")
+            for strategy in ("zero3", "zero3_offload")
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.blocks != 0 and not 2 <= self.blocks <= 16:

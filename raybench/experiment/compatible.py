@@ -1,0 +1,89 @@
+"""Which parts of an Experiment can act together: what the techniques declare, and how steps run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args
+
+from raybench.experiment.experiment import Experiment, technique_types
+from raybench.experiment.parallel import Parallel
+from raybench.experiment.plain import hints_of
+from raybench.techniques import Apart
+
+SINGLE_PROCESS = ("pipeline", "checkpointing")
+"""Ways to run a step that are no strategy."""
+
+
+def compatible(experiment: Experiment) -> Experiment:
+    """The same experiment. Raises ValueError where two parts of it cannot act together.
+
+    The class itself lets them stand side by side: a command line's defaults hold all of them.
+    """
+    for reason in conflicts(experiment):
+        raise ValueError(reason)
+    return experiment
+
+
+def conflicts(experiment: Experiment) -> list[str]:
+    """A sentence for every two parts of the experiment that cannot act together."""
+    pipeline, workers = experiment.pipeline, experiment.parallel.workers
+    present = parts(experiment)
+    reasons = [
+        f"{name} and {apart.other} cannot be combined: {apart.reason}"
+        for name, technique in experiment.techniques()
+        for apart in technique.apart
+        if apart.other in present and (apart.when is None or apart.when(experiment))
+    ]
+    if pipeline.on and workers > 1:
+        reasons.append(
+            f"{pipeline.stages} pipeline.stages of {pipeline.chunks} pipeline.chunks with "
+            f"{workers} parallel.workers: take either, and 1 of the others"
+        )
+    return reasons
+
+
+def parts(experiment: Experiment) -> set[str]:
+    """The names of what acts in an experiment: techniques, and how its steps run."""
+    names = {name for name, _ in experiment.techniques()} | {experiment.parallel.strategy}
+    if experiment.pipeline.on:
+        names.add("pipeline")
+    if experiment.parallel.checkpointing:
+        names.add("checkpointing")
+    return names
+
+
+def executions() -> list[str]:
+    """All names of ways to run a step that a declaration can give: strategies, and the others."""
+    return [*get_args(hints_of(Parallel)["strategy"]), *SINGLE_PROCESS]
+
+
+def declarations(one: str, other: str) -> Iterator[Apart]:
+    """What keeps two parts apart, whichever of them declares it."""
+    types = technique_types()
+    for name, away in ((one, other), (other, one)):
+        for apart in types[name].apart if name in types else ():
+            if apart.other == away:
+                yield apart
+
+
+def elastic_counts(experiment: Experiment, least: int, most: int) -> list[int]:
+    """The numbers of workers, of a range, over which the experiment divides.
+
+    Raises:
+        ValueError: it divides over none of them.
+    """
+    if not 1 <= least <= most:
+        raise ValueError(f"--workers {least}:{most}: from 1 or more to as many or more")
+    counts = []
+    for workers in range(least, most + 1):
+        with contextlib.suppress(ValueError):
+            replace(experiment, parallel=replace(experiment.parallel, workers=workers))
+            counts.append(workers)
+    if not counts:
+        raise ValueError(
+            f"recipe.batch {experiment.recipe.batch} divides over no number of workers from "
+            f"{least} to {most}; take another batch, or a wider range"
+        )
+    return counts

@@ -1,0 +1,34 @@
+"""Parallel: how one step is spread over workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """How one step is spread over workers."""
+
+    workers: int = 1
+    """Processes that share every batch."""
+    strategy: Literal[
+        "ddp",
+        "bf16_gradients",
+        "powersgd",
+        "zero1",
+        "zero2",
+        "zero3",
+        "zero3_offload",
+        "expert",
+    ] = "ddp"
+    """ddp: every worker holds the model; bf16_gradients and powersgd send less of its gradients.
+    zero1: the optimizer's state lies on the workers in equal parts; zero2: the gradients too;
+    zero3: the parameters too; zero3_offload: those parts in the host's memory. expert: the experts
+    of `switch` lie on the workers in equal parts and tokens travel to them; all else is ddp."""
+    checkpointing: bool = False
+    """Blocks keep their inputs alone, and are computed once more in the backward pass."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}: it must be 1 or more")

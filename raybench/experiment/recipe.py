@@ -1,0 +1,62 @@
+"""Recipe: how a model is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the model is trained: optimizer, learning-rate curve, batch, augmentation, precision."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+    batch: int = 128
+    """Images a step, over all workers together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd has Nesterov's momentum; adamw has its usual betas."""
+    lr: float = 0.1
+    """Highest learning rate, at the end of the warm-up."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 5e-4
+    """Applied to weights of convolutions and linear layers; never to norms and biases."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate's way from `lr` to 0, after the warm-up."""
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises from 0."""
+    label_smoothing: float = 0.0
+    """Share of the label's weight that is spread over all classes."""
+    crop: int = 4
+    """Largest shift of the random crop, in pixels; 0 is no crop."""
+    flip: bool = True
+    """Horizontal flips: each image once each way in every two epochs (airbench's scheme)."""
+    mixup: float = 0.0
+    """Images and labels are mixed in pairs, the share drawn from Beta(mixup, mixup): the `alpha`
+    of Zhang et al. 2018. 0 is off."""
+    cutout: int = 0
+    """Side of a square in each image that is set to the mean, in pixels (DeVries & Taylor 2017).
+    0 is off."""
+    renew_norms: int = 0
+    """Training batches over which batch norms take means and variances anew, before they are used.
+    What was just pruned or rounded, or trained for few steps, needs it; 0 keeps running ones."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16 and fp16 are autocast, fp16 with a scaled loss and on GPUs alone; `auto` takes bf16
+    where the processor has it. Evaluation is in fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}: it must be above 0")
+        for name in ("momentum", "weight_decay", "crop", "mixup", "cutout", "renew_norms"):
+            if not getattr(self, name) >= 0:  # `not >=`, so that NaN is refused as well
+                raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
+        if math.isinf(self.mixup):
+            raise ValueError("mixup is inf: the alpha of a Beta distribution is finite")
+        for name in ("warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it lies in [0, 1)")
