@@ -32,7 +32,7 @@ from raybench.techniques.layers.quantized_layers import (
     quantizable,
     quantized_layers,
 )
-from raybench.techniques.layers.rounded_weights import RoundedWeights, rounded_weights
+from raybench.techniques.layers.rounded_weights import is_whole, rounded_weights
 
 OBSERVED_STEPS = 16
 """Steps before `begin` in which inputs and gradients are observed: what is older is of a network
@@ -291,7 +291,7 @@ class Quantize(Technique):
         zeros = next(iter(found.values())).new_zeros(3)
         rows = [torch.cat([zeros[:1] + 1, found[n]]) if n in found else zeros for n in layers]
         sums = torch.stack(rows)
-        if _is_whole(model) and dist.is_available() and dist.is_initialized():
+        if is_whole(model) and dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)  # or the workers' steps would part
         for (name, layer), row in zip(layers.items(), sums, strict=True):
             memory[SEEN + name] = total = row + memory.get(SEEN + name, 0.0)
@@ -299,9 +299,3 @@ class Quantize(Technique):
             if count and layer.input_step is not None:
                 layer.input_step.copy_(step / count)
                 layer.input_zero_point.copy_((-low / step).round())
-
-
-def _is_whole(model: nn.Module) -> bool:
-    """Whether it has both ends: the other stages of a pipeline have other layers to observe."""
-    modules = (module for module in model.modules() if isinstance(module, RoundedWeights))
-    return sum(len(module.end_attributes) for module in modules) == 2
