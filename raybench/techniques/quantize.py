@@ -77,10 +77,7 @@ class Quantize(Technique):
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("zero3", SHARDS.format("zero3")),
         Apart("zero3_offload", SHARDS.format("zero3_offload")),
-        Apart(
-            "expert",
-            "the workers' experts would learn steps that no worker has together; take ddp",
-        ),
+        Apart("expert", "no worker has the steps of all workers' experts; take ddp"),
         *(
             Apart(
                 strategy,
