@@ -33,6 +33,7 @@ class Export:
 
       python -m raybench.export results/pruning/models/7.safetensors
       python -m raybench.export resnet20.safetensors --out resnet20.packed --onnx resnet20.onnx
+      python -m raybench.export net.packed --model my_models.nets:small_net
       python -m raybench.export resnet20.packed --onnx resnet20.onnx --data cifar10 --images 512
 
     A quantized model packs 8 to 40 times smaller than its fp32 file, any other without loss as
@@ -42,6 +43,9 @@ class Export:
 
     file: Annotated[Path, tyro.conf.Positional]
     """The trained model, as --store and --keep leave it, or packed."""
+    model: str = ""
+    """The file's model once more where it is one of your own, `package.module:factory`: a file
+    alone has no code imported."""
     out: Path | None = None
     """The packed file to write. Default: the model's name with .packed."""
     onnx: Path | None = None
@@ -72,9 +76,11 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     if options.images < 1:
         raise ValueError(f"images is {options.images}: 1 or more")
     out = options.out or options.file.with_suffix(SUFFIX)
-    experiment, classes = artefact.about(options.file)
-    model = artefact.load(options.file)
-    content = packed.encode(model, experiment, classes)
+    experiment, classes, seen = artefact.about(options.file)
+    if options.model not in ("", experiment.model):
+        raise ValueError(f"{options.file} holds a model of {experiment.model}, not {options.model}")
+    model = artefact.load(options.file, options.model)
+    content = packed.encode(model, experiment, classes, seen=seen)
     back = read_back(content, model, experiment, classes)
     figures: dict[str, Any] = {"packed": str(out)}
     graph = None
@@ -84,7 +90,7 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     artefact.write(content, out)
     if options.onnx is not None and graph is not None:
         artefact.write(graph, options.onnx)
-    return breakdown(out), totals(out) | figures
+    return breakdown(out, options.model), totals(out, options.model) | figures
 
 
 def read_back(content: bytes, model: nn.Module, experiment: Experiment, classes: int) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 import tyro
 from filelock import FileLock, Timeout
 
-from raybench import data
+from raybench import data, models
 from raybench.experiment import (
     Experiment,
     checked,
@@ -26,6 +26,7 @@ from raybench.experiment import (
     tables,
     technique_types,
 )
+from raybench.models.check import check as check_model
 from raybench.results import core, failures, schema
 from raybench.results.store import Row, Store
 from raybench.training import measure, process
@@ -44,6 +45,7 @@ class Train:
       python -m raybench.train pruning --prune.final-sparsity 0.8 --data cifar10 --recipe.epochs 30
       python -m raybench.train pruning --model resnet44 --workers 2 --store resnet44.safetensors
       python -m raybench.train strategies --strategy zero2 --workers 1:4
+      python -m raybench.train pruning --model my_models.nets:small_net --store small_net.packed
 
     A technique is on when one of its flags is given. The result becomes a row of
     DIR/FAMILY-runs, which `python -m raybench.report` reads like a sweep.
@@ -100,7 +102,8 @@ def parse(arguments: list[str]) -> Train:
         elastic = least != most
         spread["workers"] = max(elastic_counts(experiment, least, most)) if elastic else most
     experiment = replace(experiment, parallel=replace(experiment.parallel, **spread))
-    return replace(options, experiment=compatible(checked(experiment)))
+    experiment = models.with_source(checked(experiment))
+    return replace(options, experiment=compatible(experiment))
 
 
 def _range(workers: str) -> tuple[int, int]:
@@ -139,6 +142,7 @@ def run(arguments: list[str]) -> int:
         device = measure.pick_device()
         dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
         images = data.load(experiment)
+        check_model(experiment.model, classes=images.classes, image_size=experiment.image_size)
         experiment_folder(options).mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"raybench.train: {error}", file=sys.stderr)

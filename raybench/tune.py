@@ -26,6 +26,7 @@ class Tune:
 
       python -m raybench.tune --space search_spaces/pruning.py
       python -m raybench.tune --space search_spaces/pruning.py --data cifar10 --trials 100
+      python -m raybench.tune --space search_spaces/pruning.py --model my_models.nets:small_net
       ray job submit --working-dir . -- python -m raybench.tune --space search_spaces/pruning.py
 
     A larger --trials extends a finished sweep. Results lie in DIR/NAME as Parquet.
@@ -41,6 +42,8 @@ class Tune:
     """Epochs of each trial, where the space shall not say."""
     data: str | None = None
     """digits, cifar10, cifar100, beans, or a folder of images."""
+    model: str | None = None
+    """Of every trial, in place of the space's: a name, or `package.module:factory` of your own."""
     subset: float | None = None
     """Share of the training images to use, where the machine is slow."""
     workers: int | None = None
@@ -69,6 +72,7 @@ def run(options: Tune) -> int:
     overrides = Overrides(
         epochs=options.epochs,
         data=options.data,
+        model=options.model,
         subset=options.subset,
         workers=options.workers,
         seed=options.seed,

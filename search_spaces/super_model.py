@@ -21,7 +21,7 @@ accuracy. The wide one takes a quarter more time in int8 than the narrow one in 
 import os
 from dataclasses import replace
 
-from raybench import artefact
+from raybench import artefact, models
 from raybench.techniques.distill import Distill
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
@@ -34,7 +34,9 @@ for address in filter(None, (START, TEACHER)):
     trained.find(address)  # said at once where it is not there
 MODELS = ["resnet20", "resnet20x2"]
 if START:
-    MODELS = [artefact.about(trained.find(START))[0].model]
+    MODELS = [artefact.about(trained.find(START)).experiment.model]
+    if models.is_import_path(MODELS[0]):  # a file's word is not enough to import code
+        raise ValueError(f"{START} is of {MODELS[0]}: name it in a space of your own")
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
 KNOWN = {"model": MODELS[0], "schedule": "polynomial", "lr": 0.1, "prune_begin": 0.1}

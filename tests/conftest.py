@@ -61,9 +61,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A cache of decoded images that is empty, and nobody else's."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("RAYBENCH_CACHE", str(cache))
-    data.images._arrays.cache_clear()
+    data.cache.decoded.cache_clear()
     yield cache
-    data.images._arrays.cache_clear()
+    data.cache.decoded.cache_clear()
 
 
 @pytest.fixture(scope="session")

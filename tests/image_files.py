@@ -32,9 +32,9 @@ def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def write_folder(folder: Path, counts: dict[str, int]) -> Path:
-    """`class` or `split/class` -> number of images."""
-    for seed, (name, count) in enumerate(counts.items()):
+def write_folder(folder: Path, counts: dict[str, int], *, first_seed: int = 0) -> Path:
+    """`class` or `split/class` -> number of images; other seeds give other images."""
+    for seed, (name, count) in enumerate(counts.items(), start=first_seed):
         (folder / name).mkdir(parents=True)
         for i, pixels in enumerate(noise(count, seed)):
             (folder / name / f"{i:03d}.png").write_bytes(encoded(pixels))

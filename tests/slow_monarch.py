@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybench.techniques.monarch import MonarchLinear
+from raybench.techniques.layers.monarch_linear import MonarchLinear
 
 
 def matrix(layer: MonarchLinear) -> Tensor:

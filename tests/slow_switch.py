@@ -40,7 +40,7 @@ def slow(mixture: Mixture, x: Tensor) -> Tensor:
     out = [torch.zeros_like(x[0]) for _ in x]
     for token, expert in kept:
         hidden = F.linear(x[token], experts.weight1[expert], experts.bias1[expert])
-        answer = F.linear(F.gelu(hidden), experts.weight2[expert], experts.bias2[expert])
+        answer = F.linear(experts.act(hidden), experts.weight2[expert], experts.bias2[expert])
         gate = p[token, expert]
         if normalized and len(choices[token]) == 1:
             gate = gate / gate.detach()

@@ -9,8 +9,8 @@ from torch import nn
 
 from raybench.experiment import Experiment
 from raybench.models import build
+from raybench.techniques.layers.monarch_linear import MonarchLinear
 from raybench.techniques.low_rank import LowRankLinear
-from raybench.techniques.monarch import MonarchLinear
 from trainers.monarch import base
 
 ATTENTION = {f"blocks.{i}.attn.{name}" for i in range(2) for name in ("qkv", "proj")}

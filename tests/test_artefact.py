@@ -19,6 +19,7 @@ from raybench.models import build
 from raybench.models.resnet_cifar import ResNetCifar
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune, magnitude_masks, prunable
+from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
 from trainers.pruning import base
 
@@ -88,6 +89,17 @@ class TestRoundTrip:
         assert_same_bits(model, artefact.load(tmp_path / "m"))
 
 
+class TestAbout:
+    @pytest.mark.parametrize("bits", [0, 4])
+    def test_tells_experiment_classes_and_what_was_seen(self, tmp_path, bits):
+        experiment = replace(base, quantize=Quantize(bits=bits)) if bits else base
+        model = artefact.skeleton(experiment, 10)
+        size = artefact.save(model, experiment, 10, tmp_path / "m", seen="AAAA digits")
+        assert artefact.is_packed(tmp_path / "m") == bool(bits)
+        assert artefact.about(tmp_path / "m") == (experiment, 10, "AAAA digits")
+        assert size == artefact.encoded_bytes(model, experiment, 10, seen="AAAA digits")
+
+
 class TestSize:
     def test_is_what_encode_says(self, tmp_path):
         model = pruned(0.6)
@@ -148,6 +160,13 @@ class TestCountedBytes:
             lengthened = replace(experiment, data="x" * classes)
             content = artefact.encode(model, lengthened, classes)
             assert artefact.encoded_bytes(model, lengthened, classes) == len(content)
+
+    def test_with_what_the_model_has_seen(self):
+        model = pruned(0.5)
+        for length in range(9):
+            seen = "AAAA" * 40 + " digits"[: length - 1]
+            content = artefact.encode(model, base, 10, seen=seen)
+            assert artefact.encoded_bytes(model, base, 10, seen=seen) == len(content)
 
     def test_of_every_type(self):
         model = every_dtype()
@@ -260,7 +279,7 @@ class TestBroken:
         path = tmp_path / "m"
         artefact.save(pruned(0.5), base, 10, path)
         before = path.read_bytes()
-        monkeypatch.setattr(artefact, "encode", lambda *_: 1 / 0)
+        monkeypatch.setattr(artefact, "encode", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             artefact.save(pruned(0.9), base, 10, path)
         assert path.read_bytes() == before

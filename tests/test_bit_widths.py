@@ -14,6 +14,7 @@ from small_quantized import network, run
 from raybench.techniques.layers.bit_widths import BITS, choose, sensitivity
 from raybench.techniques.layers.learned_step import fit_weight_steps, rounded_weight
 from raybench.techniques.layers.quantized_layers import quantized_layers
+from raybench.techniques.layers.rounded_weights import rounded_weights
 from raybench.techniques.quantize import Quantize
 
 seeds = st.integers(0, 2**20)
@@ -67,15 +68,16 @@ class TestBudget:
         model, memory = network(), {}
         technique = Quantize(budget_bytes=1900)
         technique.reshape(model)
-        for name, layer in quantized_layers(model).items():
-            weight = 1000.0 if name == "3" else 1.0
-            memory[f"squared gradient of {name}"] = torch.full_like(layer.weight, weight)
+        weights = rounded_weights(model)
+        for name, weight in weights.items():
+            importance = 1000.0 if name == "3.weight" else 1.0
+            memory[f"squared gradient of {name}"] = torch.full_like(weight.raw, importance)
         bits = technique.plan(model, memory)
-        assert bits["3"] > bits["7"]
-        used = sum(layer.weight.numel() * bits[n] for n, layer in quantized_layers(model).items())
+        assert bits["3.weight"] > bits["7.weight"]
+        used = sum(weight.raw.numel() * bits[n] for n, weight in weights.items())
         assert used <= 8 * 1900
-        more = {**bits, "7": bits["7"] + 1}
-        assert sum(la.weight.numel() * more[n] for n, la in quantized_layers(model).items()) > 15200
+        more = {**bits, "7.weight": bits["7.weight"] + 1}
+        assert sum(weight.raw.numel() * more[n] for n, weight in weights.items()) > 15200
 
     @pytest.mark.parametrize("begin", [0.5, 1.0])
     def test_a_run_keeps_to_its_budget(self, begin):

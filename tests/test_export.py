@@ -77,7 +77,7 @@ def test_writes_the_graph_and_measures_both(stored, tmp_path, capsys):
     assert export.run(options(stored, *arguments)) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["onnx_bytes"] == graph.stat().st_size < figures["onnx_fp32_bytes"]
-    experiment, _ = artefact.about(out)
+    experiment = artefact.about(out).experiment
     images = data.load(experiment)
     assert figures["test_images"] == len(images.test)
     session = onnx_graph.session(graph.read_bytes())

@@ -33,7 +33,7 @@ class TestCache:
         folder = write_folder(tmp_path / "x", {"a": 8, "b": 8})
         before = load(folder)
         assert len(decoded) == 16
-        data.images._arrays.cache_clear()  # as in a new process
+        data.cache.decoded.cache_clear()  # as in a new process
         after = load(folder)
         assert len(decoded) == 16
         assert torch.equal(before.train.pixels, after.train.pixels)
@@ -48,7 +48,7 @@ class TestCache:
         changed = folder / "a" / "003.png"
         changed.write_bytes(encoded(noise(1, seed=99)[0]))
         os.utime(changed, ns=(1, 1))
-        data.images._arrays.cache_clear()
+        data.cache.decoded.cache_clear()
         after = load(folder)
         assert len(decoded) == 32
         assert before.sha256 != after.sha256

@@ -11,6 +11,7 @@ from torch import nn
 from raybench.models import avoid_slow_bf16, build
 from raybench.models.resnet_cifar import PadShortcut, ResNetCifar
 from raybench.techniques.layers.quantized_layers import QuantizedConv2d, quantizable
+from raybench.techniques.layers.rounded_weights import rounded_weights
 from raybench.training.measure import count_parameters
 
 
@@ -158,7 +159,7 @@ class TestAvoidSlowBf16:
         plain = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, groups=4))
         if bits:
             quantizable(plain, bits=bits, activation_bits=8)
-            plain[0].quantize_weight(bits)
+            rounded_weights(plain)["0.weight"].quantize(bits)
         changed = copy.deepcopy(plain)
         avoid_slow_bf16(changed)
         avoid_slow_bf16(changed)  # a second time changes nothing

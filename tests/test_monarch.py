@@ -7,12 +7,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_monarch import assert_close, matrix, slow
 from torch import Tensor, nn
 
-from raybench.techniques.monarch import MonarchLinear, multiply_out, project
+from raybench.techniques.layers.monarch_linear import MonarchLinear, multiply_out, project
+from raybench.techniques.low_rank import LowRankLinear
 
 
 def gradients(y: Tensor, direction: Tensor, x: Tensor, layer: nn.Module) -> dict[str, Tensor]:
@@ -175,3 +177,33 @@ class TestProject:
         for parameter in project(dense, 2).parameters():
             parameter.data.zero_()
         assert all(torch.equal(before[name], value) for name, value in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["monarch", "low_rank"])
+def test_a_weight_that_is_read_past_the_layer_trains_the_factors(kind):
+    """As BEiT reads its qkv: `F.linear(x, self.qkv.weight, bias)`."""
+    torch.manual_seed(0)
+    dense = nn.Linear(12, 20)
+    layer = (MonarchLinear(dense, 2) if kind == "monarch" else LowRankLinear(dense, 3)).double()
+    assert (layer.in_features, layer.out_features) == (12, 20)
+    x = torch.randn(3, 5, 12, dtype=torch.float64, requires_grad=True)
+    y, wanted = F.linear(x, layer.weight, layer.bias), layer(x)
+    assert_close(y, wanted, 1e-12)
+    direction = torch.randn_like(y)
+    found = gradients(y, direction, x, layer)
+    for name, gradient in gradients(wanted, direction, x, layer).items():
+        assert_close(found[name], gradient, 1e-11, name)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0, 8)])
+def test_a_batch_of_nothing_gives_nothing_and_gradients_of_zero(shape):
+    layer = MonarchLinear(nn.Linear(8, 12), 2)
+    x = torch.randn(shape, requires_grad=True)
+    for bf16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = layer(x)
+        assert y.shape == (*shape[:-1], 12)
+        layer.zero_grad()
+        y.float().sum().backward()
+        assert x.grad.shape == shape
+        assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())

@@ -11,8 +11,9 @@ from torch import nn
 
 from raybench.models import build
 from raybench.techniques import Technique
+from raybench.techniques.layers.monarch_linear import MonarchLinear
 from raybench.techniques.low_rank import LowRank, LowRankLinear
-from raybench.techniques.monarch import Monarch, MonarchLinear
+from raybench.techniques.monarch import Monarch
 from raybench.training.measure import count_flops, count_parameters
 
 SIZES = [(192, 576, 4), (576, 192, 4), (256, 256, 8), (64, 1024, 2), (1024, 64, 4)]

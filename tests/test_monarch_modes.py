@@ -18,7 +18,8 @@ from torch import nn
 from raybench import artefact
 from raybench.experiment import Experiment, Parallel
 from raybench.techniques import Progress
-from raybench.techniques.monarch import Monarch, project
+from raybench.techniques.layers.monarch_linear import project
+from raybench.techniques.monarch import Monarch
 from raybench.training import loop
 from raybench.training.measure import count_parameters
 from trainers.monarch import train
@@ -74,6 +75,28 @@ class TestModes:
         last = structured if mode == "dense_to_sparse" else dense
         assert found[-1]["parameters"] == count_parameters(last)
         assert count_parameters(structured) < count_parameters(dense)
+
+    @pytest.mark.parametrize(("epochs", "after"), [(1, 0), (2, 1), (4, 3)])
+    def test_the_last_epoch_trains_what_comes_out(self, epochs, after):
+        """A change after 0.8 of training would come after the last epoch's start."""
+        for mode, then in (("sparse_to_dense", 0), ("dense_to_sparse", 8)):
+            technique, model = Monarch(mode=mode, switch_at=0.8), plain()
+            technique.reshape(model)
+            for epoch in range(epochs):
+                progress = Progress(5 * epoch, 5 * epochs, epoch_steps=5)
+                assert technique.restructure(model, progress, {}) == (epoch == after)
+            assert len(replaced(model)) == then
+            one_shot, model = Monarch(mode=mode, switch_at=1.0), plain()
+            one_shot.reshape(model)
+            assert not one_shot.restructure(model, Progress(5 * after, 5 * epochs, 5), {})
+
+    def test_the_loop_tells_how_long_an_epoch_is(self):
+        """In two epochs, a change at 0.8 is one at 0.5, and not one after training."""
+        losses = {}
+        for switch_at in (0.5, 0.8, 1.0):
+            *_, last = train(tiny(monarch=Monarch(mode="dense_to_sparse", switch_at=switch_at)))
+            losses[switch_at] = last.metrics["test_loss"]
+        assert losses[0.8] == losses[0.5] != losses[1.0]
 
     def test_multiplied_out_the_outputs_do_not_jump(self):
         technique = Monarch(mode="sparse_to_dense", switch_at=0.5)

@@ -15,8 +15,9 @@ from raybench.experiment import Recipe
 from raybench.models import build
 from raybench.parallel import ddp
 from raybench.techniques import Progress
+from raybench.techniques.layers.monarch_linear import MonarchLinear
 from raybench.techniques.low_rank import LowRank, LowRankLinear
-from raybench.techniques.monarch import Monarch, MonarchLinear
+from raybench.techniques.monarch import Monarch
 from raybench.training.optim import build_optimizer
 from trainers.monarch import train
 

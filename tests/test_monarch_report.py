@@ -17,8 +17,9 @@ from raybench.reports import page, summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
+from raybench.techniques.layers.monarch_linear import MonarchLinear
 from raybench.techniques.low_rank import LowRank, LowRankLinear
-from raybench.techniques.monarch import Monarch, MonarchLinear
+from raybench.techniques.monarch import Monarch
 from trainers import monarch
 
 ROOT = Path(__file__).parent.parent

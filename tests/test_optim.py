@@ -10,6 +10,7 @@ from torch import nn
 
 from raybench.experiment import Recipe
 from raybench.models import build
+from raybench.models.blocks import blocks
 from raybench.training.optim import build_optimizer, learning_rate
 
 SCHEDULES = ["cosine", "linear", "constant"]
@@ -60,6 +61,22 @@ class TestGroups:
         assert found["conv1.weight"] == found["fc.weight"] == 0.03
         assert found["fc.bias"] == found["bn1.weight"] == found["layer3.2.bn2.bias"] == 0.0
         assert sum(value == 0.03 for value in found.values()) == 20
+
+    def test_embeddings_are_not_decayed(self, kind):
+        """As timm does, whole or as a stage of a pipeline."""
+        vit = build("vit32x2", classes=10, image_size=8)
+        for model in (vit, nn.Sequential(*blocks(vit))):
+            groups = build_optimizer(model, Recipe(optimizer=kind, weight_decay=0.03)).param_groups
+            free = {id(p) for g in groups if not g["weight_decay"] for p in g["params"]}
+            assert {id(vit.pos_embed), id(vit.cls_token)} <= free
+            assert not {id(vit.blocks[0].attn.qkv.weight), id(vit.head.weight)} & free
+
+    def test_what_a_model_names_is_not_decayed(self, kind):
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+        model.no_weight_decay = lambda: {"1.weight"}
+        optimizer = build_optimizer(model, Recipe(optimizer=kind, weight_decay=0.03))
+        decayed = [p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]]
+        assert [id(p) for p in decayed] == [id(model[0].weight)]
 
     def test_frozen_parameters_stay_out(self, kind):
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))

@@ -110,7 +110,7 @@ class TestRoundTrip:
 
     def test_a_negative_zero_is_on_no_grid(self):
         model, _ = quantized(0.5, 4, size=8)
-        weight = model.layer1[0].conv1.weight
+        weight = dict(model.named_parameters())["layer1.0.conv1.weight"]
         place = (weight.view(-1) == 0).nonzero()[0]
         weight.data.view(-1)[place] = -0.0
         own = model.state_dict()

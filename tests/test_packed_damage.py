@@ -179,8 +179,8 @@ class TestDamage:
             found = packed.opened(altered)
         except ValueError:
             return
-        assert type(found.experiment) is type(base)
-        assert found.classes >= 1
+        assert type(found.stored.experiment) is type(base)
+        assert found.stored.classes >= 1
         assert_same_bits(own, packed.decode(found, own))
 
     @pytest.mark.parametrize(

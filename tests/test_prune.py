@@ -28,10 +28,10 @@ def distinct(*shapes: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]
     return {str(i): p.view(s) for i, (p, s) in enumerate(zip(pieces, shapes, strict=True))}
 
 
-def sorted_out(values: list[float], sparsity: float) -> set[int]:
+def sorted_out(values: list[float], sparsity: float, least: int = 0) -> set[int]:
     """Indices that pruning drops: all but the `round((1 - sparsity) * n)` largest."""
     order = sorted(range(len(values)), key=lambda i: abs(values[i]), reverse=True)
-    return set(order[round((1 - sparsity) * len(values)) :])
+    return set(order[max(least, round((1 - sparsity) * len(values))) :])
 
 
 def dropped(mask: torch.Tensor) -> set[int]:
@@ -43,7 +43,8 @@ class TestMasks:
     def test_counts_are_exact(self, sizes, sparsity):
         weights = distinct(*((size, 3) for size in sizes))
         for name, mask in magnitude_masks(weights, sparsity, "layer").items():
-            assert int(mask.sum()) == round((1 - sparsity) * weights[name].numel())
+            kept = max(1, round((1 - sparsity) * weights[name].numel()))  # as TF-MOT
+            assert int(mask.sum()) == kept
         masks = magnitude_masks(weights, sparsity, "global")
         total = sum(weight.numel() for weight in weights.values())
         assert sum(int(mask.sum()) for mask in masks.values()) == round((1 - sparsity) * total)
@@ -53,7 +54,7 @@ class TestMasks:
         weights = distinct((4, 2, 3, 3), (5, 7), seed=seed)
         for name, mask in magnitude_masks(weights, sparsity, "layer").items():
             assert mask.shape == weights[name].shape
-            assert dropped(mask) == sorted_out(weights[name].flatten().tolist(), sparsity)
+            assert dropped(mask) == sorted_out(weights[name].flatten().tolist(), sparsity, 1)
 
     @given(st.integers(0, 100), sparsities)
     def test_global_masks_equal_sorting_all(self, seed, sparsity):

@@ -86,14 +86,17 @@ def test_the_cut_is_made_once_at_an_epochs_start():
     technique = PruneChannels(ratio=0.5, at=0.4)
     model = build("resnet20_b", classes=10, image_size=8)
     technique.reshape(model)
-    assert technique.measure(model, {}) == {"channels": 1.0}
-    assert not technique.restructure(model, Progress(3, 10), {})
-    assert technique.restructure(model, Progress(5, 10), {})
+    memory: dict[str, torch.Tensor] = {}
+    assert not technique.restructure(model, Progress(3, 10), memory)
+    assert technique.measure(model, memory) == {"channels": 1.0}
+    before = channels(model)
+    assert technique.restructure(model, Progress(5, 10), memory)
     left = channels(model)
-    assert not technique.restructure(model, Progress(7, 10), {})
-    technique.finish(model, {})
+    assert not technique.restructure(model, Progress(7, 10), memory)
+    technique.finish(model, memory)
     assert channels(model) == left
-    assert 0.5 < technique.measure(model, {})["channels"] < 0.7
+    assert 0.5 < left / before < 0.7
+    assert technique.measure(model, memory) == {"channels": left / before}
 
 
 def test_finish_makes_the_cut_that_is_still_to_come():
@@ -147,23 +150,9 @@ class TestBadInput:
             PruneChannels().reshape(build("resnet20", classes=10, image_size=8))
 
     def test_a_transformer_gets_advice(self):
-        with pytest.raises(ValueError, match="cannot cut a VisionTransformer"):
+        with pytest.raises(ValueError, match=r"VisionTransformer \(blocks.0.attn splits its width"):
             PruneChannels().reshape(build("vit32x2", classes=10, image_size=32))
 
     def test_a_ratio_that_cuts_nothing_is_told(self):
         with pytest.raises(ValueError, match="leaves every width as it is"):
             PruneChannels(ratio=0.1).reshape(build("resnet20_b", classes=10, image_size=8))
-
-    def test_masks_made_before_the_cut_would_not_fit(self, tiny):
-        for at, begin, fits in ((0.5, 0.5, False), (0.2, 0.4, False), (0.5, 0.6, True)):
-            both = replace(
-                tiny, prune_channels=PruneChannels(at=at), prune=Prune(begin=begin, end=0.9)
-            )
-            if fits:
-                assert compatible(both) == both
-            else:
-                with pytest.raises(ValueError, match="prune_channels and prune cannot be combined"):
-                    compatible(both)
-        ends = replace(tiny, prune=Prune())
-        for at in (0.0, 0.9, 1.0):  # before the first step, and after the last
-            assert compatible(replace(ends, prune_channels=PruneChannels(at=at)))

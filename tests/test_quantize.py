@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from raybench.experiment import compatible
 from raybench.models import build
 from raybench.parallel.ddp import Replicas
+from raybench.parallel.zero1 import Zero1
+from raybench.parallel.zero2 import Zero2
 from raybench.techniques import Progress
 from raybench.techniques.layers.quantized_layers import quantizable, quantized_layers
 from raybench.techniques.monarch import Monarch
@@ -103,11 +105,13 @@ def test_steps_are_learned_and_never_decayed():
             assert 0 < group["lr_scale"] < 1
 
 
-def worker(rank: int) -> dict[str, Tensor]:
+def worker(
+    rank: int, kind: type[Replicas] = Replicas, budget_bytes: int = 1900
+) -> dict[str, Tensor]:
     """What one of two workers has after steps on images of its own."""
-    technique, memory = Quantize(begin=0.5, budget_bytes=1900), {}
+    technique, memory = Quantize(begin=0.5, budget_bytes=budget_bytes), {}
     torch.manual_seed(0)
-    model, replicas = network(), Replicas()
+    model, replicas = network(), kind()
     technique.reshape(model)
     wrapped = replicas.wrap(model)
     optimizer = replicas.optimizer(wrapped, base.recipe)
@@ -124,12 +128,19 @@ def worker(rank: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.workers
-def test_workers_that_see_other_images_keep_the_same_steps_and_bits(tmp_path):
-    one, other = gloo.together(worker, tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "budget_bytes"), [(Replicas, 1900), (Replicas, 0), (Zero1, 0), (Zero2, 0)]
+)
+def test_workers_that_see_other_images_keep_the_same_steps_and_bits(kind, budget_bytes, tmp_path):
+    one, other = gloo.together(worker, tmp_path, kind, budget_bytes)
     assert any(name.endswith("input_step") for name in one)
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
     assert one["3.weight_bits"] > 0
+    if kind is not Replicas:  # the same averages, in flat parts
+        (folder := tmp_path / "ddp").mkdir()
+        for name, value in gloo.together(worker, folder, Replicas, budget_bytes)[0].items():
+            assert torch.allclose(value.float(), one[name].float(), atol=1e-4), name
 
 
 def test_training_under_bf16_autocast_lowers_the_loss():
@@ -165,11 +176,12 @@ def test_pruned_weights_stay_zero(tiny):
     assert last.metrics["bits_by_layer"] == "8 18x4 8"
 
 
-def test_layers_of_other_techniques_are_left_alone():
+def test_layers_of_other_techniques_are_rounded_in_their_weights_alone():
     model = build("vit32x2", classes=10, image_size=8)
     Monarch().reshape(model)
     Quantize().reshape(model)
     assert set(quantized_layers(model)) == {"patch_embed.proj", "head"}
+    assert model.blocks[0].attn.qkv.factor1_step.shape == model.blocks[0].attn.qkv.factor1.shape[:2]
 
 
 def test_a_transformer_is_quantized_in_all_its_linear_layers():

@@ -26,7 +26,7 @@ class TestSources:
         write_parquet(tmp_path / "hf/train-00001-of-00002.parquet", [1] * 8)
         write_parquet(tmp_path / "hf/test-00000-of-00001.parquet", [2, 1])
         images = load(tmp_path / "hf")
-        assert [len(s) for s in (images.train, images.validation, images.test)] == [18, 2, 2]
+        assert [len(s) for s in (images.train, images.validation, images.test)] == [17, 3, 2]
         assert images.classes == 3
         assert torch.equal(images.test.labels, torch.tensor([2, 1]))
         inner = images.test.pixels[:, 1:-1, 1:-1].numpy()
@@ -55,8 +55,8 @@ class TestSources:
         folder = tmp_path / "wide" / "a"
         folder.mkdir(parents=True)
         wide = np.zeros((2 * SIDE, 6 * SIDE, 3), dtype=np.uint8)
-        wide[:, 2 * SIDE : 4 * SIDE] = 200  # the middle third
         for i in range(8):
+            wide[:, 2 * SIDE : 4 * SIDE] = 192 + i  # the middle third
             grey = Image.fromarray(wide).convert("L" if i % 2 else "RGB")
             grey.save(folder / f"{i}.png")
         images = load(tmp_path / "wide")
@@ -68,6 +68,27 @@ class TestSources:
         write_folder(tmp_path / "root" / "beans", {"healthy": 12, "rust": 8})
         monkeypatch.setenv("RAYBENCH_DATA", str(tmp_path / "root"))
         assert load("beans").classes == 2
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("Train", "VALID", "Testing"),
+            ("training", "dev", "test"),
+            ("train", "val", "TEST"),
+        ],
+    )
+    def test_splits_have_their_names_in_many_spellings(self, load, tmp_path, names):
+        counts = {f"{name}/{c}": n for name, n in zip(names, (8, 3, 5), strict=True) for c in "ab"}
+        images = load(write_folder(tmp_path / "x", counts))
+        assert [len(s) for s in (images.train, images.validation, images.test)] == [16, 6, 10]
+        assert images.classes == 2
+
+    def test_parquet_splits_are_named_by_file_or_folder(self, load, tmp_path):
+        write_parquet(tmp_path / "x/default/train/0000.parquet", [0, 1] * 5)
+        write_parquet(tmp_path / "x/default/valid/0000.parquet", [0, 1] * 3)
+        write_parquet(tmp_path / "x/cifar_Test.parquet", [0, 1])
+        images = load(tmp_path / "x")
+        assert [len(s) for s in (images.train, images.validation, images.test)] == [10, 6, 2]
 
     def test_mean_and_deviation_are_those_of_the_training_images(self, photos):
         pixels = photos.train.pixels[:, 1:-1, 1:-1].numpy().astype(np.float64)
@@ -102,6 +123,28 @@ class TestRefusals:
         (tmp_path / "empty").mkdir()
         (tmp_path / "empty" / "notes.txt").write_text("no image")
         self.refused(load, tmp_path / "empty", str(tmp_path / "empty"), "no images")
+
+    @pytest.mark.parametrize(
+        "counts",
+        [
+            {"train/a": 4, "holdout/a": 4},
+            {"wrapper/train/a": 4, "wrapper/test/a": 4},
+            {"train/a": 4, "a": 4},
+        ],
+    )
+    def test_a_folder_that_is_no_split(self, load, tmp_path, counts):
+        folder = write_folder(tmp_path / "x", counts)
+        odd = next(name.split("/")[0] for name in counts if not name.startswith("train"))
+        self.refused(load, folder, str(folder), odd, "which split", "val")
+
+    def test_a_parquet_file_that_is_no_split(self, load, tmp_path):
+        write_parquet(tmp_path / "x/train.parquet", [0, 1] * 5)
+        write_parquet(tmp_path / "x/holdout.parquet", [0, 1])
+        self.refused(load, tmp_path / "x", "holdout.parquet", "beside train.parquet")
+
+    def test_too_few_images_to_hold_any_out(self, load, tmp_path):
+        folder = write_folder(tmp_path / "x", {"a": 2, "b": 2})
+        self.refused(load, folder, str(folder), "no class has enough different images", "test")
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
     @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])

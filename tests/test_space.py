@@ -230,14 +230,22 @@ class TestNames:
 
     def test_unknown_objective_names_the_nearest(self, tmp_path):
         said = self.objectives(tmp_path, '{"acuracy": "max"}')
-        assert "reports no objective 'acuracy'; did you mean 'accuracy'?" in said
+        assert "no run reports 'acuracy', an objective; did you mean 'accuracy'?" in said
 
     def test_an_objective_that_is_no_number(self, tmp_path):
         assert "'precision_used'" in self.objectives(tmp_path, '{"precision_used": "max"}')
 
-    def test_an_objective_of_the_test_split(self, tmp_path):
-        said = self.objectives(tmp_path, '{"test_accuracy": "max"}')
-        assert "by the test split; take 'accuracy'" in said
+    @pytest.mark.parametrize(
+        ("objective", "other"),
+        [
+            ("test_accuracy", "accuracy"),
+            ("latency_test_accuracy", "accuracy"),
+            ("test_loss", "validation_loss"),
+        ],
+    )
+    def test_an_objective_of_the_test_split(self, tmp_path, objective, other):
+        said = self.objectives(tmp_path, f'{{"{objective}": "max"}}')
+        assert f"by the test split; take {other!r}" in said
 
     def test_bad_direction(self, tmp_path):
         said = self.objectives(tmp_path, '{"accuracy": "maximum"}')

@@ -125,11 +125,8 @@ class TestPeak:
             f"print(subprocess.run([sys.executable, '-c', {child!r}], stdout=-1, text=True, "
             "check=True, close_fds=False, preexec_fn=lambda: None).stdout)"
         )
-        told = [
-            int(subprocess.run([sys.executable, "-c", program], stdout=-1, check=True).stdout)
-            for program in (child, parent)
-        ]
-        assert told[1] < told[0] + (200 << 20)
+        done = subprocess.run([sys.executable, "-c", parent], stdout=-1, check=True)
+        assert 0 < int(done.stdout) < 800 << 20
 
 
 class TestElasticCounts:

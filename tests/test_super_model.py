@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from raybench import artefact
+from raybench import artefact, data
 from raybench.artefact import onnx_graph
+from raybench.artefact.shipped import shipped_latency
 from raybench.experiment import Experiment, flatten, preset
 from raybench.models import build
 from raybench.reports.summary import front_table
@@ -29,47 +30,72 @@ SPACES = Path(__file__).parent.parent / "search_spaces"
 @pytest.fixture
 def few(tiny: Experiment) -> Experiment:
     """Two epochs of two steps."""
-    return replace(tiny, family="super_model", subset=0.05)
+    return replace(tiny, family="super_model", subset=0.05, latency=True)
 
 
 class TestLatency:
     def test_is_told_once_at_the_end_of_what_was_stored(self, few, tmp_path, monkeypatch):
         asked = []
 
-        def shipped(path: Path, experiment: Experiment) -> float:
-            asked.append((artefact.load(path), experiment))
-            return 1.5
+        def shipped(path: Path, experiment: Experiment, images: data.Images) -> dict[str, float]:
+            asked.append((artefact.load(path), experiment, images))
+            return {"latency_ms": 1.5, "latency_test_accuracy": 0.5}
 
-        monkeypatch.setattr(super_model, "shipped_latency_ms", shipped)
+        monkeypatch.setattr(super_model, "shipped_latency", shipped)
         first, last = super_model.train(few, store=tmp_path / "model.safetensors")
         assert "latency_ms" not in first.metrics
         assert last.metrics["latency_ms"] == 1.5
-        ((model, experiment),) = asked
+        assert last.metrics["latency_test_accuracy"] == 0.5
+        ((model, experiment, images),) = asked
         assert experiment == few
+        assert len(images.test) == len(data.load(few).test)
         assert sum(p.numel() for p in model.parameters()) == last.metrics["parameters"]
         assert list(super_model.train(few))[-1].metrics["latency_ms"] == 1.5  # nothing to keep
+        *_, last = super_model.train(replace(few, latency=False))
+        assert "latency_ms" not in last.metrics
 
-    def test_is_of_the_int8_graph_where_the_model_is_quantized(self, few, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("activation_bits", [8, 32])
+    def test_is_of_the_graph_whose_accuracy_is_told(self, few, monkeypatch, activation_bits):
         graphs = []
         made = onnx_graph.session
         monkeypatch.setattr(onnx_graph, "session", lambda g: graphs.append(g) or made(g))
-        quantized = replace(few, quantize=Quantize(bits=4), recipe=replace(few.recipe, epochs=1))
-        (epoch,) = super_model.train(quantized)
+        quantize = Quantize(bits=4, activation_bits=activation_bits)
+        recipe = replace(few.recipe, epochs=1)
+        (epoch,) = super_model.train(replace(few, quantize=quantize, recipe=recipe))
         assert 0 < epoch.metrics["latency_ms"] < 100
-        assert b"QLinearConv" in graphs[-1]
+        timed, scored = graphs[-2:]
+        assert timed == scored
+        assert (b"QLinearConv" in timed) == (activation_bits == 8)
+        images = data.load(few)
+        told = epoch.metrics["latency_test_accuracy"]
+        assert told == onnx_graph.accuracy(made(timed), images, images.test)
+        if activation_bits == 32:  # the model's own weights and no other rounding
+            assert told == pytest.approx(epoch.metrics["test_accuracy"], abs=0.01)
 
-    @pytest.mark.parametrize("bits", [None, 0, 8])
-    def test_the_graph_is_the_one_that_is_shipped(self, few, tmp_path, monkeypatch, bits):
-        """In fp32 for a model that is not quantized, whatever its settings are."""
+    @pytest.mark.parametrize(
+        ("quantize", "graph"),
+        [
+            (None, b"fp32"),
+            (Quantize(bits=0), b"fp32"),
+            (Quantize(activation_bits=32), b"fp32"),
+            (Quantize(), b"int8"),
+        ],
+    )
+    def test_the_graph_is_the_one_that_is_shipped(
+        self, few, tmp_path, monkeypatch, quantize, graph
+    ):
         monkeypatch.setattr(onnx_graph, "fp32_graph", lambda *_: b"fp32")
         monkeypatch.setattr(onnx_graph, "int8_graph", lambda *_: b"int8")
         monkeypatch.setattr(onnx_graph, "Bound", lambda graph: lambda _: asked.add(graph))
+        monkeypatch.setattr(onnx_graph, "session", lambda graph: asked.add(graph))
+        monkeypatch.setattr(onnx_graph, "accuracy", lambda *_: 0.75)
         asked: set[bytes] = set()
         path = tmp_path / "model.safetensors"
         artefact.save(build("resnet20", classes=10, image_size=8), few, 10, path)
-        quantize = None if bits is None else Quantize(bits=bits)
-        assert super_model.shipped_latency_ms(path, replace(few, quantize=quantize)) >= 0
-        assert asked == {b"int8" if bits else b"fp32"}
+        told = shipped_latency(path, replace(few, quantize=quantize), data.load(few))
+        assert told["latency_ms"] >= 0
+        assert told["latency_test_accuracy"] == 0.75
+        assert asked == {graph}
 
     def test_without_the_operators_the_trial_fails_and_says_so(self, few, monkeypatch):
         def refused(*_: object) -> bytes:
@@ -118,7 +144,8 @@ class TestSpaces:
             load(SPACES / "super_model.py", Overrides())
 
     def test_quantization_is_trained_for_or_made_afterwards(self):
-        found = [e.quantize for e in load(SPACES / "quantization.py", Overrides()).examples]
+        examples = load(SPACES / "quantization.py", Overrides()).examples
+        found = [e.quantize for e in examples if e.quantize]
         assert {q.begin == 1.0 for q in found} == {True, False}
         assert {q.bits for q in found if not q.budget_bytes} == set(range(2, 9))
         assert {q.activation_bits for q in found} == {32, 8, 4}
@@ -182,7 +209,9 @@ def planned_table(space_file: str, *, trials: int) -> pd.DataFrame:
 def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monkeypatch):
     """In this process, with bytes for milliseconds: the graph's are measured above."""
     monkeypatch.delenv("RAYBENCH_TEACHER", raising=False)
-    monkeypatch.setattr(super_model, "shipped_latency_ms", lambda path, _: path.stat().st_size)
+    monkeypatch.setattr(
+        super_model, "shipped_latency", lambda path, *_: {"latency_ms": path.stat().st_size}
+    )
     overrides = Overrides(epochs=1, subset=0.06)
     space = load(SPACES / "super_model.py", overrides)
     sweep = Sweep(tmp_path / "s", space, trials=2, overrides=overrides, keep="all")

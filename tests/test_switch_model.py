@@ -54,8 +54,8 @@ class TestPlacement:
         ("model", "blocks", "said"),
         [
             ("vit32x2", "0,2", "blocks is '0,2', but the model has the blocks 0 to 1"),
-            ("resnet20", "all", "ResNetCifar has no transformer blocks: Switch is for ViTs"),
-            ("mixer_s32_224", "all", "a MixerBlock has no feed-forward of two linear layers"),
+            ("resnet20", "all", "a ResNetCifar has no feed-forward, two linear layers"),
+            ("poolformer_s12", "all", r"stages\.0\.blocks\.0\.mlp, .*its layers are convolutions"),
         ],
     )
     def test_what_does_not_fit_is_refused_before_anything_trains(self, model, blocks, said):
@@ -68,13 +68,13 @@ class TestPlacement:
         model = VisionTransformer(
             img_size=8, patch_size=4, embed_dim=32, depth=2, num_heads=2, mlp_layer=GluMlp
         )
-        with pytest.raises(ValueError, match="has no feed-forward of two linear layers"):
+        with pytest.raises(ValueError, match=r"0, blocks\.0\.mlp, .*a GluMlp is none: it is gated"):
             Switch(experts=2, blocks="all").reshape(model)
 
     def test_a_feed_forward_without_biases_is_refused(self):
         model = build("vit32x2", classes=10, image_size=8)
         model.blocks[1].mlp = Mlp(32, 64, bias=False)
-        with pytest.raises(ValueError, match="a Block has no feed-forward of two linear layers"):
+        with pytest.raises(ValueError, match=r"1, blocks\.1\.mlp, .* have no biases"):
             Switch(experts=2, blocks="all").reshape(model)
         assert not list(mixtures(model))  # not the first block either
 

@@ -16,7 +16,7 @@ from small_switch import PLAIN, mixture_of, sent_to, steered
 from timm.layers import Mlp
 
 from raybench.techniques.layers.experts import ALIGN, SIZES, _filled, _slots
-from raybench.techniques.switch import _noise, first_come
+from raybench.techniques.layers.router import _noise, first_come
 
 
 class TestRouting:
@@ -85,7 +85,7 @@ class TestRouting:
     def test_jitters_gradients_are_those_of_the_product(self):
         mixture = mixture_of(Mlp(8, 16), replace(PLAIN, jitter=0.3))
         x = torch.randn(20, 8, requires_grad=True)
-        logits = mixture._logits(x)
+        logits = mixture.router(x)
         noise = _noise(logits.grad_fn.saved_tensors[2], 0.3)
         other = x.detach().clone().requires_grad_()
         weight = mixture.router.weight.detach().clone().requires_grad_()
@@ -104,7 +104,7 @@ class TestRouting:
         mixture.router.weight.data = torch.ones(1, 8)
         one_feature = torch.zeros(1000, 8)
         one_feature[:, 3] = -5.0
-        noise = mixture._logits(one_feature) / -5.0 - 1
+        noise = mixture.router(one_feature) / -5.0 - 1
         assert 0.19 < noise.abs().max() <= 0.2 + 1e-6
         assert noise.mean().abs() < 0.02
 

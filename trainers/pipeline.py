@@ -21,7 +21,7 @@ from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.stage import State
 from raybench.reports.tables.pipeline import table as table  # of the report
-from raybench.training import checkpoint, measure
+from raybench.training import checkpoint, measure, trained
 from raybench.training.loop import Epoch, Metrics, fit
 from raybench.training.score import bytes_if_finished, renewed, store_and_score, validated
 from raybench.training.staged import Alone, Report, Runner, whole_model
@@ -53,7 +53,7 @@ def train(
             batch_s = experiment.recipe.batch / epoch.metrics["images_per_s"]
             yield replace(epoch, metrics={"s_per_batch": batch_s} | epoch.metrics)
         return
-    yield from _staged(experiment, images, resume, store)
+    yield from _staged(experiment, trained.honest(experiment, images), resume, store)
 
 
 def check(experiment: Experiment) -> None:

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from raybench import data
 from raybench.experiment import Experiment, Parallel, Recipe
-from raybench.models import build
+from raybench.models import outline
 from raybench.parallel import memory, traffic
 from raybench.reports.tables.strategies import table as table  # of the report
 from raybench.training.loop import Epoch, fit
@@ -43,8 +41,7 @@ def train(
 ) -> Iterator[Epoch]:
     """One run, with what theory says of it beside what was counted."""
     images = data.load(experiment)
-    with torch.device("meta"):
-        plain = build(experiment.model, classes=images.classes, image_size=experiment.image_size)
+    plain = outline(experiment.model, classes=images.classes, image_size=experiment.image_size)
     known = {f"theory_{name}": n for name, n in memory.theory(plain, experiment).items()}
     known["theory_sent_bytes"] = traffic.theory(plain, experiment)
     start = experiment.start_from

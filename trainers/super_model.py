@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from raybench import artefact, data
-from raybench.artefact import latency, onnx_graph
+from raybench import data
+from raybench.artefact.shipped import shipped_latency
 from raybench.experiment import Experiment
 from raybench.parallel.ddp import Replicas
 from raybench.reports.tables.super_model import table as table  # of the report
@@ -20,12 +20,13 @@ from raybench.training.loop import Epoch
 from trainers import pruning
 
 base = replace(
-    pruning.base, family="super_model", recipe=replace(pruning.base.recipe, renew_norms=32)
+    pruning.base,
+    family="super_model",
+    recipe=replace(pruning.base.recipe, renew_norms=32),
+    latency=True,
 )
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
-
-RUNS = 200
 
 
 def train(
@@ -39,28 +40,9 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         path = store or Path(folder) / "model.safetensors"
         for epoch in pruning.train(experiment, resume=resume, store=path):
-            if epoch.last and Replicas().rank == 0:  # of several workers the first has the file
-                told = {"latency_ms": shipped_latency_ms(path, experiment)}
+            # Of several workers the first has the file.
+            if epoch.last and experiment.latency and Replicas().rank == 0:
+                told = shipped_latency(path, experiment, data.load(experiment))
                 yield replace(epoch, metrics=epoch.metrics | told)
             else:
                 yield epoch
-
-
-def shipped_latency_ms(path: Path, experiment: Experiment) -> float:
-    """Milliseconds that ONNX Runtime takes for one image on one thread: the median of 200 runs.
-
-    In int8 where the model is quantized, else in fp32. The thread's own time, because trials of a
-    sweep run side by side.
-    """
-    model = artefact.load(path)
-    graph = onnx_graph.fp32_graph(model, experiment.image_size)
-    if experiment.quantize is not None and experiment.quantize.bits:
-        batches = onnx_graph.calibration_batches(data.load(experiment))
-        graph = onnx_graph.int8_graph(model, graph, batches)
-    found = latency.measure(
-        {"shipped": onnx_graph.Bound(graph)},
-        image_size=experiment.image_size,
-        batch=1,
-        runs=RUNS,
-    )
-    return found["shipped"].summary()["thread_ms"]

@@ -18,7 +18,7 @@ REST = "(header, index, ends of streams)"
 LARGEST_ZSTD = 64 << 20  # zstd at its best level takes a minute for so many bytes
 
 
-def breakdown(path: Path | str) -> pd.DataFrame:
+def breakdown(path: Path | str, model: str = "") -> pd.DataFrame:
     """A row a tensor, in the file's order, and one for the rest; `bytes` sum up to the file's.
 
     `bits` are those of a quantized weight, else 0; `sparsity` is the share of zeros.
@@ -29,7 +29,7 @@ def breakdown(path: Path | str) -> pd.DataFrame:
     Raises:
         ValueError: the file holds no trained model, or a damaged one.
     """
-    tensors = load(path).state_dict()
+    tensors = load(path, model).state_dict()
     chosen = {name: codecs.choose(name, tensors) for name in tensors}
     sizes = {name: size for name, (_, size) in chosen.items()}
     for kind in codecs.kinds([name for name, (codec, _) in chosen.items() if codec == "half"]):
@@ -55,15 +55,15 @@ def breakdown(path: Path | str) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna({"sparsity": 0.0, "entropy_bytes": 0.0})
 
 
-def totals(path: Path | str) -> dict[str, int | float | None]:
+def totals(path: Path | str, model: str = "") -> dict[str, int | float | None]:
     """Bytes of the file and of its rivals, and the file's size as a share of each one's.
 
     `fp32` is `torch.save` of the decoded state_dict without what quantization adds to it,
     `fp32_zstd` that by zstd at level 19 (None above 64 MiB: it would take minutes).
     """
-    table = breakdown(path)
+    table = breakdown(path, model)
     file = Path(path).stat().st_size
-    fp32 = fp32_file(load(path).state_dict())
+    fp32 = fp32_file(load(path, model).state_dict())
     small = len(fp32) <= LARGEST_ZSTD
     zstd = len(zstandard.ZstdCompressor(BEST).compress(fp32)) if small else None
     bound = float(table["entropy_bytes"].sum())
@@ -75,19 +75,17 @@ def totals(path: Path | str) -> dict[str, int | float | None]:
         "ratio_fp32": len(fp32) / file,
         "ratio_fp32_zstd": zstd / file if zstd else None,
         "ratio_entropy": file / bound if bound else None,
-        "classes": about(path)[1],
+        "classes": about(path).classes,
     }
 
 
 def fp32_file(tensors: Tensors) -> bytes:
     """What `torch.save` writes of the network in fp32, without what quantization adds to it."""
-    quantized = tuple(
-        name.removesuffix(grid.BITS) + "." for name in tensors if name.endswith(grid.BITS)
-    )
+    without = grid.added(tensors)
     plain = {
         name: tensor.float().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
-        if not name.startswith(quantized or ("\0",)) or name.endswith((".weight", ".bias"))
+        if name not in without
     }
     content = io.BytesIO()
     torch.save(plain, content)

@@ -130,9 +130,8 @@ def _write_grid(name: str, tensors: Tensors, out: Out) -> None:
 
 def _read_grid(name: str, like: Tensors, found: Tensors, source: In) -> Tensor:
     known = {**like, **found}
-    layer = name.removesuffix(grid.WEIGHT)
     largest = 0
-    if {layer + grid.STEP, layer + grid.BITS} <= set(found):  # both are stored before
+    if {name + grid.STEP, name + grid.BITS} <= set(found):  # both are stored before
         largest = grid.largest_code(name, known)
     if not largest:
         raise ValueError(f"{name} lies on no grid")

@@ -1,8 +1,9 @@
-"""Weights on an integer grid: `X.weight` is code times `X.weight_step`, a step a channel or one.
+"""Weights on an integer grid: `X` is code times `X_step`, one step a channel or one in all.
 
-The three keys `X.weight`, `X.weight_step` and `X.weight_bits` of a state_dict are all that is
-known of quantization here. `bits` of 2 to 8 allow codes from -(2^(bits-1) - 1) to 2^(bits-1) - 1,
-and 0 says that the layer is not quantized.
+The three keys `X`, `X_step` and `X_bits` of a state_dict are all that is known of quantization
+here; X is as `conv1.weight`, `mlp.experts.weight1` or `attn.qkv.factor2`. Steps are (O,) for
+weights (O, …), and (E, O) for stacked weights (E, O, …). `bits` of 2 to 8 allow codes from
+-(2^(bits-1) - 1) to 2^(bits-1) - 1, and 0 says that the weight is not quantized.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-WEIGHT, STEP, BITS = ".weight", ".weight_step", ".weight_bits"
+STEP, BITS = "_step", "_bits"  # behind the name of a weight
+INPUT = ("input_step", "input_zero_point", "input_bits")  # of a layer, with no weight of the name
 
 Tensors = Mapping[str, Tensor]
 
 
 def is_quantized(names: Tensors) -> bool:
-    """Whether a state_dict has layers that can lie on a grid."""
-    return any(name.endswith(BITS) for name in names)
+    """Whether a state_dict has weights that can lie on a grid."""
+    return any(name + BITS in names for name in names)
+
+
+def added(names: Tensors) -> set[str]:
+    """What quantization adds to a state_dict, beside the weights."""
+    beside = {name + suffix for name in names if name + BITS in names for suffix in (STEP, BITS)}
+    return beside | {name for name in names if name.rpartition(".")[2] in INPUT}
 
 
 def bits(name: str, tensors: Tensors) -> int:
@@ -30,13 +38,13 @@ def bits(name: str, tensors: Tensors) -> int:
     Raises:
         ValueError: bits that no grid has.
     """
-    known = tensors.get(name.removesuffix(WEIGHT) + BITS)
-    if not name.endswith(WEIGHT) or known is None:
+    stored = tensors.get(name + BITS)
+    if stored is None:
         return 0
-    found = int(known)
-    if found != 0 and not 2 <= found <= 8:
-        raise ValueError(f"{name} has {found} bits: 2 to 8, or 0 for none")
-    return found
+    number = int(stored)
+    if number != 0 and not 2 <= number <= 8:
+        raise ValueError(f"{name} has {number} bits: 2 to 8, or 0 for none")
+    return number
 
 
 def largest_code(name: str, tensors: Tensors) -> int:
@@ -75,8 +83,12 @@ def weights(shifted: NDArray[np.integer], name: str, tensors: Tensors, shape: to
 
 
 def _steps(name: str, tensors: Tensors) -> Tensor:
-    """(out, 1, …), or (1, 1, …) where the whole layer has one."""
-    shape, steps = tensors[name].shape, tensors[name.removesuffix(WEIGHT) + STEP]
-    if steps.dtype != torch.float32 or steps.numel() not in (1, shape[0] if shape else 1):
-        raise ValueError(f"{name} has {steps.numel()} steps of {steps.dtype}: one a channel, fp32")
-    return steps.reshape(-1, *(1 for _ in shape[1:]))
+    """(O, 1, …) or (E, O, 1, …), or (1, 1, …) where the whole weight has one step."""
+    shape, steps = tensors[name].shape, tensors[name + STEP]
+    fits = steps.numel() == 1 or steps.shape == shape[: max(1, steps.ndim)]
+    if steps.dtype != torch.float32 or not fits:
+        raise ValueError(
+            f"{name} has steps {tuple(steps.shape)} of {steps.dtype}: one a channel, fp32"
+        )
+    leading = steps.shape if steps.numel() > 1 else (1,)
+    return steps.reshape(*leading, *(1 for _ in shape[len(leading) :]))

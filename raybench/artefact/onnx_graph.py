@@ -18,6 +18,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ from torch import Tensor, nn
 from raybench.artefact import grid
 from raybench.data import Images, Split, evaluation_batches
 from raybench.models.resnet_cifar import Block, PadShortcut
+from raybench.techniques.layers.rounded_weights import RoundedWeights
 
 INPUT, OUTPUT = "images", "logits"
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 64
 SAME_RANGE = ("Relu", "Squeeze", "Flatten", "Reshape")
-ADDED = ("weight_step", "weight_bits", "input_step", "input_bits", "input_zero_point")
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -47,9 +48,9 @@ def plain(model: nn.Module) -> nn.Module:
     """
     model = copy.deepcopy(model).cpu().float().eval()
     for module in model.modules():
-        if "weight_bits" in module._buffers:
-            module.__class__ = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
-            for name in ADDED:
+        if isinstance(module, RoundedWeights):
+            module.__class__ = module.class_before  # type: ignore[assignment]
+            for name in grid.added(module.state_dict()):
                 module._buffers.pop(name, None)
                 module._parameters.pop(name, None)
     return model
@@ -129,7 +130,7 @@ class Batches(CalibrationDataReader):
 def calibration_batches(images: Images, count: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
     """The first `count` training images, which a seed has shuffled, without augmentation."""
     train = images.train
-    first = Split(train.pixels, train.labels, train.rows[:count], train.size)
+    first = replace(train, rows=train.rows[:count])
     for x_BCHW, _ in evaluation_batches(images, first, batch=CALIBRATION_BATCH):
         yield x_BCHW
 
@@ -244,7 +245,7 @@ def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list
             {"axis": 0, "quant_type": QuantType.QInt8, "scale": np.float32(s), "zero_point": 0}
             for s in _folded_steps(name, tensors, folded[name])
         ]
-        layer, read = name.removesuffix(grid.WEIGHT), node.input[0]
+        layer, read = name.rpartition(".")[0], node.input[0]
         if bits := int(tensors.get(f"{layer}.input_bits", torch.zeros(()))):
             step = float(tensors[f"{layer}.input_step"])
             zero = int(tensors.get(f"{layer}.input_zero_point", torch.zeros(())))
@@ -263,7 +264,7 @@ def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list
 def _folded_steps(name: str, tensors: dict[str, Tensor], folded: NDArray[Any]) -> list[float]:
     """The step of each channel of a weight into which the exporter has folded a batch norm."""
     weight = tensors[name].double().flatten(1)
-    steps = tensors[name.removesuffix(grid.WEIGHT) + grid.STEP].double().expand(len(weight))
+    steps = tensors[name + grid.STEP].double().expand(len(weight))
     largest, place = weight.abs().max(1, keepdim=True)
     factor = torch.from_numpy(folded.copy()).double().flatten(1).gather(1, place) / largest
     return torch.where(largest > 0, factor.abs(), 1.0).squeeze(1).mul(steps).tolist()

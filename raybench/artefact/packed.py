@@ -3,7 +3,7 @@
     "raybench"  version  checksum  fingerprint  values' checksum  header  index  symbols  raw
         8          1        16          8              4          zstd     zstd
 
-The checksum (BLAKE2b) is of all that stands behind it. The header is JSON: Experiment and classes.
+The checksum (BLAKE2b) is of all that stands behind it. The header is JSON: `Stored`.
 Names, shapes and dtypes are not stored; the Experiment builds them, and the fingerprint is their
 hash. The values' checksum (CRC-32) is of the decoded tensors: another version of a library that
 decodes otherwise is found out. `codecs` says how the tensors lie in the last three parts.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from raybench.artefact import codecs
 from raybench.artefact.codecs import byte_rows
 from raybench.artefact.grid import Tensors
+from raybench.artefact.stored import Stored
 from raybench.artefact.streams import In, Out, Reader, chunk, compress, decompress
 from raybench.experiment import Experiment, from_json
 
@@ -37,17 +38,16 @@ INDEX_ENTRY = (
 class Packed(NamedTuple):
     """A file whose checksum was right, with its header decoded and its tensors not yet."""
 
-    experiment: Experiment
-    classes: int
+    stored: Stored
     fingerprint: bytes
     crc: int
     streams: memoryview
 
 
-def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
+def encode(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> bytes:
     """The file's content. Equal models give equal bytes."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    about = {"experiment": json.loads(experiment.to_json()), "classes": classes}
+    about = {"experiment": json.loads(experiment.to_json()), "classes": classes, "seen": seen}
     header = json.dumps(about, sort_keys=True, separators=(",", ":")).encode()
     out = Out()
     codecs.write(tensors, out)
@@ -82,11 +82,14 @@ def opened(content: bytes) -> Packed:
     try:
         about = json.loads(decompress(reader.chunk(), at_most=LARGEST_HEADER))
         experiment, classes = from_json(json.dumps(about["experiment"])), about["classes"]
+        seen = about["seen"]
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"its header is no Experiment: {error}") from error
     if type(classes) is not int or classes < 1:
         raise ValueError(f"classes is {classes!r}: a number from 1 on")
-    return Packed(experiment, classes, known, crc, reader.rest())
+    if not isinstance(seen, str):
+        raise ValueError(f"seen is {seen!r}: a text")
+    return Packed(Stored(experiment, classes, seen), known, crc, reader.rest())
 
 
 def decode(packed: Packed, like: Tensors) -> dict[str, Tensor]:

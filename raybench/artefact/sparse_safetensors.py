@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from raybench.artefact.stored import Stored
 from raybench.experiment import Experiment, from_json
 
 BITS, VALUES = ".bits", ".values"
@@ -40,7 +41,7 @@ class OtherModel(ValueError):
     """A file is of another architecture than the model that it is to fill."""
 
 
-def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
+def encode(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> bytes:
     """The file's content for this model."""
     tensors: dict[str, Tensor] = {}
     sparse: dict[str, list[int]] = {}
@@ -52,10 +53,10 @@ def encode(model: nn.Module, experiment: Experiment, classes: int) -> bytes:
         else:
             tensors[name + BITS], tensors[name + VALUES] = packed
             sparse[name] = list(dense.shape)
-    return serialize(tensors, metadata=_metadata(experiment, classes, sparse))
+    return serialize(tensors, metadata=_metadata(Stored(experiment, classes, seen), sparse))
 
 
-def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int) -> int:
+def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> int:
     """`len(encode(...))` without the content: counting zeros needs no second copy of the model."""
     stored: list[tuple[str, str, list[int]]] = []
     sparse: dict[str, list[int]] = {}
@@ -70,7 +71,7 @@ def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int) -> int
     # The header as safetensors writes it: types in descending order, then names; compact JSON.
     stored.sort(key=lambda entry: entry[0])
     stored.sort(key=lambda entry: ORDER.index(entry[1]))
-    header: dict[str, Any] = {"__metadata__": _metadata(experiment, classes, sparse)}
+    header: dict[str, Any] = {"__metadata__": _metadata(Stored(experiment, classes, seen), sparse)}
     end = 0
     for name, kind, shape in stored:
         begin, end = end, end + math.prod(shape) * SIZE[kind]
@@ -79,21 +80,24 @@ def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int) -> int
     return 8 + -(-len(text) // 8) * 8 + end
 
 
-def _metadata(experiment: Experiment, classes: int, sparse: dict[str, list[int]]) -> dict[str, str]:
+def _metadata(stored: Stored, sparse: dict[str, list[int]]) -> dict[str, str]:
     about = {
-        "experiment": json.loads(experiment.to_json()),
-        "classes": classes,
+        "experiment": json.loads(stored.experiment.to_json()),
+        "classes": stored.classes,
+        "seen": stored.seen,
         "sparse": sparse,
     }
     # One entry: safetensors writes several in random order, and equal models are equal files.
     return {"raybench": json.dumps(about, sort_keys=True)}
 
 
-def about(path: Path | str) -> tuple[Experiment, int]:
-    """The Experiment and the classes in the file's header. Raises what `safe_open` does."""
+def about(path: Path | str) -> Stored:
+    """What the file's header tells. Raises what `safe_open` does, KeyError and ValueError."""
     with safe_open(path, framework="pt") as file:
         found = json.loads(file.metadata()["raybench"])
-    return from_json(json.dumps(found["experiment"])), found["classes"]
+    if not isinstance(found["seen"], str):
+        raise ValueError(f"seen is {found['seen']!r}: a text")
+    return Stored(from_json(json.dumps(found["experiment"])), found["classes"], found["seen"])
 
 
 def tensors(path: Path | str, own: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from raybench.models import avoid_slow_bf16, build
 from raybench.techniques import Technique
 from raybench.techniques.layers.linear_layers import Layers
+from raybench.techniques.layers.monarch_linear import MonarchLinear, project
 from raybench.techniques.low_rank import LowRank, LowRankLinear
-from raybench.techniques.monarch import Monarch, MonarchLinear, project
+from raybench.techniques.monarch import Monarch
 from raybench.training import process
 from raybench.training.optim import build_optimizer
 from trainers.monarch import base

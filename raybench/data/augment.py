@@ -25,7 +25,8 @@ def cutout(x_BCSS: Tensor, row_B: Tensor, column_B: Tensor, side: int) -> None:
 
     What lies beyond an edge is cut off, so that a quarter of the square at the least is inside
     (DeVries & Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout",
-    section 3.2). It begins `side // 2` pixels before the middle, as in their code.
+    section 3.2). It begins `side // 2` pixels before the middle, as in their code, of which an odd
+    side is the even one below: there a side of 5 cuts 4 pixels, here 5.
     """
     pixels = torch.arange(x_BCSS.shape[-1], device=x_BCSS.device)
     first = torch.stack([row_B, column_B]).to(x_BCSS.device).unsqueeze(-1) - side // 2

@@ -9,48 +9,19 @@ what a DataLoader with torchvision's transforms makes, and no step waits for it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from raybench.data import augment, sources
+from raybench.data import augment, cache, seen
+from raybench.data.split import Split
 from raybench.experiment import Experiment, Recipe
-
-VALIDATION_SHARE = 0.1
-TEST_SHARE = 0.2  # only of a source that has no test split of its own
-
-
-@dataclass(frozen=True)
-class Split:
-    """Some rows of an array of padded images.
-
-    `pixels` is (N, size + 2 pad, size + 2 pad, 3) of uint8, `labels` (N,), `rows` the indices
-    into both that belong to this split.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    rows: Tensor
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def pad(self) -> int:
-        return (self.pixels.shape[1] - self.size) // 2
 
 
 @dataclass(frozen=True)
@@ -66,43 +37,57 @@ class Images:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    inherited: str = ""
+    """What the models that a run goes on from and learns from were trained on (`seen`)."""
+
+    @cached_property
+    def seen(self) -> str:
+        """What a model that is trained on these images has seen, for its file (`seen`)."""
+        sketch = seen.sketch(self.train.its_digests, Path(self.name).name)
+        return seen.united(sketch, self.inherited)
+
+    def held_out(self) -> dict[str, np.ndarray]:
+        """Digests of the images that no model of this run may have been trained on.
+
+        Those of which the source itself has a copy among its training images do not count: every
+        model that was trained on the same data has seen them.
+        """
+        splits = {"validation": self.validation, "test": self.test}
+        trained = np.ones(len(self.train.digests), dtype=bool)
+        for split in splits.values():
+            if split.pixels is self.train.pixels:
+                trained[split.rows.numpy()] = False
+        known = self.train.digests[trained]
+        return {name: np.setdiff1d(split.its_digests, known) for name, split in splits.items()}
 
 
 def load(experiment: Experiment) -> Images:
-    """The data set of an experiment, split by its seed.
+    """The data set of an experiment. Its splits are the same for every seed.
 
     Decoded on first use into `$RAYBENCH_CACHE` (by default `~/.cache/raybench`).
 
     Raises:
-        ValueError: no such data, no images, a broken image, a label out of range, or a crop
-            wider than the padding.
+        ValueError: no such data, no images, too few, a broken image, a label out of range, or a
+            crop wider than the padding.
     """
-    arrays = _arrays(experiment.data, experiment.image_size, os.environ.get("RAYBENCH_DATA", ""))
+    root = os.environ.get("RAYBENCH_DATA", "")
+    found = cache.decoded(experiment.data, experiment.image_size, root)
+    train = found.splits["train"]
     generator = torch.Generator().manual_seed(experiment.seed)
-    found = {name: split.rows for name, split in arrays["splits"].items()}
-    pool = found["train"][torch.randperm(len(found["train"]), generator=generator)]
-    if "test" not in found:
-        held_out = max(1, round(TEST_SHARE * len(pool)))
-        found["test"], pool = pool[:held_out], pool[held_out:]
-    if "validation" not in found:
-        held_out = max(1, round(VALIDATION_SHARE * len(pool)))
-        found["validation"], pool = pool[:held_out], pool[held_out:]
-    found["train"] = pool[: round(experiment.subset * len(pool))]
-
-    def split(name: str) -> Split:
-        source = arrays["splits"].get(name, arrays["splits"]["train"])
-        return Split(source.pixels, source.labels, found[name], source.size)
-
+    rows = train.rows[torch.randperm(len(train), generator=generator)]
+    if experiment.subset < 1:
+        chosen = class_by_class(train.labels[rows])[: round(experiment.subset * len(rows))]
+        rows = rows[chosen]
     images = Images(
         name=experiment.data,
-        sha256=arrays["sha256"],
-        classes=arrays["classes"],
-        mirror=arrays["mirror"],
-        train=split("train"),
-        validation=split("validation"),
-        test=split("test"),
-        mean=tuple(arrays["mean"]),
-        std=tuple(arrays["std"]),
+        sha256=found.sha256,
+        classes=found.classes,
+        mirror=found.mirror,
+        train=replace(train, rows=rows),
+        validation=found.splits["validation"],
+        test=found.splits["test"],
+        mean=found.mean,
+        std=found.std,
     )
     if experiment.recipe.crop > images.train.pad:
         raise ValueError(
@@ -115,6 +100,16 @@ def load(experiment: Experiment) -> Images:
             f"{len(images.train)} images to train on; take a smaller batch or a larger subset"
         )
     return images
+
+
+def class_by_class(labels: Tensor) -> Tensor:
+    """An order of the labels (N,) whose every beginning has the classes in their shares, and each
+    class once before any has more."""
+    grouped = labels.argsort(stable=True)
+    counts = labels.bincount()
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    share = rank / counts.repeat_interleave(counts)
+    return grouped[share.argsort(stable=True)]
 
 
 def batches(
@@ -241,58 +236,3 @@ def _mixed(seed: int, epoch: int) -> int:
     """A generator's seed from two numbers; neighbouring epochs get unrelated streams."""
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-# --- The decoded copy on disk -------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    chosen = os.environ.get("RAYBENCH_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "raybench"
-
-
-@lru_cache(maxsize=4)
-def _arrays(name: str, size: int, root: str) -> dict[str, Any]:
-    """Decoded splits, mapped into memory. `root` is a part of the cache's key alone."""
-    cache = cache_folder()
-    source = sources.find(name, cache)
-    said = json.dumps([1, size, source.fingerprint])  # 1: version of this layout
-    folder = cache / f"{Path(name).name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # many trials may start at once, one of them decodes
-        if not (folder / "about.json").exists():
-            _decode(source, size, folder)
-    about = json.loads((folder / "about.json").read_text())
-    splits = {}
-    for split in about["splits"]:
-        # "c" maps the file copy-on-write: shared pages, and torch may treat it as its own.
-        pixels = torch.from_numpy(np.load(folder / f"{split}.npy", mmap_mode="c"))
-        labels = torch.from_numpy(np.load(folder / f"{split}-labels.npy"))
-        splits[split] = Split(pixels, labels, torch.arange(len(labels)), size)
-    return {**about, "splits": splits, "mirror": source.mirror}
-
-
-def _decode(source: sources.Source, size: int, folder: Path) -> None:
-    print(f"raybench: decoding images into {folder} (once)", file=sys.stderr, flush=True)
-    splits, classes = source.read(size)
-    train = splits["train"].images
-    pad = size // 8
-    digest = hashlib.sha256()
-    staging = Path(tempfile.mkdtemp(dir=folder.parent))
-    for name, split in splits.items():
-        digest.update(split.images.tobytes())
-        digest.update(split.labels.tobytes())
-        # Zero padding, as in the ResNet paper: the crop then is a plain window.
-        padded = np.pad(split.images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        np.save(staging / f"{name}.npy", padded)
-        np.save(staging / f"{name}-labels.npy", split.labels)
-    about = {
-        "splits": list(splits),
-        "classes": classes,
-        "sha256": digest.hexdigest(),
-        "mean": [float(m) for m in train.mean((0, 1, 2))],
-        "std": [max(1.0, float(s)) for s in train.std((0, 1, 2))],
-    }
-    (staging / "about.json").write_text(json.dumps(about))
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)

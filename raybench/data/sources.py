@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 
@@ -17,16 +19,23 @@ from raybench.experiment import nearest
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
-SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPELLINGS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+SPLITS = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}
 BEANS = "https://storage.googleapis.com/ibeans/{}.zip"
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One split: images (N, size, size, 3) of uint8 and labels (N,) of int64."""
+    """One split: images (N, size, size, 3) of uint8, labels (N,) of int64, and digests (N,) of
+    uint64 of what the source holds, the same at every size."""
 
     images: np.ndarray
     labels: np.ndarray
+    digests: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,8 @@ def _read_digits(size: int) -> tuple[dict[str, Labelled], int]:
     grey = (digits.images * (255 / 16)).astype(np.uint8)
     images = [np.asarray(Image.fromarray(g).resize((size, size))) for g in grey]
     pixels = np.repeat(np.stack(images)[..., None], 3, axis=-1)
-    return {"train": Labelled(pixels, digits.target.astype(np.int64))}, 10
+    digests = _digests(g.tobytes() for g in grey)
+    return {"train": Labelled(pixels, digits.target.astype(np.int64), digests)}, 10
 
 
 def _read_cifar(name: str, size: int, cache: Path) -> tuple[dict[str, Labelled], int]:
@@ -89,7 +99,8 @@ def _read_cifar(name: str, size: int, cache: Path) -> tuple[dict[str, Labelled],
                 f"Parquet layout into a folder {name} and set RAYBENCH_DATA to the folder above it"
             ) from error
         pixels = np.stack([_resized(Image.fromarray(image), size) for image in images.data])
-        splits[split] = Labelled(pixels, np.asarray(images.targets, dtype=np.int64))
+        digests = _digests(image.tobytes() for image in images.data)
+        splits[split] = Labelled(pixels, np.asarray(images.targets, dtype=np.int64), digests)
     return splits, len(images.classes)
 
 
@@ -122,18 +133,22 @@ def _folder(folder: Path) -> Source:
     stats = [(file, file.stat()) for file in files]
     fingerprint = [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
     if parquet:
-        return Source(fingerprint, lambda size: _read_parquet(files, size))
+        return Source(fingerprint, lambda size: _read_parquet(folder, files, size))
     return Source(fingerprint, lambda size: _read_image_folder(folder, files, size))
 
 
-def _read_parquet(files: list[Path], size: int) -> tuple[dict[str, Labelled], int]:
+def _read_parquet(folder: Path, files: list[Path], size: int) -> tuple[dict[str, Labelled], int]:
     import pyarrow.parquet as pq
 
+    named_splits = {file: _split_of_parquet(file.relative_to(folder)) for file in files}
+    if any(named_splits.values()):
+        _all_splits(folder, {str(f.relative_to(folder)): s for f, s in named_splits.items()})
     images: dict[str, list[np.ndarray]] = {}
     labels: dict[str, list[int]] = {}
+    digests: dict[str, list[int]] = {}
     named = 0  # classes that the file's own metadata names
     for file in files:
-        split = SPLITS.get(file.name.split("-")[0].split(".")[0], "train")
+        split = named_splits[file] or "train"
         table = pq.read_table(file)
         image_column = _column(file, table.column_names, IMAGE_COLUMNS)
         label_column = _column(file, table.column_names, LABEL_COLUMNS)
@@ -146,8 +161,37 @@ def _read_parquet(files: list[Path], size: int) -> tuple[dict[str, Labelled], in
             images.setdefault(split, []).append(
                 _opened(BytesIO(data), f"row {row} of {file}", size)
             )
+            digests.setdefault(split, []).append(_digest(data))
         labels.setdefault(split, []).extend(table.column(label_column).to_pylist())
-    return _labelled(images, labels, named, str(files[0].parent))
+    return _labelled(images, labels, digests, named, str(files[0].parent))
+
+
+def _split_of_parquet(path: Path) -> str | None:
+    """`test-00000-of-00001.parquet`, `cifar_test.parquet`, `default/test/0000.parquet` -> test."""
+    for part in reversed(path.with_suffix("").parts):
+        for word in re.split("[^a-z]+", part.lower()):
+            if word in SPLITS:
+                return SPLITS[word]
+    return None
+
+
+def _all_splits(folder: Path, splits: dict[str, str | None]) -> None:
+    """Raises ValueError where a name beside others that are splits is none."""
+    unknown = sorted(name for name, split in splits.items() if split is None)
+    if not unknown:
+        return
+    known = sorted(name for name, split in splits.items() if split is not None)
+    beside = f"beside {_some(known)}" if known else "with folders of images in them"
+    spellings = "; ".join(", ".join(names) for names in SPELLINGS.values())
+    raise ValueError(
+        f"--data {folder}: {_some(unknown)} {beside}: which split is that? Rename to one of "
+        f"{spellings}; or leave one folder a class, without splits"
+    )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def _column(file: Path, present: list[str], wanted: tuple[str, ...]) -> str:
@@ -166,19 +210,34 @@ def _named_classes(metadata: dict[bytes, bytes], column: str) -> int:
 def _read_image_folder(
     folder: Path, files: list[Path], size: int
 ) -> tuple[dict[str, Labelled], int]:
-    """`split/class/image` or `class/image`; classes are numbered by sorted name."""
+    """`split/class/image` or `class/image`; classes are numbered by sorted name.
+
+    Raises:
+        ValueError: a folder of folders that is no split.
+    """
     classes = sorted({file.parent.name for file in files})
+    places = [file.relative_to(folder).parts for file in files]
+    splits = {parts[0]: SPLITS.get(parts[0].lower()) for parts in places}
+    nested = any(len(parts) > 2 for parts in places)
+    if nested or any(splits.values()):
+        _all_splits(folder, splits)
     images: dict[str, list[np.ndarray]] = {}
     labels: dict[str, list[int]] = {}
-    for file in files:
-        split = SPLITS.get(file.relative_to(folder).parts[0], "train")
-        images.setdefault(split, []).append(_opened(file, str(file), size))
+    digests: dict[str, list[int]] = {}
+    for file, parts in zip(files, places, strict=True):
+        split, content = splits[parts[0]] or "train", file.read_bytes()
+        images.setdefault(split, []).append(_opened(BytesIO(content), str(file), size))
         labels.setdefault(split, []).append(classes.index(file.parent.name))
-    return _labelled(images, labels, len(classes), str(folder))
+        digests.setdefault(split, []).append(_digest(content))
+    return _labelled(images, labels, digests, len(classes), str(folder))
 
 
 def _labelled(
-    images: dict[str, list[np.ndarray]], labels: dict[str, list[int]], named: int, where: str
+    images: dict[str, list[np.ndarray]],
+    labels: dict[str, list[int]],
+    digests: dict[str, list[int]],
+    named: int,
+    where: str,
 ) -> tuple[dict[str, Labelled], int]:
     if "train" not in images:
         raise ValueError(f"--data {where}: it has {', '.join(images)} images but none to train on")
@@ -192,13 +251,26 @@ def _labelled(
                     f"there are {classes} classes, numbered from 0"
                 )
     splits = {
-        split: Labelled(np.stack(images[split]), np.asarray(labels[split], dtype=np.int64))
+        split: Labelled(
+            np.stack(images[split]),
+            np.asarray(labels[split], dtype=np.int64),
+            np.asarray(digests[split], dtype=np.uint64),
+        )
         for split in images
     }
     return splits, classes
 
 
-def _opened(file: Path | BytesIO, where: str, size: int) -> np.ndarray:
+def _digests(contents: Iterable[bytes]) -> np.ndarray:
+    return np.fromiter((_digest(content) for content in contents), dtype=np.uint64)
+
+
+def _digest(content: bytes) -> int:
+    """64 bits of what an image is, not of where it lies."""
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
+
+
+def _opened(file: BytesIO, where: str, size: int) -> np.ndarray:
     try:
         with Image.open(file) as image:
             return _resized(image, size)

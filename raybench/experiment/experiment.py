@@ -28,15 +28,19 @@ class Experiment:
     family: str
     """Module under `trainers/`, or the dotted name of a trainer of your own."""
     model: str
-    """Name of the model."""
+    """A name of ours, torchvision's or timm's; or `package.module:factory`, a function of your own
+    that is called with classes=… and image_size=… and returns an nn.Module."""
+    model_source: str = ""
+    """Hash of the files of a model of your own, which the commands fill in; named models have
+    none."""
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     image_size: int = 32
     """Side of an image in pixels."""
     subset: float = 1.0
-    """Share of the training images that is used."""
+    """Share of the training images that is used, class by class."""
     seed: int = 0
-    """Decides the split, the first weights, the order and the augmentation."""
+    """Decides the first weights, the subset, the order and the augmentation; never the splits."""
     recipe: Recipe = Recipe()  # noqa: RUF009  frozen, as those below
     parallel: Parallel = Parallel()  # noqa: RUF009
     pipeline: Pipeline = Pipeline()  # noqa: RUF009
@@ -45,6 +49,9 @@ class Experiment:
     """Where the first weights come from. Empty: fresh ones; a trained model, as a file that
     `--store` or `--keep` left, or as `RESULTS#TRIAL`; `timm:hub` downloads pretrained ones,
     `timm:FILE` has them in a file."""
+    latency: bool = False
+    """Whether the last epoch measures the latency of the stored model, and the accuracy of that
+    graph, in ONNX Runtime."""
 
     # The techniques. They are applied in the order in which they stand here.
     switch: Switch | None = None

@@ -1,8 +1,9 @@
-"""Models by name: our own where no library has them, else torchvision's and timm's."""
+"""Models by name, our own where no library has them, else torchvision's and timm's; or by path."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from raybench.experiment import nearest
+from raybench.models import imported
 from raybench.models.resnet_cifar import ResNetCifar, Shortcut
+from raybench.models.source import is_import_path, require_source, with_source
 from raybench.models.vit import build_mixer, build_vit
 
-__all__ = ["avoid_slow_bf16", "build"]
+__all__ = [
+    "avoid_slow_bf16",
+    "build",
+    "is_import_path",
+    "outline",
+    "require_source",
+    "with_source",
+]
 
 OWN = ("resnet20", "resnet44", "vit300", "mixer512x8")
 MIXERS = {"mixer_s16_224": (512, 8), "mixer_b16_224": (768, 12)}  # width, depth
@@ -27,7 +37,8 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
     `resnet20x2_b` have shortcut B) are our own; `vit300` is a ViT of width 300 and 12 blocks,
     `mixer512x8` a Mixer of 8 blocks (any width and depth); `resnet18`, `vgg11` (any of their kin)
     and `mobilenet_v2` are torchvision's; every other name is timm's. Up to 64 pixels the stem keeps
-    the resolution, and patches have 4 pixels.
+    the resolution, and patches have 4 pixels. `package.module:factory` is a model of the user's
+    own, whose module is imported.
 
     `pretrained` takes timm's weights: "hub" downloads them, else it is their file's path. The head
     is fresh where the classes differ.
@@ -35,6 +46,10 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
     Raises:
         ValueError: no library has a model of that name; it names the nearest.
     """
+    if is_import_path(name):
+        if pretrained:
+            raise ValueError(f"timm has no weights of {name}: load them in its factory")
+        return imported.build(name, classes=classes, image_size=image_size)
     if pretrained:
         return _from_timm(name, classes, image_size, pretrained)
     own = re.fullmatch(r"resnet(20|32|44|56|110)(?:x([1-9]\d*))?(_b)?", name)
@@ -54,6 +69,27 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
     if name in MIXERS and image_size <= SMALL_IMAGES:  # timm's name fixes the patch
         return build_mixer(*MIXERS[name], classes=classes, image_size=image_size)
     return _from_timm(name, classes, image_size)
+
+
+def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
+    """The model on the meta device: its shapes, without memory for its weights.
+
+    A factory of the user's own that cannot work there gives the model with its weights.
+
+    Raises:
+        ValueError: as `build` does.
+    """
+    if is_import_path(name):
+        imported.factory_of(name)  # tensors of the file itself are none of the model's
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            if is_import_path(name):
+                warnings.simplefilter("ignore")  # that weights were loaded into nothing
+            return build(name, classes=classes, image_size=image_size)
+    except ValueError:
+        if not is_import_path(name):
+            raise
+        return build(name, classes=classes, image_size=image_size)
 
 
 def avoid_slow_bf16(model: nn.Module) -> None:
@@ -111,7 +147,8 @@ def _from_timm(name: str, classes: int, image_size: int, pretrained: str = "") -
 
     if not timm.is_model(name):
         known = [*OWN, "resnet18", "vgg11", "mobilenet_v2", *timm.list_models()]
-        raise ValueError(f"no model {name!r}; {nearest(name, known)}")
+        path = " (one of your own is package.module:factory)" if "." in name else ""
+        raise ValueError(f"no model {name!r}; {nearest(name, known)}{path}")
     settings: dict[str, Any] = {}
     if name.startswith(("vit_", "deit_", "mixer_")):
         settings["img_size"] = image_size

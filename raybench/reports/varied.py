@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
 
 from raybench.results import core
+
+ADDRESSES = ("start_from", "distill.teacher")
 
 
 def is_input(name: str) -> bool:
@@ -39,6 +42,27 @@ def varied(trials: pd.DataFrame, shown: Collection[str] = ()) -> list[str]:
             of_group = [] if set(group) & set(shown) else group[:1]
         result += [n for n in of_group if n not in shown]
     return result
+
+
+def completed(trials: pd.DataFrame) -> pd.DataFrame:
+    """The complete trials, as a table's rows pool them over their seeds.
+
+    Where each seed has a trained model of its own to begin with or to learn from, such as
+    `trained/0.safetensors`, the seed's number in the address becomes a star.
+    """
+    done = trials[trials["status"] == "COMPLETE"].copy()
+    for name in ADDRESSES:
+        if name in done:
+            done[name] = [
+                address if pd.isna(address) else _without(seed, address)
+                for address, seed in zip(done[name], done["seed"], strict=True)
+            ]
+    return done
+
+
+def _without(seed: int, address: str) -> str:
+    """The address with a star for the seed's number, the last one of that value."""
+    return re.sub(rf"^(.*)(?<!\d){seed}(?!\d)", r"\1*", address)
 
 
 def alike(candidates: pd.DataFrame, row: pd.Series, names: Sequence[str]) -> pd.DataFrame:

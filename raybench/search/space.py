@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 
 from raybench import data, models
 from raybench.experiment import Experiment, checked, compatible, nearest, preset, tables
+from raybench.models.check import check as check_model
 
 DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
 
@@ -37,7 +37,8 @@ class Space:
     objectives: dict[str, str]
     enqueue: tuple[dict[str, Any], ...]
     fingerprint: str
-    """Changes when the code of the file does; comments and docstrings do not count."""
+    """Changes when the code of the file does; comments and docstrings do not count. So does the
+    source of a model by import path, all of it."""
     sample: Callable[[optuna.trial.BaseTrial], Experiment]
     examples: tuple[Experiment, ...]
     """The experiments of the dry run: `enqueue`, then random ones."""
@@ -59,6 +60,7 @@ class Overrides:
 
     epochs: int | None = None
     data: str | None = None
+    model: str | None = None
     subset: float | None = None
     workers: int | None = None
     seed: int = 0
@@ -69,6 +71,8 @@ class Overrides:
             recipe = replace(recipe, epochs=self.epochs)
         if self.workers is not None:
             parallel = replace(parallel, workers=self.workers)
+        if self.model is not None:
+            experiment = replace(experiment, model=self.model, model_source="")
         return replace(
             experiment,
             data=experiment.data if self.data is None else self.data,
@@ -96,20 +100,21 @@ def load(path: Path, overrides: Overrides) -> Space:
         if not isinstance(experiment, Experiment):
             kind = type(experiment).__name__
             raise ValueError(f"space(trial) returned {kind}, not an Experiment")
-        return compatible(checked(overrides.apply(checked(experiment))))
+        return compatible(models.with_source(checked(overrides.apply(checked(experiment)))))
 
     examples = _dry_run(path, sample, enqueue)
     name = _family(path, examples)
     _check_objectives(path, objectives)
     _check_runnable(path, examples)
-    tree = ast.parse(path.read_text())
+    code = _code(ast.parse(path.read_text()))
+    sources = "".join(sorted({example.model_source for example in examples}))
     return Space(
         path=path,
         question=(module.__doc__ or "").strip(),
         family=name,
         objectives=objectives,
         enqueue=enqueue,
-        fingerprint=hashlib.sha256(_code(tree).encode()).hexdigest()[:16],
+        fingerprint=hashlib.sha256((code + sources).encode()).hexdigest()[:16],
         sample=sample,
         examples=examples,
     )
@@ -184,14 +189,13 @@ def _family(path: Path, examples: tuple[Experiment, ...]) -> str:
 
 
 def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
-    """Opens the data and builds every model once, without memory for its weights."""
+    """Opens the data and checks every model once."""
     built = set()
     for example in examples:
         try:
             classes = data.load(example).classes
             if (example.model, example.image_size) not in built:
-                with torch.device("meta"):
-                    models.build(example.model, classes=classes, image_size=example.image_size)
+                check_model(example.model, classes=classes, image_size=example.image_size)
                 built.add((example.model, example.image_size))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -201,14 +205,15 @@ def _check_objectives(path: Path, objectives: dict[str, str]) -> None:
     columns = tables.metric_columns().items()
     numeric = [name for name, column in columns if column.type in (int, float)]
     for objective, direction in objectives.items():
-        if objective.startswith("test_"):
+        if "test_" in objective:
+            other = "validation_loss" if objective == "test_loss" else "accuracy"
             raise ValueError(
                 f"{path}: objective {objective!r} would choose by the test split; "
-                f"take {objective.removeprefix('test_')!r}, which is of the validation split"
+                f"take {other!r}, which is of the validation split"
             )
         if objective not in numeric:
             advice = nearest(objective, numeric)
-            raise ValueError(f"{path}: no run reports {objective!r}, an objective; {advice}")
+            raise ValueError(f"{path}: a run reports no objective {objective!r}; {advice}")
         if direction not in ("max", "min"):
             raise ValueError(f'{path}: objective {objective!r} is {direction!r}, not "max"/"min"')
 

@@ -89,6 +89,10 @@ class Distill(Technique):
     def active(self) -> bool:
         return bool(self.teacher)
 
+    @property
+    def loads(self) -> tuple[str, ...]:
+        return (self.teacher,) if self.teacher else ()
+
     def before_training(self, model: nn.Module, load: Load) -> None:
         if self.teacher:
             teacher = load(self.teacher).requires_grad_(False)

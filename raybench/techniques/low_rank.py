@@ -21,6 +21,7 @@ class LowRankLinear(nn.Module):
     def __init__(self, dense: nn.Linear, rank: int) -> None:
         super().__init__()
         inputs, outputs = dense.in_features, dense.out_features
+        self.in_features, self.out_features = inputs, outputs
         self.factor1 = nn.Parameter(dense.weight.new_empty(rank, inputs))
         self.factor2 = nn.Parameter(dense.weight.new_empty(outputs, rank))
         self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone())
@@ -35,6 +36,15 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(x, self.factor1), self.factor2, self.bias)
 
+    @property
+    def weight(self) -> Tensor:
+        """(outputs, inputs): the product, for a model that reads it past the layer. Its gradient is
+        the factors'; it costs a dense layer."""
+        return self.factor2 @ self.factor1
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, rank={len(self.factor1)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank(Technique):
@@ -47,7 +57,8 @@ class LowRank(Technique):
     blocks: int = 4
     """Blocks of the Monarch matrix with as many parameters: 2 to 16."""
     layers: Layers = "both"
-    """attention (qkv, fused, and proj), feed_forward, both; all takes a mixer's tokens as well."""
+    """attention (queries, keys, values, projection), feed_forward, or both; all takes every linear
+    layer but the classifier."""
     leave_out: str = ""
     """Names of layers to leave dense, shell patterns separated by commas: blocks.0.*,*.proj."""
     scale_lr: bool = True
@@ -70,17 +81,28 @@ class LowRank(Technique):
     def active(self) -> bool:
         return bool(self.blocks)
 
+    def acts_on(self, model: nn.Module) -> list[str]:
+        return [f"{name}.factor{n}" for name in _factored(model) for n in "12"]
+
     def reshape(self, model: nn.Module) -> None:
-        if self.blocks:
-            for name, dense in chosen(model, self.layers, self.leave_out).items():
-                smaller = min(dense.in_features, dense.out_features)
-                layer = LowRankLinear(dense, max(1, round(smaller / self.blocks)))
-                if not self.scale_lr:
-                    layer.lr_scale = {}
-                put(model, name, layer)
+        if not self.blocks:
+            return
+        for name, dense in chosen(model, self.layers, self.leave_out, self._saved).items():
+            layer = LowRankLinear(dense, self._rank(dense))
+            if not self.scale_lr:
+                layer.lr_scale = {}
+            put(model, name, layer)
+
+    def _rank(self, dense: nn.Linear) -> int:
+        return max(1, round(min(dense.in_features, dense.out_features) / self.blocks))
+
+    def _saved(self, dense: nn.Linear) -> int:
+        sizes = dense.in_features + dense.out_features
+        return dense.weight.numel() - self._rank(dense) * sizes
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float | str]:
-        if not self.blocks:
-            return {}
-        layers = [m for m in model.modules() if isinstance(m, LowRankLinear)]
-        return {"structured_layers": len(layers)}
+        return {"structured_layers": len(_factored(model))}
+
+
+def _factored(model: nn.Module) -> dict[str, LowRankLinear]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}

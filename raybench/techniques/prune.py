@@ -15,7 +15,7 @@ The rule is that of TensorFlow Model Optimization, step for step:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
+from raybench.techniques.layers.standardized import Standardized, standardize
+from raybench.techniques.layers.weights import Weight, weights
 
 Scope = Literal["global", "layer"]
 
@@ -58,51 +60,85 @@ def constant_sparsity(
     return target_sparsity
 
 
-def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that pruning may touch: of convolutions and linear layers, by parameter name.
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that pruning may touch, by parameter name: those of `layers.weights`.
 
-    Biases and batch norms are under 2 % of a ResNet's bytes and carry its scale: never pruned.
+    Biases, norms and embeddings are under 2 % of most models' bytes and carry their scale: they
+    are never pruned. Neither is a frozen weight, nor one in which a zero has no effect.
     """
-    return {
-        f"{name}.weight" if name else "weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad
-    }
+    return {weight.name: weight.value for weight in _prunable(model)}
+
+
+def _prunable(model: nn.Module) -> list[Weight]:
+    return [
+        weight
+        for weight in weights(model)
+        if weight.value.requires_grad
+        and (weight.kind != "standardized" or isinstance(weight.module, Standardized))
+    ]
 
 
 @torch.no_grad()
-def magnitude_masks(weights: dict[str, Tensor], sparsity: float, scope: Scope) -> Memory:
+def magnitude_masks(
+    weights: Mapping[str, Tensor], sparsity: float, scope: Scope, stacked: Collection[str] = ()
+) -> Memory:
     """Keeps the largest magnitudes: a bool mask per weight, False where it is pruned.
 
-    Exactly `round((1 - sparsity) * n)` entries are True (TF-MOT's count), among all weights
-    (`global`) or in each (`layer`). Weights that are zero already go first, so a growing sparsity
-    never revives one.
+    Exactly `round((1 - sparsity) * n)` entries are True, among all weights (`global`) or in each
+    (`layer`), where at least one stays: both are TF-MOT's counts. The weights named in `stacked`
+    hold a matrix per index of their first axis, and `layer` counts in each of these. Weights that
+    are zero already go first, so a growing sparsity never revives one.
     """
     if scope == "layer":
-        return {name: _smallest_out(weight.abs(), sparsity) for name, weight in weights.items()}
+        return {
+            name: _largest(weight.abs(), sparsity, len(weight) if name in stacked else 1, least=1)
+            for name, weight in weights.items()
+        }
     flat = torch.cat([weight.abs().flatten() for weight in weights.values()])
-    pieces = _smallest_out(flat, sparsity).split([weight.numel() for weight in weights.values()])
+    sizes = [weight.numel() for weight in weights.values()]
+    pieces = _largest(flat, sparsity, 1, least=0).split(sizes)
     return {
         name: piece.view(weight.shape)
         for (name, weight), piece in zip(weights.items(), pieces, strict=True)
     }
 
 
-def _smallest_out(magnitude: Tensor, sparsity: float) -> Tensor:
-    flat = magnitude.flatten()
-    pruned = flat.numel() - round((1 - sparsity) * flat.numel())
-    mask = torch.ones_like(flat, dtype=torch.bool)
-    mask[flat.topk(pruned, largest=False, sorted=False).indices] = False
+def _largest(magnitude: Tensor, sparsity: float, matrices: int, *, least: int) -> Tensor:
+    """True at the largest of each matrix, of which `least` or more stay."""
+    rows = magnitude.reshape(matrices, -1)
+    size = rows.shape[1]
+    kept = min(size, max(least, round((1 - sparsity) * size)))
+    smallest = rows.topk(size - kept, dim=1, largest=False, sorted=False).indices
+    mask = torch.ones_like(rows, dtype=torch.bool).scatter_(1, smallest, False)
     return mask.view(magnitude.shape)
 
 
 @torch.no_grad()
 def apply_masks(model: nn.Module, masks: Memory) -> None:
-    """Sets the pruned weights to zero."""
-    weights = dict(model.named_parameters())
+    """Sets the pruned weights to zero. Masks of weights that the model does not have, or has in
+    another shape, are passed over."""
+    if not masks:
+        return
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
-        # masked_fill_ and not a product: a product would keep NaN and make -0.0.
-        weights[name].masked_fill_(~mask, 0.0)
+        parameter = parameters.get(name)
+        if parameter is not None and parameter.shape == mask.shape:
+            # masked_fill_ and not a product: a product would keep NaN and make -0.0.
+            parameter.masked_fill_(~mask, 0.0)
+
+
+def prune(model: nn.Module, sparsity: float, scope: Scope) -> Memory:
+    """Prunes the model in place to a sparsity; gives the masks."""
+    pruned = _prunable(model)
+    for weight in pruned:
+        if isinstance(weight.module, Standardized):
+            weight.module.count_zeros()
+    if not pruned:
+        return {}
+    stacked = [weight.name for weight in pruned if weight.stacked]
+    masks = magnitude_masks({w.name: w.value for w in pruned}, sparsity, scope, stacked)
+    apply_masks(model, masks)
+    return masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,26 +165,31 @@ class Prune(Technique):
     frequency: int = 20
     """Steps between two updates of the masks."""
     scope: Scope = "global"
-    """global: one threshold for all weights; layer: the same sparsity in every layer."""
+    """global: the smallest weights of the whole model go; layer: the same share of every matrix,
+    of which at least one weight stays."""
 
     columns: ClassVar[Mapping[str, Column]] = {
         "sparsity": Column(
-            float,
-            "share",
-            "Zeros among the weights that can be pruned; at the end, of the file.",
-        ),
+            float, "share", "Zeros among the weights on which pruning acts, as they are applied."
+        )
     }
-
     apart: ClassVar[tuple[Apart, ...]] = (
-        Apart("zero3", "masks are of whole weights, of which a worker has a part; take zero2"),
-        Apart(
-            "zero3_offload", "masks are of whole weights, of which a worker has a part; take zero2"
+        *(
+            Apart(
+                strategy,
+                "a worker has only a part of each weight while training; take the strategy zero2",
+            )
+            for strategy in ("zero3", "zero3_offload")
         ),
-        Apart(
-            "pipeline",
-            "the scope global compares the weights of all stages; take prune.scope layer",
-            when=lambda experiment: experiment.prune.scope == "global",
-            condition="prune.scope is global",
+        *(
+            Apart(
+                other,
+                f"no {process} has all weights, among which the smallest are chosen; take "
+                "prune.scope layer",
+                when=lambda experiment: experiment.prune.scope == "global",
+                condition="prune.scope is global",
+            )
+            for other, process in (("expert", "worker"), ("pipeline", "stage"))
         ),
     )
 
@@ -197,6 +238,22 @@ class Prune(Technique):
             frequency=frequency,
         )
 
+    def acts_on(self, model: nn.Module) -> list[str]:
+        return list(prunable(model))
+
+    def reshape(self, model: nn.Module) -> None:
+        standardize(model)
+
+    def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
+        """Makes the masks anew where another technique has changed the layers; False, as pruning
+        itself changes none."""
+        if memory and _shapes(memory) != _shapes(prunable(model)):
+            updates = (self.sparsity_at(Progress(n, progress.steps)) for n in _back(progress.step))
+            sparsity = next(value for value in updates if value is not None)
+            memory.clear()
+            memory.update(prune(model, sparsity, self.scope))
+        return False
+
     def after_step(
         self,
         model: nn.Module,
@@ -209,15 +266,33 @@ class Prune(Technique):
         apply_masks(model, memory)
         sparsity = self.sparsity_at(progress)
         if sparsity is not None:
-            memory.update(magnitude_masks(prunable(model), sparsity, self.scope))
-            apply_masks(model, memory)
+            memory.update(prune(model, sparsity, self.scope))
 
     def finish(self, model: nn.Module, memory: Memory) -> None:
-        # A no-op after the last update; before it, what stopping now would have to store.
-        apply_masks(model, magnitude_masks(prunable(model), self.final_sparsity, self.scope))
+        # In an average of the weights, those that are masked are small, but not zero. The second
+        # line then finds them smallest: a no-op after the last update; before it, what stopping
+        # now would have to store.
+        apply_masks(model, memory)
+        prune(model, self.final_sparsity, self.scope)
+        for module in model.modules():
+            if isinstance(module, Standardized):
+                module.settle()
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
-        weights = prunable(model).values()
-        total = sum(weight.numel() for weight in weights)
-        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        pruned = _prunable(model)
+        total = sum(weight.value.numel() for weight in pruned)
+        zeros = sum(
+            int((weight.value == 0).sum())
+            for weight in pruned
+            if not isinstance(weight.module, Standardized) or weight.module.zeros_count
+        )
         return {"sparsity": zeros / total if total else math.nan}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _back(step: int) -> range:
+    """The steps that are done, the last first."""
+    return range(step, 0, -1)

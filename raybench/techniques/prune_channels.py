@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,21 +21,86 @@ from torch import Tensor, nn
 from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
 
+SIZES = dict.fromkeys((32, 64, 224, *range(8, 257, 4), 288, 299, 320, 384, 448, 512))
+"""Sides of an image: those first that most models take, then the small ones, which are tried fast.
+A model that flattens its last map takes a single size."""
+
+GOLDEN = 0.6180339887  # multiples of it, modulo 1, lie scattered
+
+BEFORE, LEFT = "channels before", "channels left"  # keys in the memory
+
 
 def example(model: nn.Module) -> Tensor:
-    """An image that shows how the layers are connected; convolutional networks take this size."""
-    return torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device)
+    """An image of a size that the model takes: convolutional networks mostly take any.
+
+    Raises:
+        ValueError: the model takes none, of 8 to 512 pixels.
+    """
+    device = next(model.parameters()).device
+    for size in SIZES:
+        image = torch.zeros(1, 3, size, size, device=device)
+        try:
+            with evaluation(model), torch.no_grad():
+                model(image)
+        except Exception:  # whatever a layer says of a size that it does not take
+            continue
+        return image
+    raise ValueError("it takes no square image of 8 to 512 pixels")
 
 
-def cut(model: nn.Module, ratio: float, round_to: int) -> None:
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module is in the mode in which it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def output_layers(model: nn.Module, image: Tensor) -> list[nn.Module]:
+    """The layers whose outputs become the model's without passing through another layer.
+
+    They are known by the graph that autograd records, wherever they are registered, and whatever
+    pools or flattens what they give.
+    """
+    layer_of: dict[Any, nn.Module] = {}
+
+    def note(layer: nn.Module, _: object, output: Tensor) -> None:
+        layer_of[output.grad_fn] = layer
+
+    hooks = [layer.register_forward_hook(note) for layer in weighted(model)]
+    try:
+        with evaluation(model), torch.enable_grad():
+            logits = model(image.clone().requires_grad_(True) * 1.0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last: list[nn.Module] = []
+    seen, waiting = set(), [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in layer_of:
+            last.append(layer_of[node])
+        else:
+            waiting += [before for before, _ in node.next_functions]
+    return last
+
+
+def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = None) -> None:
     """Removes `ratio` of each group's channels, those of the least magnitude, in place.
 
     What is left of a group is a multiple of `round_to` channels, rounded up; one that has fewer
     stays. The inputs and the outputs of the whole stay too. Parameters that are cut are new ones.
+    `image` is an `example` that is at hand.
     """
     import torch_pruning  # takes seconds
 
-    modes = [(module, module.training) for module in model.modules()]
     turned = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
     # torch-pruning's own rounding goes down, and where that is to 0 it leaves the group whole.
     shares = {
@@ -42,21 +108,49 @@ def cut(model: nn.Module, ratio: float, round_to: int) -> None:
         for module in weighted(model)
         if (left := _left(len(module.weight), ratio, round_to)) < len(module.weight)
     }
-    classifier = [module for module in weighted(model) if isinstance(module, nn.Linear)][-1:]
-    with torch.enable_grad(), warnings.catch_warnings():
+    image = example(model) if image is None else image
+    # Its own dicts: those that are torch-pruning's defaults would keep every model ever cut.
+    groups: dict[str, Any] = {"in_channel_groups": {}, "out_channel_groups": {}, "num_heads": {}}
+    # It traces in evaluation mode, and leaves the model so.
+    with evaluation(model), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters that belong to no layer
         torch_pruning.pruner.BasePruner(
             model,
-            example(model),
+            image,
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=0.0,
             pruning_ratio_dict=shares,
-            ignored_layers=classifier,
+            ignored_layers=output_layers(model, image),
+            **groups,
         ).step()
-    for module, training in modes:
-        module.training = training  # it has traced the model in evaluation mode
     if turned:
         model.to(memory_format=torch.channels_last)
+
+
+def trial(model: nn.Module, ratio: float, round_to: int, *, scattered: bool = False) -> nn.Module:
+    """A copy of the model, cut where each layer's first channels, or scattered ones, are smallest.
+
+    Raises:
+        ValueError: the layers do not fit together afterwards, or give another shape.
+    """
+    image, copied = example(model), copy.deepcopy(model)
+    images = image.expand(2, -1, -1, -1)  # of a single one an axis can be mistaken
+    with torch.no_grad():
+        for layer in weighted(copied):
+            size = torch.arange(1.0, len(layer.weight) + 1, device=layer.weight.device)
+            size = size * GOLDEN % 1 if scattered else size
+            layer.weight.copy_(size.view(-1, *[1] * (layer.weight.ndim - 1)))
+    try:
+        with torch.no_grad(), evaluation(copied):
+            before = copied(images).shape
+            cut(copied, ratio, round_to, image)
+            after = copied(images).shape
+    except Exception as error:  # torch-pruning's, or of layers that no longer fit together
+        reason = " ".join(str(error).split())
+        raise ValueError(f"its layers do not fit together after a trial: {reason}") from error
+    if after != before:
+        raise ValueError(f"its outputs are cut too, from {tuple(before)} to {tuple(after)}")
+    return copied
 
 
 def _left(channels: int, ratio: float, round_to: int) -> int:
@@ -71,13 +165,6 @@ def weighted(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
 def channels(model: nn.Module) -> int:
     """Output channels of all convolutions and linear layers."""
     return sum(len(module.weight) for module in weighted(model))
-
-
-def _masks_before_cut(experiment: Any) -> bool:
-    """Whether pruning begins before the cut, which waits for an epoch's start."""
-    epochs = experiment.recipe.epochs
-    cut_after = math.ceil(experiment.prune_channels.at * epochs)
-    return 0 < cut_after < epochs and bool(experiment.prune.begin <= cut_after / epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,21 +185,6 @@ class PruneChannels(Technique):
         "channels": Column(float, "share", "Channels that the cut has left, of those before it.")
     }
 
-    apart: ClassVar[tuple[Apart, ...]] = (
-        *(
-            Apart(strategy, "a cut changes layers that are spread over the workers; take ddp")
-            for strategy in ("zero1", "zero2", "zero3", "zero3_offload")
-        ),
-        Apart("pipeline", "a group of channels crosses stages; take pipeline.stages and chunks 1"),
-        Apart(
-            "prune",
-            "masks made before the cut would not fit after it; take a later prune.begin, or an "
-            "earlier prune_channels.at",
-            when=lambda experiment: _masks_before_cut(experiment),
-            condition="prune.begin is before the cut",
-        ),
-    )
-
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio is {self.ratio}: a share of the channels, in [0, 1)")
@@ -121,51 +193,96 @@ class PruneChannels(Technique):
         if not 0 <= self.at <= 1:
             raise ValueError(f"at is {self.at}: a share of training, in [0, 1]")
 
+    apart: ClassVar[tuple[Apart, ...]] = (
+        *(
+            Apart(
+                strategy,
+                "the cut replaces parameters whose optimizer state lies in parts on the workers; "
+                "take the strategy ddp",
+            )
+            for strategy in ("zero1", "zero2", "zero3", "zero3_offload")
+        ),
+        *(
+            Apart(
+                other,
+                f"the cut cannot follow channels through {layers}; take a convolutional network "
+                f"without {other}",
+            )
+            for other, layers in (
+                ("switch", "the heads and experts of a transformer"),
+                ("monarch", "the blocks of Monarch factors"),
+                ("low_rank", "low-rank factors"),
+            )
+        ),
+        Apart(
+            "expert",
+            "experts lie in parts on the workers, and no model with experts can be cut; take ddp",
+        ),
+        Apart(
+            "pipeline",
+            "a cut follows connections through the whole model, of which a stage "
+            "has a part; take pipeline.stages 1",
+        ),
+    )
+
     @property
     def active(self) -> bool:
         return bool(self.ratio)
 
+    def acts_on(self, model: nn.Module) -> list[str]:
+        """The parameters that shrink."""
+        smaller = trial(model, self.ratio, self.round_to)
+        shapes = {name: parameter.shape for name, parameter in smaller.named_parameters()}
+        return [n for n, parameter in model.named_parameters() if parameter.shape != shapes[n]]
+
     def reshape(self, model: nn.Module) -> None:
-        """Notes the width. Raises ValueError where the model cannot be cut."""
-        if not self.ratio:
-            return
+        """Changes nothing yet. Raises ValueError where the model cannot be cut."""
+        kind = type(model).__name__
         if any(getattr(module, "fixed_channels", False) for module in model.modules()):
             raise ValueError(
                 "prune_channels cannot cut a ResNet whose shortcuts pad with zeros; take one with "
                 "shortcut B, as resnet20_b"
             )
-        trial = copy.deepcopy(model)
         try:
-            cut(trial, self.ratio, self.round_to)
-            trial.eval()(example(trial))
-        except Exception as error:  # torch-pruning's, or of layers that no longer fit together
+            for name, module in model.named_modules():
+                if hasattr(module, "num_heads"):
+                    raise ValueError(f"{name} splits its width into a fixed number of heads")
+            one, other = (
+                trial(model, self.ratio, self.round_to, scattered=s) for s in (False, True)
+            )
+            if _shapes(one) != _shapes(other):
+                # A stored model's skeleton does not know the weights.
+                raise ValueError("its widths would depend on which channels are the smallest")
+        except ValueError as error:
             raise ValueError(
-                f"prune_channels cannot cut a {type(model).__name__} ({error}); take a "
-                "convolutional network, as resnet20_b or vgg11"
+                f"prune_channels cannot cut a {kind} ({error}); take a convolutional network, as "
+                "resnet20_b or vgg11"
             ) from error
-        if channels(trial) == channels(model):
+        if channels(one) == channels(model):
             raise ValueError(
                 f"prune_channels.ratio {self.ratio} leaves every width as it is, in multiples of "
                 f"{self.round_to}; take a larger ratio or a wider network, as resnet20x2_b"
             )
-        model.channels_before = channels(model)  # type: ignore[assignment]
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
-        return progress.share >= self.at and self._cut_once(model)
+        memory.setdefault(BEFORE, torch.tensor(channels(model)))
+        return progress.share >= self.at and self._cut_once(model, memory)
 
     def finish(self, model: nn.Module, memory: Memory) -> None:
-        self._cut_once(model)
+        memory.setdefault(BEFORE, torch.tensor(channels(model)))
+        self._cut_once(model, memory)
 
-    def _cut_once(self, model: nn.Module) -> bool:
-        if not self.ratio or channels(model) != model.channels_before:
+    def _cut_once(self, model: nn.Module, memory: Memory) -> bool:
+        if LEFT in memory:
             return False
         cut(model, self.ratio, self.round_to)
+        memory[LEFT] = torch.tensor(channels(model))
         return True
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
         """Share of the channels that is left."""
-        if not self.ratio:
-            return {}
-        before = model.channels_before
-        assert isinstance(before, int)
-        return {"channels": channels(model) / before}
+        return {"channels": int(memory[LEFT]) / int(memory[BEFORE]) if LEFT in memory else 1.0}
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}

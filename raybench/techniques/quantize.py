@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -25,11 +25,12 @@ from raybench.techniques import Apart, Memory, Progress, Technique
 from raybench.techniques.layers.bit_widths import BITS, choose, sensitivity
 from raybench.techniques.layers.learned_step import fit_input_grids
 from raybench.techniques.layers.quantized_layers import (
-    KINDS,
     QuantizedLayer,
+    chosen,
     quantizable,
     quantized_layers,
 )
+from raybench.techniques.layers.rounded_weights import RoundedWeights, rounded_weights
 
 OBSERVED_STEPS = 16
 """Steps before `begin` in which inputs and gradients are observed: what is older is of a network
@@ -38,15 +39,73 @@ ResNet-20's layers), the mean of 16 by 6 %."""
 
 LARGEST_CHANGE = 0.1  # of a step, by one optimizer step
 
-SEEN, SQUARED = "inputs seen", "squared gradient of "  # keys in the memory
+SEEN, SQUARED = "inputs seen by ", "squared gradient of "  # keys in the memory
+
+SHARDS = "{} shards the weights, and a channel's step needs the whole channel; take ddp or zero1"
+
+
+def _has_budget(experiment: Any) -> bool:
+    return bool(experiment.quantize.budget_bytes)
+
+
+def _before_monarch(experiment: Any) -> bool:
+    """Whether layers that Monarch makes in training would come after the first rounded step."""
+    monarch, epochs = experiment.monarch, experiment.recipe.epochs
+    changed = math.ceil(round(monarch.switch_at * epochs, 6)) / epochs
+    late = monarch.mode != "from_scratch" and changed > 0
+    return late and bool(experiment.quantize.begin <= changed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Technique):
-    """Trains with weights and activations of few bits, in every convolution and linear layer.
+    """Trains with weights of few bits, and rounds the inputs of plain layers as well.
 
-    `bits=0` is the plain model.
+    Weights are those of all convolutions and linear layers, attention, experts, Monarch and
+    low-rank factors; recurrent and standardized ones are left out. Inputs are those of plain
+    nn.Conv2d and nn.Linear. `bits=0` is the plain model.
     """
+
+    columns: ClassVar[Mapping[str, Column]] = {
+        "weight_bits": Column(
+            float, "bits", "Mean over the quantized weights; 32 until they are quantized."
+        ),
+        "bits_by_layer": Column(
+            str, "", "Bits of the quantized weights in order: 8 18x4 8 is 8, eighteen times 4, 8."
+        ),
+    }
+
+    apart: ClassVar[tuple[Apart, ...]] = (
+        Apart("zero3", SHARDS.format("zero3")),
+        Apart("zero3_offload", SHARDS.format("zero3_offload")),
+        Apart(
+            "expert",
+            "the workers' experts would learn steps that no worker has together; take ddp",
+        ),
+        *(
+            Apart(
+                strategy,
+                f"{strategy} frees the gradients that share out the budget; set quantize.bits "
+                "in place of budget_bytes, or take ddp",
+                _has_budget,
+                "quantize.budget_bytes is set",
+            )
+            for strategy in ("zero1", "zero2")
+        ),
+        Apart(
+            "pipeline",
+            "the budget is shared out over all layers, and a stage has a part of them; set "
+            "quantize.bits in place of budget_bytes",
+            _has_budget,
+            "quantize.budget_bytes is set",
+        ),
+        Apart(
+            "monarch",
+            "monarch changes layers that are rounded already; take quantize.begin after "
+            "monarch.switch_at, or monarch.mode from_scratch",
+            _before_monarch,
+            "quantize.begin is not after the epoch in which monarch changes layers",
+        ),
+    )
 
     bits: int = 8
     """Of weights: 2 to 8."""
@@ -59,33 +118,6 @@ class Quantize(Technique):
     budget_bytes: int = 0
     """Bytes of all quantized weights, before any entropy coding, that the layers between the ends
     share by their sensitivity, in place of `bits`; 0: each has `bits`."""
-
-    columns: ClassVar[Mapping[str, Column]] = {
-        "weight_bits": Column(
-            float, "bits", "Mean over the quantized weights; 32 until they are quantized."
-        ),
-        "bits_by_layer": Column(
-            str,
-            "bits",
-            "Layers in a row of equal bits: `8 18x4 8` is one of 8, 18 of 4, 1 of 8.",
-        ),
-    }
-
-    apart: ClassVar[tuple[Apart, ...]] = (
-        Apart("zero3", "steps are of whole weights, of which a worker has a part; take zero2"),
-        Apart(
-            "zero3_offload", "steps are of whole weights, of which a worker has a part; take zero2"
-        ),
-        *(
-            Apart(
-                other,
-                "budget_bytes needs the gradients of all layers in one place; take bits",
-                when=lambda experiment: experiment.quantize.budget_bytes > 0,
-                condition="quantize.budget_bytes is set",
-            )
-            for other in ("zero1", "zero2", "pipeline")
-        ),
-    )
 
     def __post_init__(self) -> None:
         for name, also in (("bits", 0), ("activation_bits", 32), ("ends_bits", 8)):
@@ -105,15 +137,28 @@ class Quantize(Technique):
     def reshape(self, model: nn.Module) -> None:
         if not self.bits:
             return
-        quantizable(model, bits=self._expected_bits(model), activation_bits=self.activation_bits)
-        if not quantized_layers(model):
-            raise ValueError(f"a {type(model).__name__} has no layer that quantize knows")
+        self._extend(model)
+        weights = list(rounded_weights(model).values())
+        if not weights:
+            raise ValueError(
+                f"a {type(model).__name__} has no layer that quantize knows: a convolution, a "
+                "linear or attention layer, experts, Monarch or low-rank factors"
+            )
+        # Here, on the whole model: a pipeline's stage has a part of it.
+        for module, attribute in (weights[0].holders[0], weights[-1].holders[0]):
+            module.end_attributes = (*module.end_attributes, attribute)
         self._choices(model)  # a budget that cannot be met is told at the start
 
+    def acts_on(self, model: nn.Module) -> list[str]:
+        return list(rounded_weights(model))
+
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
+        if not self.bits:
+            return False
+        new = self._extend(model)
+        changed = [weight.fit() for weight in rounded_weights(model).values()]
         self._watch(model, progress)
-        changed = [layer.fit_to_weight() for layer in quantized_layers(model).values()]
-        return any(changed)
+        return new or any(changed)
 
     def after_step(
         self,
@@ -126,38 +171,38 @@ class Quantize(Technique):
             return
         begin = self._begin(progress)
         if progress.step > begin:
-            hold(quantized_layers(model), memory)
+            hold(model, memory)
         elif progress.step > begin - OBSERVED_STEPS:
             self._observe(model, memory)
             if progress.step == begin:
-                for name, bits in self.plan(model, memory).items():
-                    layer = quantized_layers(model)[name]
-                    layer.quantize_weight(bits)
-                    layer.quantize_input(self._input_bits(model, name))
+                self._quantize(model, memory)
                 memory.clear()
-                hold(quantized_layers(model), memory)
-        self._watch(model, progress)
+                hold(model, memory)
+        if progress.step <= begin:
+            self._watch(model, progress)
 
     def finish(self, model: nn.Module, memory: Memory) -> None:
+        if not self.bits:
+            return
         self.restructure(model, Progress(1, 1), memory)
-        layers = quantized_layers(model)
-        if not all(layer.weight_bits for layer in layers.values()):
-            for name, bits in self.plan(model, {}).items():
-                layers[name].quantize_weight(bits)
-                layers[name].quantize_input(self._input_bits(model, name))
-        for layer in layers.values():
-            layer.settle()
-        for module in model.modules() if layers else ():
-            if isinstance(module, nn.BatchNorm2d):
+        weights = rounded_weights(model).values()
+        if not all(weight.bits for weight in weights):
+            self._quantize(model, {})
+        for weight in weights:
+            weight.settle()
+        for module in model.modules():
+            if isinstance(module, QuantizedLayer):
+                module.settle_input()
+            if isinstance(module, Norm):
                 fold(module)
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float | str]:
-        """Mean bits of a weight, and how many layers in a row have how many: `8 18x4 8`."""
-        layers = quantized_layers(model).values()
-        if not layers:
+        """Mean bits of a weight, and how many weights in a row have how many: `8 18x4 8`."""
+        weights = rounded_weights(model).values()
+        if not weights:
             return {}
-        bits = [int(layer.weight_bits) or 32 for layer in layers]
-        sizes = [layer.weight.numel() for layer in layers]
+        bits = [weight.bits or 32 for weight in weights]
+        sizes = [weight.raw.numel() for weight in weights]
         runs = [(width, len(list(same))) for width, same in groupby(bits)]
         return {
             "weight_bits": sum(b * n for b, n in zip(bits, sizes, strict=True)) / sum(sizes),
@@ -165,35 +210,47 @@ class Quantize(Technique):
         }
 
     def plan(self, model: nn.Module, memory: Memory) -> dict[str, int]:
-        """Bits of each layer's weight. Raises ValueError: the budget is below the least possible.
+        """Bits of each weight. Raises ValueError: the budget is below the least possible.
 
         Without squared gradients in the memory every weight counts alike.
         """
-        layers, choices = quantized_layers(model), self._choices(model)
+        weights, choices = rounded_weights(model), self._choices(model)
         if not self.budget_bytes:
             return {name: bits for name, (bits,) in choices.items()}
         costs = [
-            {b: sensitivity(layer.weight, memory.get(SQUARED + n, 1.0), b) for b in choices[n]}
-            for n, layer in layers.items()
+            {b: sensitivity(w.raw, memory.get(SQUARED + n, 1.0), b, w.stacked) for b in choices[n]}
+            for n, w in weights.items()
         ]
-        sizes = [layer.weight.numel() for layer in layers.values()]
-        return dict(zip(layers, choose(sizes, costs, 8 * self.budget_bytes), strict=True))
+        sizes = [weight.raw.numel() for weight in weights.values()]
+        return dict(zip(weights, choose(sizes, costs, 8 * self.budget_bytes), strict=True))
+
+    def _extend(self, model: nn.Module) -> bool:
+        """Makes what is not quantizable yet so; whether there was anything."""
+        bits = self._expected_bits(model)
+        return quantizable(model, bits=bits, activation_bits=self.activation_bits)
+
+    def _quantize(self, model: nn.Module, memory: Memory) -> None:
+        """Puts all weights on their grids, and the inputs that were observed."""
+        plan = self.plan(model, memory)
+        for name, weight in rounded_weights(model).items():
+            weight.quantize(plan[name])
+        for layer in quantized_layers(model).values():
+            layer.quantize_input(self._input_bits(layer))
 
     def _expected_bits(self, model: nn.Module) -> int:
         """Bits of a weight between the ends, in the mean: the steps' learning rates go by them."""
-        plain = [module for module in model.modules() if type(module) in KINDS]
-        sizes = [module.get_parameter("weight").numel() for module in plain]
-        if not self.budget_bytes or len(sizes) < 3:
+        sizes = [weight.value.numel() for weight in chosen(model)] if self.budget_bytes else []
+        if len(sizes) < 3:
             return self.bits
         left = 8 * self.budget_bytes - self.ends_bits * (sizes[0] + sizes[-1])
         return min(BITS[-1], max(BITS[0], round(left / sum(sizes[1:-1]))))
 
     def _choices(self, model: nn.Module) -> dict[str, list[int]]:
-        """The bits that each layer may have, the fewest first. Raises ValueError, as `plan`."""
-        layers, ends = quantized_layers(model), self._ends(model)
+        """The bits that each weight may have, the fewest first. Raises ValueError, as `plan`."""
+        weights = rounded_weights(model)
         inner = list(BITS) if self.budget_bytes else [self.bits]
-        choices = {name: [self.ends_bits] if name in ends else inner for name in layers}
-        least = sum(layer.weight.numel() * choices[name][0] for name, layer in layers.items())
+        choices = {n: [self.ends_bits] if weight.end else inner for n, weight in weights.items()}
+        least = sum(weight.raw.numel() * choices[name][0] for name, weight in weights.items())
         if 0 < 8 * self.budget_bytes < least:
             raise ValueError(
                 f"budget_bytes is {self.budget_bytes}: the smallest possible is "
@@ -201,12 +258,8 @@ class Quantize(Technique):
             )
         return choices
 
-    def _ends(self, model: nn.Module) -> set[str]:
-        names = list(quantized_layers(model))
-        return {*names[:1], *names[-1:]}
-
-    def _input_bits(self, model: nn.Module, name: str) -> int:
-        return self.ends_bits if name in self._ends(model) else self.activation_bits
+    def _input_bits(self, layer: QuantizedLayer) -> int:
+        return self.ends_bits if layer.end_attributes else self.activation_bits
 
     def _begin(self, progress: Progress) -> int:
         """The step after which training is quantized, or that is the last."""
@@ -222,44 +275,51 @@ class Quantize(Technique):
     @torch.no_grad()
     def _observe(self, model: nn.Module, memory: Memory) -> None:
         """Adds this step's inputs and gradients to the means in the memory."""
+        for name, weight in rounded_weights(model).items() if self.budget_bytes else ():
+            if (gradient := weight.raw.grad) is not None:
+                sums = memory.get(SQUARED + name)
+                if sums is None or sums.shape != gradient.shape:  # its channels were cut
+                    sums = memory[SQUARED + name] = torch.zeros_like(gradient)
+                sums.addcmul_(gradient, gradient)
         layers = quantized_layers(model)
-        if self.budget_bytes:
-            for name, layer in layers.items():
-                if (gradient := layer.weight.grad) is not None:
-                    sums = memory.get(SQUARED + name)
-                    if sums is None or sums.shape != gradient.shape:  # its channels were cut
-                        sums = memory[SQUARED + name] = torch.zeros_like(gradient)
-                    sums.addcmul_(gradient, gradient)
         samples = {name: sample for name in layers if (sample := layers[name].sample()) is not None}
         if self.activation_bits > 8 or not samples:
             return
-        bits = torch.tensor([self._input_bits(model, name) for name in samples])
+        bits = torch.tensor([self._input_bits(layers[name]) for name in samples])
         fitted = fit_input_grids(torch.stack([*samples.values()]), bits)
         found = dict(zip(samples, torch.stack(fitted, 1), strict=True))
         zeros = next(iter(found.values())).new_zeros(3)
         rows = [torch.cat([zeros[:1] + 1, found[n]]) if n in found else zeros for n in layers]
         sums = torch.stack(rows)
-        if dist.is_available() and dist.is_initialized():
+        if _is_whole(model) and dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)  # or the workers' steps would part
-        memory[SEEN] = sums + memory.get(SEEN, 0.0)
-        for layer, (count, low, step) in zip(layers.values(), memory[SEEN], strict=True):
+        for (name, layer), row in zip(layers.items(), sums, strict=True):
+            memory[SEEN + name] = total = row + memory.get(SEEN + name, 0.0)
+            count, low, step = total
             if count and layer.input_step is not None:
                 layer.input_step.copy_(step / count)
                 layer.input_zero_point.copy_((-low / step).round())
 
 
+def _is_whole(model: nn.Module) -> bool:
+    """Whether it has both ends: the other stages of a pipeline have other layers to observe."""
+    modules = (module for module in model.modules() if isinstance(module, RoundedWeights))
+    return sum(len(module.end_attributes) for module in modules) == 2
+
+
 @torch.no_grad()
-def hold(layers: dict[str, QuantizedLayer], memory: Memory) -> None:
+def hold(model: nn.Module, memory: Memory) -> None:
     """Holds every step within a tenth of what it was after the last optimizer step.
 
     A step is a scale, and one large gradient would make it 0 or negative: at a learning rate of 0.1
     that happened in the first quantized step, and the loss was NaN two steps later.
     """
     now = {
-        f"{name}.{which}": step.detach()
-        for name, layer in layers.items()
-        for which, step in (("weight_step", layer.weight_step), ("input_step", layer.input_step))
-        if step is not None
+        f"{path}.{name}": step.detach()
+        for path, module in model.named_modules()
+        if isinstance(module, RoundedWeights)
+        for name, step in module.named_parameters(recurse=False)
+        if name.endswith("_step")
     }
     before = [memory.get(name, step) for name, step in now.items()]
     if all(old.shape == new.shape for old, new in zip(before, now.values(), strict=True)):
@@ -269,8 +329,11 @@ def hold(layers: dict[str, QuantizedLayer], memory: Memory) -> None:
     memory.update({name: step.clone() for name, step in now.items()})
 
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
 @torch.no_grad()
-def fold(norm: nn.BatchNorm2d) -> None:
+def fold(norm: Norm) -> None:
     """Two fp16 numbers a channel, the same in value to their rounding: y = weight * x + bias.
 
     The running statistics become 0 and 1 - eps, which say nothing any more, so that a file need

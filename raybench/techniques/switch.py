@@ -1,4 +1,4 @@
-"""Mixture of experts in place of a ViT's feed-forward (Fedus et al. 2021, "Switch Transformers").
+"""Mixture of experts in place of a feed-forward (Fedus et al. 2021, "Switch Transformers").
 
 token ─▶ router ─▶ probabilities p of E experts ─▶ the k largest     (in fp32; section 2.1)
   │                                                     │
@@ -9,6 +9,7 @@ token ─▶ router ─▶ probabilities p of E experts ─▶ the k largest    
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.results.column import Column
 from raybench.techniques import Apart, Batch, Memory, Technique
+from raybench.techniques.layers.chain import chain_of
 from raybench.techniques.layers.experts import Experts, loads
+from raybench.techniques.layers.feed_forwards import FeedForward, feed_forwards
+from raybench.techniques.layers.router import Router, first_come
 
 DEAD = 0.01  # share of an even load under which an expert counts as dead
 
@@ -30,19 +33,22 @@ DEAD = 0.01  # share of an even load under which an expert counts as dead
 class Switch(Technique):
     """Replaces the feed-forward of chosen blocks by a mixture of experts.
 
-    `experts=0` is the plain ViT. Every second block, as in Switch Transformers and V-MoE, is the
-    default: half the parameters of a mixture in all blocks.
+    Of any model that has feed-forwards of two linear layers: ViT, Swin, BEiT, ConvNeXt, a mixer's
+    channels, nn.TransformerEncoder. `experts=0` is the plain model. Every second block, as in
+    Switch Transformers and V-MoE, is the default: half the parameters of a mixture in all blocks.
     """
 
     experts: int = 8
     """Experts of a mixture; 0 is the plain model."""
     blocks: str = "second"
-    """all, second (every second block), last_two, or numbers such as 1,3,5."""
+    """all, second (every second block), last_two, or numbers such as 1,3,5: among the model's
+    feed-forwards from the first to the last, counted from 0."""
     top_k: int = 1
     """Experts a token: 1 or 2."""
     capacity_factor: float = math.inf
     """Tokens that an expert takes in a training step, as a multiple of an even share; what comes
-    later is dropped. inf drops nothing; nor does evaluation."""
+    later is dropped. The paper's capacity is tokens / experts · factor (equation 3), here rounded
+    up: at factor 1 an even load is never dropped. inf drops nothing; nor does evaluation."""
     gate: Literal["probability", "normalized"] = "probability"
     """What an answer is multiplied by: the router's probability (Switch), or that divided by its
     sum over the token's experts. With one expert a token that is 1, with p's gradient."""
@@ -60,23 +66,22 @@ class Switch(Technique):
     weights of their own. `start_from` gives the dense weights."""
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "load_cv": Column(float, "", "Coefficient of variation of the experts' loads."),
-        "dead_experts": Column(int, "", "Experts with under a hundredth of an even load."),
+        "load_cv": Column(
+            float, "", "Coefficient of variation of the experts' loads over an epoch's steps."
+        ),
+        "dead_experts": Column(
+            int, "", "Experts with under a hundredth of an even load, over all mixtures."
+        ),
         "dropped_share": Column(float, "share", "Assignments that met a full expert."),
-        "router_entropy": Column(float, "nats", "Entropy of the router; log(experts) is uniform."),
-        "balance_loss": Column(float, "", "Balance loss before its weight; 1 is an even load."),
-        "z_loss": Column(float, "", "Router z-loss before its weight."),
+        "router_entropy": Column(
+            float, "nats", "Entropy of the routers; log(experts) where they have no preference."
+        ),
+        "balance_loss": Column(float, "", "Balance loss before its weight; 1 for an even load."),
+        "z_loss": Column(float, "", "Mean squared logsumexp of the routers' logits."),
     }
 
     apart: ClassVar[tuple[Apart, ...]] = (
-        *(
-            Apart(strategy, "it spreads single layers; take expert, which spreads the experts")
-            for strategy in ("zero3", "zero3_offload")
-        ),
-        Apart(
-            "pipeline",
-            "the loss of the routers is added where the logits are; take 1 stage, 1 chunk",
-        ),
+        Apart("pipeline", "a stage does not see the loss to which the routers' penalties add"),
     )
 
     def __post_init__(self) -> None:
@@ -101,10 +106,24 @@ class Switch(Technique):
     def active(self) -> bool:
         return bool(self.experts)
 
+    def acts_on(self, model: nn.Module) -> list[str]:
+        """The experts and the routers."""
+        parts = (
+            f"{path}.{part}."
+            for path, m in model.named_modules()
+            if isinstance(m, Mixture)
+            for part in ("experts", "router")
+        )
+        prefixes = tuple(parts)
+        return [name for name, _ in model.named_parameters() if name.startswith(prefixes)]
+
     def reshape(self, model: nn.Module) -> None:
         if self.experts:
-            for block in _chosen(model, self.blocks):
-                block.mlp = Mixture(block.get_submodule("mlp"), self)
+            for one in _chosen(model, self.blocks):
+                assert one.chain is not None
+                whole = not one.children
+                dense = model.get_submodule(one.path) if whole else one.chain.module()
+                one.replace(model, Mixture(dense, self))
 
     def penalty(self, model: nn.Module, batch: Batch, memory: Memory) -> Tensor | float:
         total: Tensor | float = 0.0
@@ -115,25 +134,26 @@ class Switch(Technique):
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
         """The routers' health over the epoch's training steps, mean over the mixtures."""
-        found = [mixture.statistics() for mixture in mixtures(model)]
-        if not found:
+        each = [mixture.statistics() for mixture in mixtures(model)]
+        if not each:
             return {}
-        means = {name: sum(f[name] for f in found) / len(found) for name in found[0]}
-        return means | {"dead_experts": sum(int(f["dead_experts"]) for f in found)}
+        means = {name: sum(one[name] for one in each) / len(each) for name in each[0]}
+        return means | {"dead_experts": sum(int(one["dead_experts"]) for one in each)}
 
 
 class Mixture(nn.Module):
-    """Router and experts in place of `dense`; (…, D) -> (…, D)."""
+    """Router and experts in place of `dense`, a feed-forward; (…, D) -> (…, D)."""
 
     def __init__(self, dense: nn.Module, settings: Switch) -> None:
         super().__init__()
         self.settings = settings
-        self.router = nn.Linear(dense.get_parameter("fc1.weight").shape[1], settings.experts, False)
-        nn.init.trunc_normal_(self.router.weight, std=0.02)  # logits of about ±0.3 at first
+        layers = chain_of(dense)
+        self.router = Router(layers.first.in_features, settings.experts, settings.jitter)
         experts = Experts(dense, settings.experts)
         if not settings.upcycle:
             experts.draw()
         self.experts: nn.Module = experts
+        self.after = copy.deepcopy(layers.after)  # the feed-forward's own dropout
         self.shared = dense if settings.shared_expert else None
         # Sums over the training steps of an epoch: load of each expert, dropped, entropy, balance,
         # z, steps. A buffer, so that workers' are averaged; not a part of the stored model.
@@ -148,7 +168,7 @@ class Mixture(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if mixed else x.dtype
         x_TD = x.flatten(0, -2)
         with torch.autocast(kind, enabled=False):  # grouped_mm does not know it
-            logits_TE = self._logits(x_TD.float())
+            logits_TE = self.router(x_TD.float())
             p_TE = logits_TE.softmax(-1)
             gate_Tk, choice_Tk = p_TE.topk(settings.top_k)
             # All first choices stand before all second ones: they are dropped last.
@@ -170,15 +190,8 @@ class Mixture(nn.Module):
             y_TD = gate_N.to(dtype)[:, None] * self.experts(x_ND, expert_N)
             if not every_once:
                 y_TD = torch.zeros_like(x_TD, dtype=dtype).index_add(0, source_N, y_TD)
-        y = y_TD.view(x.shape)
+        y = self.after(y_TD).view(x.shape)
         return y if self.shared is None else y + self.shared(x)
-
-    def _logits(self, x_TD: Tensor) -> Tensor:
-        weight_ED = self.router.weight.float()
-        if not (self.training and self.settings.jitter):
-            return F.linear(x_TD, weight_ED)
-        logits_TE: Tensor = _JitteredLogits.apply(x_TD, weight_ED, self.settings.jitter)
-        return logits_TE
 
     def _gates(self, gate_Tk: Tensor) -> Tensor:
         if self.settings.gate == "probability":
@@ -193,11 +206,12 @@ class Mixture(nn.Module):
             # Of the whole batch: a mean of products over workers is not the product of means.
             dist.all_reduce(load_E)
             load_E = load_E / dist.get_world_size()
-        balance = self.settings.experts * (load_E * p_TE.mean(0)).sum()
-        z = logits_TE.logsumexp(-1).square().mean()
+        tokens = max(1, len(p_TE))  # a mean over none would be NaN
+        balance = self.settings.experts * (load_E * p_TE.sum(0) / tokens).sum()
+        z = logits_TE.logsumexp(-1).square().sum() / tokens
         self.penalties = (balance, z)
         with torch.no_grad():
-            entropy = -torch.special.xlogy(p_TE, p_TE).sum(-1).mean()
+            entropy = -torch.special.xlogy(p_TE, p_TE).sum() / tokens
             numbers = torch.stack([entropy, balance, z])
             rest = [numbers.new_full((1,), dropped), numbers, numbers.new_ones(1)]
             self.tally += torch.cat([load_E, *rest])
@@ -228,71 +242,29 @@ class Mixture(nn.Module):
         return self.__dict__ | {"penalties": (0.0, 0.0)}
 
 
-class _JitteredLogits(torch.autograd.Function):
-    """Logits (T, E) of rows (T, D) times noise from [1 - jitter, 1 + jitter].
-
-    The noise has 256 levels, eight values of it from one random number: `uniform_` took 5 ns a
-    value, 1.5 % of a training step of ViT with six mixtures. A byte a value is also all of it that
-    is kept for the way back; the noise and the product were 40 MB a mixture, of 16,640 tokens.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, weight_ED: Tensor, jitter: float) -> Tensor:
-        words = torch.empty(x_TD.numel() // 8 + 1, dtype=torch.int64, device=x_TD.device)
-        words.random_(torch.iinfo(torch.int64).min, None)
-        level_TD = words.view(torch.uint8)[: x_TD.numel()].view(x_TD.shape)
-        ctx.save_for_backward(x_TD, weight_ED, level_TD)
-        ctx.jitter = jitter
-        return F.linear(_noise(level_TD, jitter).mul_(x_TD), weight_ED)
-
-    @staticmethod
-    def backward(ctx: Any, grad_TE: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, weight_ED, level_TD = ctx.saved_tensors
-        noise_TD = _noise(level_TD, ctx.jitter)
-        grad_TD = (grad_TE @ weight_ED).mul_(noise_TD)
-        return grad_TD, grad_TE.T @ noise_TD.mul_(x_TD), None
-
-
-def _noise(level: Tensor, jitter: float) -> Tensor:
-    """1 - jitter for level 0 to 1 + jitter for level 255."""
-    return level.float().mul_(2 * jitter / 255).add_(1 - jitter)
-
-
 def mixtures(model: nn.Module) -> Iterator[Mixture]:
     """The mixtures of a model, from the first block to the last."""
     return (module for module in model.modules() if isinstance(module, Mixture))
 
 
-def first_come(expert_N: Tensor, experts: int, capacity: int) -> Tensor:
-    """(N,) bool: the assignment is among the first `capacity` ones of its expert."""
-    order_N = torch.sort(expert_N, stable=True).indices
-    count_E = loads(expert_N, experts)
-    place_N = torch.arange(len(expert_N), device=expert_N.device)
-    begin_E = count_E.cumsum(0) - count_E
-    kept = torch.empty_like(expert_N, dtype=torch.bool)
-    kept[order_N] = place_N - begin_E[expert_N[order_N]] < capacity
-    return kept
-
-
-def _chosen(model: nn.Module, blocks: str) -> list[nn.Module]:
-    """The blocks whose feed-forward becomes a mixture."""
-    every = list(getattr(model, "blocks", []))
-    for block in every:
-        mlp = getattr(block, "mlp", None)
-        parts = [f"fc{n}.{kind}" for n in "12" for kind in ("weight", "bias")]
-        names = dict(mlp.named_parameters()) if isinstance(mlp, nn.Module) else {}
-        plain = set(names) == set(parts) and names["fc1.weight"].ndim == 2
-        # A gated one has the same names, but its second layer takes half of what the first gives.
-        if not plain or names["fc2.weight"].shape[1] != len(names["fc1.weight"]):
-            raise ValueError(f"a {type(block).__name__} has no feed-forward of two linear layers")
+def _chosen(model: nn.Module, blocks: str) -> list[FeedForward]:
+    """The feed-forwards that become mixtures. Raises ValueError."""
+    every = [f for f in feed_forwards(model) if not f.of_tokens]
     if not every:
         raise ValueError(
-            f"{type(model).__name__} has no transformer blocks: Switch is for ViTs, such as vit300"
+            f"a {type(model).__name__} has no feed-forward, two linear layers with an activation "
+            "module between them, which experts could replace: take a transformer, such as vit300"
         )
     numbers = _numbers(blocks, len(every))
     if not numbers:
         raise ValueError(f"blocks {blocks!r} names none of the {len(every)} block(s); say all")
-    return [every[number] for number in numbers]
+    wanted = [every[number] for number in numbers]
+    for number, one in zip(numbers, wanted, strict=True):
+        if one.chain is None:
+            raise ValueError(
+                f"feed-forward {number}, {one.path}, cannot become experts: {one.reason}"
+            )
+    return wanted
 
 
 def _numbers(blocks: str, count: int) -> list[int]:

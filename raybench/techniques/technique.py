@@ -43,6 +43,8 @@ class Progress(NamedTuple):
 
     step: int
     steps: int
+    epoch_steps: int = 0
+    """Steps of an epoch; 0 where it is not known."""
 
     @property
     def share(self) -> float:
@@ -81,6 +83,12 @@ class Technique:
     def active(self) -> bool:
         """False for a setting that is the plain model, such as `experts=0`: no hook is called."""
         return True
+
+    @property
+    def loads(self) -> tuple[str, ...]:
+        """Addresses of the trained models that it learns from: what they were trained on counts
+        as seen, and one that was trained on the run's test images is refused."""
+        return ()
 
     def acts_on(self, model: nn.Module) -> list[str]:
         """Names of the parameters on which it acts, after `reshape`; all of them by default.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raybench import artefact, parallel
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
-from raybench.models import avoid_slow_bf16, build
+from raybench.models import avoid_slow_bf16, build, require_source
 from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.techniques import Batch, Memory, Progress
 from raybench.training import checkpoint, measure, meter, trained
@@ -70,6 +70,7 @@ def fit(
     dtype, _ = measure.pick_dtype(recipe.precision, device)
     techniques = experiment.techniques()
 
+    images = trained.honest(experiment, images)
     torch.manual_seed(experiment.seed)
     model = first_model(experiment, images.classes)
     # The order is that of the fields in Experiment, here and at every later moment.
@@ -85,14 +86,14 @@ def fit(
     for _, technique in techniques:
         technique.before_training(model, load)
     steps = len(images.train) // recipe.batch
-    progress = Progress(0, steps * recipe.epochs)
+    progress = Progress(0, steps * recipe.epochs, steps)
     state, first = None, 1
     if resume is not None:
         state = checkpoint.read(resume, experiment, device)
         first = state["epoch"] + 1
-        progress = Progress((first - 1) * steps, progress.steps)
+        progress = progress._replace(step=(first - 1) * steps)
         # The layers of the epoch that was saved.
-        _restructure(model, experiment, Progress((first - 2) * steps, progress.steps), {})
+        _restructure(model, experiment, progress._replace(step=(first - 2) * steps), {})
     memories: dict[str, Memory] = {name: {} for name, _ in techniques}
     wrapped = replicas.wrap(model)
     optimizer = replicas.optimizer(wrapped, recipe)
@@ -145,7 +146,7 @@ def fit(
             scaled.backward(loss)
             scaled.step(optimizer)
             watch.step(model, optimizer)
-            progress = Progress(progress.step + 1, progress.steps)
+            progress = progress._replace(step=progress.step + 1)
             for name, technique in techniques:
                 technique.after_step(model, progress, memories[name], optimizer)
             losses += loss.detach()
@@ -211,6 +212,7 @@ def fit(
 def first_model(experiment: Experiment, classes: int) -> nn.Module:
     """The plain model with its first weights, as `start_from` says. Raises ValueError."""
     name, size, start = experiment.model, experiment.image_size, experiment.start_from
+    require_source(experiment)
     if start.startswith("timm:"):
         pretrained = start.removeprefix("timm:")
         if not pretrained:

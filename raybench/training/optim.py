@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
 from torch import nn
 
 from raybench.experiment import Recipe
+
+EMBEDDING = re.compile(r"(absolute_)?pos_embed(ding)?|(cls|dist|reg|class)_token")
+"""Names of a ViT's embeddings in timm and torchvision. By name, as a pipeline's stage is a part of
+the model and has no `no_weight_decay`."""
 
 
 def learning_rate(recipe: Recipe, share: float) -> float:
@@ -35,7 +40,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all trainable parameters.
 
-    Matrices and filters are decayed; norms and biases, a stack of biases too, are not. A module
+    Matrices and filters are decayed; norms and biases, a stack of biases too, are not, nor are
+    embeddings of positions and tokens, and what the model's `no_weight_decay` names. A module
     may have a `lr_scale`, a dict from a parameter's name to the factor of its learning rate, which
     becomes its group's. Parameters that `continuing` had keep their moments.
     """
@@ -44,11 +50,15 @@ def build_optimizer(
         for path, module in model.named_modules()
         for name, scale in getattr(module, "lr_scale", {}).items()
     }
+    named = getattr(model, "no_weight_decay", None)
+    exempt = set(named()) if callable(named) else set()
     kinds: dict[tuple[float, float], list[nn.Parameter]] = {(recipe.weight_decay, 1.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_bias = parameter.ndim <= 1 or name.rpartition(".")[2].startswith("bias")
-            kind = (0.0 if is_bias else recipe.weight_decay, float(scales.get(name, 1.0)))
+            last = name.rpartition(".")[2]
+            is_bias = parameter.ndim <= 1 or last.startswith("bias") or last.endswith("_step")
+            free = is_bias or name in exempt or EMBEDDING.fullmatch(last)
+            kind = (0.0 if free else recipe.weight_decay, float(scales.get(name, 1.0)))
             kinds.setdefault(kind, []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale}

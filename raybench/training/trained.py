@@ -6,12 +6,15 @@ results/sparsity_ladder#3     trial 3 of a sweep, where `--keep` has left its mo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from raybench import artefact
+from raybench.data import Images
+from raybench.data.seen import UnreadableSketch, data_names, meets, united
 from raybench.experiment import Experiment
 from raybench.models import avoid_slow_bf16
 from raybench.training import measure
@@ -48,7 +51,7 @@ def load(address: str, experiment: Experiment, classes: int, device: torch.devic
         ValueError: no such file, no trained model in it, or one of other images or classes.
     """
     path = find(address)
-    described, theirs = artefact.about(path)
+    described, theirs, _ = artefact.about(path)
     if theirs != classes:
         raise ValueError(f"the model in {path} has {theirs} classes, and the data has {classes}")
     if described.image_size != experiment.image_size:
@@ -56,11 +59,42 @@ def load(address: str, experiment: Experiment, classes: int, device: torch.devic
             f"the model in {path} was trained on images of {described.image_size} pixels, and "
             f"these have {experiment.image_size}"
         )
-    model = artefact.load(path).to(device).to(memory_format=torch.channels_last)
+    # Of all models by import path, the run has named its own alone.
+    model = artefact.load(path, experiment.model).to(device).to(memory_format=torch.channels_last)
     dtype, _ = measure.pick_dtype(experiment.recipe.precision, device)
     if device.type == "cpu" and dtype == torch.bfloat16:
         avoid_slow_bf16(model)
     return model
+
+
+def honest(experiment: Experiment, images: Images) -> Images:
+    """The images of a run, with what the models that it goes on from and learns from have seen.
+
+    To be called before anything trains: the run's file then tells all images behind its weights.
+
+    Raises:
+        ValueError: there is no such model, or it was trained on the run's validation or test
+            images, so that accuracies on them would be of images that it knows.
+    """
+    addresses = [address for _, technique in experiment.techniques() for address in technique.loads]
+    if experiment.start_from and not experiment.start_from.startswith("timm:"):
+        addresses.insert(0, experiment.start_from)
+    for address in addresses:
+        path = find(address)
+        seen = artefact.about(path).seen
+        try:
+            for name, digests in images.held_out().items():
+                if meets(seen, digests):
+                    raise ValueError(
+                        f"the model in {path} was trained on {name} images of {images.name} (its "
+                        f"data: {data_names(seen)}), on which this run would be scored: take a "
+                        f"model that was trained on {images.name} itself, or on other images"
+                    )
+            inherited = united(images.inherited, seen)
+        except UnreadableSketch as error:
+            raise ValueError(f"{path} holds no trained model: {error}") from error
+        images = replace(images, inherited=inherited)
+    return images
 
 
 def _number(trial: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from raybench.reports.varied import alike, plain, varied
+from raybench.reports.varied import alike, completed, plain, varied
 
 REFERENCE = {  # (model, structured) -> accuracy, speed-up, parameters, FLOPs (multiply-adds)
     ("vit_small_patch16_224", False): (68.01, None, "48.8M", "9.9G"),
@@ -30,7 +30,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     The speed-up is the dense twin's median seconds an epoch over the row's, empty where the sweep
     has no dense twin. FLOPs are multiply-adds, as papers count them, of one image.
     """
-    done = trials[trials["status"] == "COMPLETE"].copy()
+    done = completed(trials)
     if done.empty:
         return pd.DataFrame()
     done["layers"] = [_layers(row) for row in done.to_dict("records")]
@@ -60,7 +60,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "speed-up": round(twin / seconds, 2) if twin else None,
                 "parameters": f"{found['parameters'].median() / 1e6:.1f}M",
                 "FLOPs": f"{found['flops'].median() / 2e9:.2f}G",
-                "factors": found["factors"].iloc[0] or None,
+                "factors": found["factors"].fillna("").iloc[0] or None,
                 "reference: accuracy": reference[0],
                 "reference: speed-up": reference[1],
                 "reference: parameters": reference[2],

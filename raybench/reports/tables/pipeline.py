@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raybench.reports.varied import alike, plain, varied
+from raybench.reports.varied import alike, completed, plain, varied
 
 REFERENCE = {  # (model, chunks) -> accuracy, seconds a batch of 512
     ("mobilenet_v2", 1): (92.79, 0.52),
@@ -46,7 +46,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     are empty where the sweep has nothing to compare with. Accuracies are those of the test split,
     in points; `best` is that of the trial with the highest accuracy on the validation split.
     """
-    done = trials[(trials["status"] == "COMPLETE") & trials["s_per_batch"].notna()].copy()
+    done = completed(trials[trials["s_per_batch"].notna()])
     if done.empty:
         return pd.DataFrame()
     done["way"] = [_way(row, row["pipeline.chunks"]) for row in done.to_dict("records")]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raybench.reports.varied import alike, is_input, plain, varied
+from raybench.reports.varied import alike, completed, is_input, plain, varied
 
 REFERENCE: dict[tuple[str, str, float], tuple[str, float | None]] = {
     # model, what it is, sparsity -> accuracy in words, times smaller; against its dense network
@@ -60,7 +60,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     that differ in precision alone, over all seeds. A column that would say nothing in any row is
     left out.
     """
-    done = trials[trials["status"] == "COMPLETE"].copy()
+    done = completed(trials)
     if done.empty:
         return pd.DataFrame()
     asked = _filled(done, "prune.final_sparsity", 0.0)

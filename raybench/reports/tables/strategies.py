@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from raybench.reports.varied import plain, varied
+from raybench.reports.varied import completed, plain, varied
 
 REFERENCE = {  # plugin, samples a worker -> samples a second, maximum memory in GB
     ("torch_ddp", 8): (43.7168, 1.80),
@@ -36,7 +36,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     the validation split. `threshold` has no meaning here. A plugin's precision is the one that was
     used, so that the reference's fp16 stands beside fp16 and bf16 alike.
     """
-    done = trials[trials["status"] == "COMPLETE"].copy()
+    done = completed(trials)
     if done.empty:
         return pd.DataFrame()
     done["workers"] = done["parallel.workers"].astype(int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from raybench.reports.varied import plain, varied
+from raybench.reports.varied import completed, plain, varied
 
 REFERENCE = {  # experts -> parameters, highest accuracy (epoch), first above 75 %, seconds an epoch
     0: (12_798_490, "81.36 (345)", 31, 11.8, 4.6),
@@ -24,7 +24,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     The highest accuracy is the best seed's on the validation split, as is the first epoch above
     `threshold`; the test accuracy is a mean over the trials, scored once at their ends.
     """
-    done = trials[trials["status"] == "COMPLETE"].copy()
+    done = completed(trials)
     if done.empty:
         return pd.DataFrame()
     done["experts"] = done["switch.experts"].fillna(0).astype(int)

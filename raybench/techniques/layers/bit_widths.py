@@ -12,14 +12,18 @@ BITS = range(2, 9)
 
 
 @torch.no_grad()
-def sensitivity(weight: Tensor, squared_gradient: Tensor | float, bits: int) -> float:
+def sensitivity(
+    weight: Tensor, squared_gradient: Tensor | float, bits: int, stacked: int = 0
+) -> float:
     """Rise of the loss, up to a factor, when the weight has so many bits.
 
     The second-order term, with the empirical Fisher's diagonal for the Hessian's: the sum of
     E[g²] (w - Q(w))², g² being of whole batches (Dong et al. 2019, "HAWQ-V2", has the Hessian's
     trace in its place; Zandonati et al. 2022, "FIT", the Fisher's).
     """
-    error = (weight - rounded_weight(weight, fit_weight_steps(weight, bits), bits)).square_()
+    error = (
+        weight - rounded_weight(weight, fit_weight_steps(weight, bits, stacked), bits)
+    ).square_()
     return float((error.double() * squared_gradient).sum())
 
 

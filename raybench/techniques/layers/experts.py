@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.techniques.layers.chain import chain_of
+
 ALIGN = 16
 """Rows of which a group is a multiple, but in fp32: groups of any size ran at 95 GFLOP/s in bf16,
 groups of 16 n at 157 (304 x 1168, one core). The zeros cost 3 % at 64 experts of 260 tokens."""
@@ -30,8 +32,14 @@ known; multiples of 16 alone would be 1,500 kernels up to 4,096 rows, and its ca
 STRIDE_BYTES = 16  # what grouped_mm wants every stride to be a multiple of
 
 
+KEEP_INPUT = ("GeluBackward0", "SiluBackward0", "HardswishBackward0", "MishBackward0")
+"""Activations whose output is free to be written into: they remember what they were given."""
+
+
 class Experts(nn.Module):
     """E feed-forwards of two linear layers each, as stacked weights; copies of `dense` at first.
+
+    `act` is what stands between the layers: the activation, and a dropout where `dense` has one.
 
     `forward(x, expert)` with x (N, D) and expert (N,) gives (N, D): row n is what expert
     `expert[n]` makes of row n.
@@ -44,15 +52,16 @@ class Experts(nn.Module):
 
     def __init__(self, dense: nn.Module, experts: int) -> None:
         super().__init__()
-        self.act = copy.deepcopy(dense.get_submodule("act"))
-        for number in "12":
+        layers = chain_of(dense)
+        self.act = copy.deepcopy(layers.between)
+        for number, layer in (("1", layers.first), ("2", layers.second)):
             for kind in ("weight", "bias"):
-                one = dense.get_parameter(f"fc{number}.{kind}").detach()
+                one = layer.get_parameter(kind).detach()
                 stacked = one.expand(experts, *one.shape).clone()
                 self.register_parameter(f"{kind}{number}", nn.Parameter(stacked))
 
     def __len__(self) -> int:
-        return len(self.weight1)
+        return len(self.bias1)
 
     def draw(self) -> None:
         """Gives every expert weights of its own, as widely spread as the copies' were."""
@@ -60,12 +69,14 @@ class Experts(nn.Module):
             nn.init.trunc_normal_(weight, std=float(weight[0].detach().std()))
 
     def forward(self, x_ND: Tensor, expert_N: Tensor) -> Tensor:
-        width, hidden = x_ND.shape[1], self.weight1.shape[1]
+        width, hidden = x_ND.shape[1], self.bias1.shape[1]
         slot_N, ends_E, rows = _slots(expert_N, len(self), exact=x_ND.dtype == torch.float32)
         unit = STRIDE_BYTES // x_ND.element_size()
         d, h, out = (n + -n % unit for n in (width + 1, hidden + 1, width))
         x_RP = _Placed.apply(x_ND, slot_N, rows, d)
         h_RP = self.act(_Linear.apply(x_RP, self.weight1, self.bias1, ends_E, h))
+        if h_RP.grad_fn is not None and h_RP.grad_fn.name() not in KEEP_INPUT:
+            h_RP = h_RP.clone()  # the activation's way back needs its output as it is
         h_RP = _WithOnes.apply(h_RP, hidden)
         y_RP = _Linear.apply(h_RP, self.weight2, self.bias2, ends_E, out)
         return _Taken.apply(y_RP, slot_N, width)

@@ -32,10 +32,13 @@ in the gradient of the step, a single number. With the whole, training took 1.31
 
 
 class _RoundedWeight(torch.autograd.Function):
-    """A weight (O, …) on the grids of its output channels, whose steps are (O, 1, …)."""
+    """A weight (O, …) on the grids of its output channels, whose steps are (O,); or stacked ones,
+    (E, O, …) with steps (E, O)."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, step: Tensor, high: int, scale: float) -> Tensor:
+        ctx.axes = step.ndim
+        step = step.view(*step.shape, *(1,) * (weight.ndim - step.ndim))
         ctx.save_for_backward(weight, step)
         ctx.high, ctx.scale = high, scale
         return (weight / step).round_().clamp_(-high, high).mul_(step)
@@ -48,7 +51,7 @@ class _RoundedWeight(torch.autograd.Function):
         # code · g, less v / step · g where it is inside: the two cases of the paper's equation 3.
         passed = scaled * inside
         by_value = scaled.round_().clamp_(-ctx.high, ctx.high).mul_(gradient).sub_(passed)
-        return inside, by_value.flatten(1).sum(1).mul_(ctx.scale).view_as(step), None, None
+        return inside, by_value.flatten(ctx.axes).sum(ctx.axes).mul_(ctx.scale), None, None
 
 
 class _RoundedInput(torch.autograd.Function):
@@ -102,9 +105,11 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def rounded_weight(weight: Tensor, step: Tensor, bits: int, scale: float = 1.0) -> Tensor:
-    """A weight (O, …) on its grids, of steps (O,), whose gradient is the paper's times `scale`."""
-    shaped = step.view(-1, *(1,) * (weight.ndim - 1))
-    result: Tensor = _RoundedWeight.apply(weight, shaped, largest_code(bits), scale)
+    """A weight (O, …) on its grids, of steps (O,), whose gradient is the paper's times `scale`.
+
+    Stacked weights (E, O, …) have steps (E, O).
+    """
+    result: Tensor = _RoundedWeight.apply(weight, step, largest_code(bits), scale)
     return result
 
 
@@ -140,9 +145,13 @@ def largest_code(bits: int) -> int:
 
 
 @torch.no_grad()
-def fit_weight_steps(weight: Tensor, bits: int) -> Tensor:
-    """The step of each output channel, of `NARROWING`, with the smallest squared error: (O,)."""
-    rows, code = weight.detach().float().flatten(1), largest_code(bits)
+def fit_weight_steps(weight: Tensor, bits: int, stacked: int = 0) -> Tensor:
+    """The step of each output channel, of `NARROWING`, with the smallest squared error: (O,).
+
+    With `stacked` = 1 the weight is (E, O, …), and the steps are (E, O).
+    """
+    channels = weight.shape[: 1 + stacked]
+    rows, code = weight.detach().float().reshape(channels.numel(), -1), largest_code(bits)
     widest = rows.abs().amax(1, keepdim=True).div_(code).clamp_(min=SMALLEST_STEP)
     best = widest
     least = torch.full_like(widest, torch.inf)
@@ -151,7 +160,7 @@ def fit_weight_steps(weight: Tensor, bits: int) -> Tensor:
         error = (rows / step).round_().clamp_(-code, code).mul_(step).sub_(rows).square_()
         error = error.sum(1, keepdim=True)
         best, least = torch.where(error < least, step, best), torch.minimum(error, least)
-    return best.flatten()
+    return best.view(channels)
 
 
 @torch.no_grad()

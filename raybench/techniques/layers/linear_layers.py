@@ -1,52 +1,156 @@
-"""Which linear layers of a transformer or mixer a technique replaces."""
+"""Which linear layers of a model a technique replaces.
+
+    kind            layers
+    attention       those of attention modules, by class or path: queries, keys, values, projection
+    feed_forward    those of feed-forwards, as `feed_forwards` finds them, and the linear layers of
+                    modules that are called one: gated ones, those without biases
+    both            these two
+    all             every linear layer but the classifier, a mixer's of tokens too
+
+Left dense: layers whose forward pass is not nn.Linear's, layers that share their weight with
+others, and layers in whose place the factors do not fit or hold no fewer numbers. The input
+projection of nn.MultiheadAttention is no layer.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Literal
 
 from torch import nn
 
 from raybench.results.column import Column
+from raybench.techniques.layers.chain import is_plain, narrows
+from raybench.techniques.layers.classifier import classifier
+from raybench.techniques.layers.feed_forwards import (
+    LIKE,
+    NOT_LIKE,
+    feed_forwards,
+    mixes_tokens,
+    without_fast_path,
+)
+from raybench.techniques.layers.shared import shared
 
 Layers = Literal["both", "attention", "feed_forward", "all"]
 
-PATTERNS: dict[str, tuple[str, ...]] = {
-    "attention": ("*.attn.qkv", "*.attn.proj"),
-    "feed_forward": ("*.mlp.fc[12]", "*.mlp_channels.fc[12]"),
-}
-PATTERNS["both"] = (*PATTERNS["attention"], *PATTERNS["feed_forward"])
-PATTERNS["all"] = ("blocks.*",)  # a mixer's mixing of tokens as well
+STRUCTURED_LAYERS = Column(int, "", "Linear layers that are Monarch or low-rank ones now.")
+"""The column of each technique that replaces them."""
+
+ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+PROJECTION = re.compile(r"(to_|in_)?(q|k|v|qkv|kv|qk|query|key|value)(_proj|_lin)?|out_proj|o_proj")
+"""Names of linear layers that are attention's in a block without an attention module."""
+PAIRS = ({"fc1", "fc2"}, {"linear1", "linear2"}, {"lin1", "lin2"}, {"w1", "w2"}, {"w12", "w3"})
+"""Names of linear layers of a feed-forward that calls its activation as a function."""
+FEED_FORWARD = re.compile(r"(mlp|ffn|ff|feed_?forward)(_\w+)?", re.IGNORECASE)
+"""Names of an nn.Sequential that is one, such as a gated one."""
 
 STRUCTURED_LAYERS = Column(int, "", "Linear layers that are Monarch or low-rank now.")
 """Of the column `structured_layers`, which both techniques report."""
 
 
-def chosen(model: nn.Module, layers: Layers, leave_out: str) -> dict[str, nn.Linear]:
+def chosen(
+    model: nn.Module,
+    layers: Layers,
+    leave_out: str,
+    saved: Callable[[nn.Linear], int] | None = None,
+) -> dict[str, nn.Linear]:
     """The model's linear layers of that kind, by name, without those that `leave_out` matches.
 
-    `leave_out` holds shell patterns, separated by commas: `blocks.0.*,*.attn.proj`.
+    `leave_out` holds shell patterns, separated by commas: `blocks.0.*,*.attn.proj`. `saved` gives
+    the numbers that a layer's replacement saves, or raises ValueError where there is none: layers
+    that do not fit stay out as long as one does.
 
     Raises:
         ValueError: nothing is left to replace, or a pattern matches no layer.
     """
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    wanted = [n for n in linear if any(fnmatch(n, pattern) for pattern in PATTERNS[layers])]
+    linear = _replaceable(model)
+    kinds = _kinds(model, linear)
+    parts = {"both": ("attention", "feed_forward"), "all": ("attention", "feed_forward", "rest")}
+    wanted = [n for n in linear if kinds[n] in parts.get(layers, (layers,))]
     without = [pattern.strip() for pattern in leave_out.split(",") if pattern.strip()]
     for pattern in without:
         if not any(fnmatch(name, pattern) for name in wanted):
-            some = ", ".join(wanted[:3])
+            some = ", ".join(wanted[:3]) or "none"
             raise ValueError(f"leave_out {pattern!r} matches no layer; there are {some}, …")
     left = [n for n in wanted if not any(fnmatch(n, pattern) for pattern in without)]
     if not left:
+        more = "" if layers == "all" or without or not linear else "; layers 'all' takes others"
         raise ValueError(
             f"layers {layers!r} without {leave_out!r} leaves nothing of a {type(model).__name__} "
-            "to replace"
+            f"to replace{more}"
         )
-    return {name: linear[name] for name in left}
+    return {name: linear[name] for name in (_fitting(linear, left, saved) if saved else left)}
+
+
+def _fitting(
+    linear: dict[str, nn.Linear], names: list[str], saved: Callable[[nn.Linear], int]
+) -> list[str]:
+    """The layers in whose place something smaller fits. Raises the first one's ValueError."""
+    fitting, errors = [], []
+    for name in names:
+        try:
+            if saved(linear[name]) >= 0:
+                fitting.append(name)
+            else:
+                errors.append(ValueError(f"in place of {name} the factors would be larger"))
+        except ValueError as error:
+            errors.append(ValueError(str(error).replace(" layer;", f" {name};")))
+    if not fitting:
+        raise errors[0]
+    return fitting
+
+
+def _replaceable(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that something else can stand for, by name."""
+    tied, heads = shared(model), classifier(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and is_plain(module)
+        and name not in heads
+        and name
+        and id(module.weight) not in tied
+    }
+
+
+def _kinds(model: nn.Module, linear: dict[str, nn.Linear]) -> dict[str, str]:
+    """Kind of each linear layer: attention, feed_forward or rest."""
+    in_chains = {
+        id(layer): "rest" if f.of_tokens else "feed_forward"
+        for f in feed_forwards(model)
+        if f.chain is not None
+        for layer in (f.chain.first, f.chain.second)
+    }
+    return {n: in_chains.get(id(layer)) or _by_name(model, n) for n, layer in linear.items()}
+
+
+def _by_name(model: nn.Module, name: str) -> str:
+    """The kind that classes and names above a layer tell."""
+    path, _, leaf = name.rpartition(".")
+    holder, alone = model.get_submodule(path), True
+    while path and type(holder) in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
+        if FEED_FORWARD.fullmatch(path.rpartition(".")[2]):
+            return "rest" if mixes_tokens(path) else "feed_forward"
+        # One layer alone is an output projection with its dropout, more are another network.
+        alone = alone and sum(isinstance(m, nn.Linear) for m in holder.modules()) == 1
+        path, _, leaf = path.rpartition(".")
+        holder = model.get_submodule(path)
+    kind = type(holder).__name__
+    beside = {n for n, m in holder.named_children() if isinstance(m, nn.Linear)}
+    if path and (NOT_LIKE.search(kind) or narrows(holder)):
+        return "rest"
+    if path and (LIKE.search(kind) or any(leaf in pair <= beside for pair in PAIRS)):
+        return "rest" if mixes_tokens(path) else "feed_forward"
+    in_attention = ATTENTION.search(kind) or ATTENTION.search(path.rpartition(".")[2])
+    return "attention" if alone and (in_attention or PROJECTION.fullmatch(leaf)) else "rest"
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:
     """Puts a module in the place of the one of that name."""
     parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
+    holder = model.get_submodule(parent)
+    setattr(holder, last, module)
+    without_fast_path(holder)

@@ -1,9 +1,8 @@
-"""Convolutions and linear layers whose weights and inputs lie on grids of few bits.
+"""Which layers are of few bits: plain ones in weights and inputs, all others in weights alone.
 
-Beside `weight` they have, in the state_dict as everywhere:
+Beside its weight and `weight_step`, `weight_bits` (`rounded_weights`) a plain nn.Conv2d or
+nn.Linear has, in the state_dict as everywhere:
 
-    weight_step       (O,) fp32   a weight is code * step; codes -(2^(bits-1) - 1) … 2^(bits-1) - 1
-    weight_bits       uint8       0: not quantized yet, the layer is the plain one
     input_step        fp32        an input is (code - zero point) * step; codes 0 … 2^bits - 1;
     input_zero_point  uint8       step 0: nothing was observed yet
     input_bits        uint8
@@ -15,74 +14,60 @@ may be negative (an image, what comes out of a LayerNorm or a GELU) is shifted i
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.techniques.layers.learned_step import (
-    SMALLEST_STEP,
-    fit_weight_steps,
-    flat,
-    largest_code,
-    rounded_input,
-    rounded_weight,
-    with_idle,
+from raybench.techniques.layers.learned_step import flat, rounded_input
+from raybench.techniques.layers.rounded_weights import (
+    BITS,
+    STEP,
+    RoundedWeights,
+    round_weight,
+    rounding,
+    settle_step,
 )
+from raybench.techniques.layers.weights import Weight, weights
 
 SAMPLES = 2048  # values of an input that a grid is fitted to, of each step that is observed
 
+LEFT_OUT = ("recurrent", "standardized")
+"""Kinds of weights that are not rounded: cuDNN reads recurrent ones as one flat piece, and what a
+standardized convolution multiplies is no longer on the grid of its parameter."""
 
-class QuantizedLayer(nn.Module):
+
+class QuantizedLayer(RoundedWeights):
     """What both kinds have. An instance is made by `quantizable`, of a plain layer."""
 
-    weight: Tensor
+    rounded_attributes = ("weight",)
     bias: Tensor | None
     weight_step: nn.Parameter
     weight_bits: Tensor
     input_step: nn.Parameter | None
     input_bits: Tensor
     input_zero_point: Tensor
-    lr_scale: dict[str, float]
     observing: bool  # whether the next training forward leaves its input in `seen`
     seen: Tensor | None
+
+    @property
+    def weight(self) -> Tensor:
+        """The rounded weight, for readers past the layer, whose input is none of the layer's."""
+        return self.read_rounded("weight", *(() if self.input_step is None else (self.input_step,)))
 
     def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The input and the weight that the layer multiplies."""
         if self.observing and self.training:
             self.seen = x.detach()
-        weight: Tensor = self.weight
-        idle = []
-        if bits := int(self.weight_bits):
-            scale = self._gradient_scale("weight_step", weight[0].numel(), largest_code(bits))
-            weight = rounded_weight(weight, self.weight_step, bits, scale)
-        else:
-            idle.append(self.weight_step)
-        if self.input_step is not None:
-            if bits := int(self.input_bits):
-                codes, zero = 2**bits - 1, int(self.input_zero_point)
-                scale = self._gradient_scale("input_step", x[0].numel(), codes)
-                x = rounded_input(x, self.input_step, -zero, codes - zero, scale)
-            else:
-                idle.append(self.input_step)
-        return x, with_idle(weight, *idle) if idle and torch.is_grad_enabled() else weight
-
-    def _gradient_scale(self, name: str, values: int, code: int) -> float:
-        # The paper's 1 / sqrt(values * code), section 2.2, keeps the step's pace beside the
-        # weights' for its first step, with which few values lie beyond the grid's ends. A fitted
-        # grid ends at the largest value: what is there moves the step by `code` times its gradient,
-        # and that of a step which is a code-th of it. At 8 bits 3 / code² is 40 times less for a
-        # layer of 144 values a channel; with the paper's the first step took it below 0.
-        scale = min(1 / math.sqrt(values * code), 3 / code**2)
-        # What the learning rate is multiplied by is taken off again: SGD goes this way, and Adam
-        # in shares of the step.
-        return scale / self.lr_scale[name]
-
-    @torch.no_grad()
-    def quantize_weight(self, bits: int) -> None:
-        """Puts the weight on the grid of so many bits with the least squared error."""
-        self.weight_step.copy_(fit_weight_steps(self.weight, bits))
-        self.weight_bits.fill_(bits)
+        if self.input_step is None:
+            return x, self.read_rounded("weight")
+        if not (bits := int(self.input_bits)):
+            return x, self.read_rounded("weight", self.input_step)
+        codes, zero = 2**bits - 1, int(self.input_zero_point)
+        scale = self._gradient_scale("input_step", x[0].numel(), codes)
+        x = rounded_input(x, self.input_step, -zero, codes - zero, scale)
+        return x, self.read_rounded("weight")
 
     @torch.no_grad()
     def quantize_input(self, bits: int) -> None:
@@ -102,37 +87,26 @@ class QuantizedLayer(nn.Module):
         places = torch.arange(SAMPLES, device=row.device).mul_(stride).remainder_(len(row))
         return row[places].float()
 
-    def fit_to_weight(self) -> bool:
-        """Makes steps anew where the weight has lost output channels; whether it had."""
-        if len(self.weight_step) == len(self.weight):
-            return False
-        self.weight_step = nn.Parameter(self.weight_step.new_ones(len(self.weight)))
-        if bits := int(self.weight_bits):
-            self.quantize_weight(bits)
-        return True
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Makes what is stored exact: fp16 steps and bias, and weights equal to code * step."""
-        for step in (self.weight_step, self.input_step):
-            if step is not None and (step > 0).all():
-                step.copy_(step.clamp(min=SMALLEST_STEP).half())
-        if self.bias is not None:
-            self.bias.copy_(self.bias.half())
-        on_grid = rounded_weight(self.weight, self.weight_step, int(self.weight_bits))
-        self.weight.copy_(on_grid + 0.0)  # a code has no -0
+    def settle_input(self) -> None:
+        """Makes the input's step fp16."""
+        if self.input_step is not None:
+            settle_step(self.input_step)
 
 
-class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
+class QuantizedConv2d(QuantizedLayer, nn.Conv2d):  # type: ignore[override]  # of weight
     """A Conv2d on grids."""
+
+    class_before = nn.Conv2d
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW, weight = self.on_grid(x_BCHW)
         return self._conv_forward(x_BCHW, weight, self.bias)
 
 
-class QuantizedLinear(QuantizedLayer, nn.Linear):  # type: ignore[misc]  # bias may be None
+class QuantizedLinear(QuantizedLayer, nn.Linear):  # type: ignore[override,misc]  # of weight, bias
     """A Linear on grids."""
+
+    class_before = nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.on_grid(x)
@@ -145,33 +119,59 @@ KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {
 }
 
 
-def quantizable(model: nn.Module, *, bits: int, activation_bits: int) -> None:
-    """Turns plain convolutions and linear layers into those that can be quantized, in place.
+def chosen(model: nn.Module) -> list[Weight]:
+    """The weights that can be quantized."""
+    return [weight for weight in weights(model) if weight.kind not in LEFT_OUT]
 
-    Subclasses, those of other techniques and of torch's own attention, stay what they are. The bits
-    are what is expected; they decide the learning rates of the steps alone.
+
+def quantizable(model: nn.Module, *, bits: int, activation_bits: int) -> bool:
+    """Makes every weight that is not quantizable yet so, in place; whether there was one.
+
+    A plain convolution or linear layer has its input rounded as well. The bits are what is
+    expected; they decide the learning rates of the steps alone.
     """
-    for module in list(model.modules()):
-        if type(module) not in KINDS:
-            continue
-        module.__class__ = KINDS[type(module)]  # the same parameters, under the same names
-        assert isinstance(module, QuantizedLayer)
-        weight = module.weight
-        module.observing, module.seen = False, None
-        module.weight_step = nn.Parameter(weight.new_ones(len(weight)))
-        module.register_buffer("weight_bits", weight.new_zeros((), dtype=torch.uint8))
-        module.register_parameter("input_step", None)
-        # Where the fitted steps are to be expected: the largest of many values is 4 times the mean
-        # magnitude, and 5 after a norm.
-        expected = 4 * float(weight.detach().abs().mean()) / largest_code(bits)
-        module.lr_scale = {"weight_step": max(expected, SMALLEST_STEP)}
-        if activation_bits <= 8:
-            module.input_step = nn.Parameter(weight.new_zeros(()))
-            for name in ("input_bits", "input_zero_point"):
-                module.register_buffer(name, weight.new_zeros((), dtype=torch.uint8))
-            module.lr_scale["input_step"] = 5 / (2**activation_bits - 1)
+    new = {id(w.value): w for w in chosen(model) if not _is_rounded(w.module, w.attribute)}
+    by_module: dict[nn.Module, list[Weight]] = {}
+    for path, module in model.named_modules():  # every holder of a weight that several share
+        for attribute, value in module._parameters.items():
+            if value is not None and id(value) in new:
+                own = Weight(f"{path}.{attribute}", path, module, attribute, new[id(value)].kind)
+                by_module.setdefault(module, []).append(own)
+    steps: dict[int, nn.Parameter] = {}
+    for module, found in by_module.items():
+        layer = KINDS.get(type(module))
+        before: Any = type(module)
+        kind = layer or rounding(before, tuple(weight.attribute for weight in found))
+        for weight in found:
+            value = weight.value
+            round_weight(weight, kind, bits=bits)
+            step = steps.setdefault(id(value), module.get_parameter(weight.attribute + STEP))
+            module.register_parameter(weight.attribute + STEP, step)
+        if layer:
+            _add_input(module, activation_bits)
+    for module in model.modules() if new else ():
+        # In evaluation it would multiply by the weights and go past its layers.
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+    return bool(new)
+
+
+def _is_rounded(module: nn.Module, attribute: str) -> bool:
+    return attribute + BITS in module._buffers
+
+
+def _add_input(module: nn.Module, activation_bits: int) -> None:
+    assert isinstance(module, QuantizedLayer)
+    module.observing, module.seen = False, None
+    module.register_parameter("input_step", None)
+    if activation_bits <= 8:
+        value = module.raw_weight("weight")
+        module.input_step = nn.Parameter(value.new_zeros(()))
+        for name in ("input_bits", "input_zero_point"):
+            module.register_buffer(name, value.new_zeros((), dtype=torch.uint8))
+        module.lr_scale["input_step"] = 5 / (2**activation_bits - 1)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """The layers that `quantizable` made, by name, in order."""
+    """The layers with rounded inputs, by name, in order."""
     return {n: m for n, m in model.named_modules() if isinstance(m, QuantizedLayer)}

@@ -1,0 +1,58 @@
+"""Which images are held out for validation and test: a property of the images, never of a seed.
+
+The images of a class are ordered by the digests of their content, which is as good as at random;
+the first ones are the test images, the next ones the validation images. Every run on the same
+files has the same splits, so that no model has trained on the test images of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+VALIDATION_SHARE = 0.1  # of what is not test
+TEST_SHARE = 0.2  # only of a source that has no test split of its own
+
+
+def split_rows(
+    names: set[str], digests: np.ndarray, labels: np.ndarray
+) -> Mapping[str, np.ndarray]:
+    """Rows of the training images (N,) for `train`, and for the splits that `names` lacks.
+
+    Raises:
+        ValueError: there are too few images to hold any out.
+    """
+    pool, rows = np.arange(len(labels)), {}
+    shares = {"test": TEST_SHARE, "validation": VALIDATION_SHARE}
+    missing = [name for name in shares if name not in names]
+    for number, name in enumerate(missing):
+        leave = len(missing) - number  # an image to train on, and one for each split to come
+        out = held_out(digests[pool], labels[pool], shares[name], leave=leave)
+        rows[name], pool = pool[out], pool[~out]
+        if not len(rows[name]):
+            raise ValueError(
+                f"no class has enough different images to hold some out for {name}: 3 a class do, "
+                f"or give the {name} images in a folder or file of that name"
+            )
+    return {**rows, "train": pool}
+
+
+def held_out(digests: np.ndarray, labels: np.ndarray, share: float, *, leave: int) -> np.ndarray:
+    """Which of the images (N,) to hold out: a share of each class, in the order of the digests.
+
+    At least one of each class that has more than `leave` different images. Equal images are held
+    out together, whatever their labels.
+    """
+    different, which = np.unique(digests, return_inverse=True)
+    classes = np.full(len(different), np.iinfo(labels.dtype).max)
+    np.minimum.at(classes, which, labels)
+    sizes = np.bincount(classes)
+    ends = np.cumsum(sizes)
+    # Rounded along the classes, so that the whole is the share of the whole as well.
+    wanted = np.diff(np.round(share * ends).astype(int), prepend=0)
+    wanted = np.minimum(np.maximum(wanted, 1), np.maximum(sizes - leave, 0))
+    rank = np.arange(len(different)) - np.repeat(ends - sizes, sizes)
+    out = np.empty(len(different), dtype=bool)
+    out[np.lexsort((different, classes))] = rank < np.repeat(wanted, sizes)
+    return out[which]
