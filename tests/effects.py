@@ -52,7 +52,7 @@ def file_faults(
     found += [
         f"{name} is read back with other values"
         for name in read.keys() & stored.keys()
-        if not _equal_bits(read[name], stored[name])
+        if not equal_bits(read[name], stored[name])
     ]
     images = data.load(experiment)
     model.to(memory_format=torch.channels_last)
@@ -66,7 +66,7 @@ def file_faults(
     return found
 
 
-def _equal_bits(one: Tensor, other: Tensor) -> bool:
+def equal_bits(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     flat = (one.contiguous().view(-1), other.contiguous().view(-1))
