@@ -81,7 +81,11 @@ class Switch(Technique):
     }
 
     apart: ClassVar[tuple[Apart, ...]] = (
-        Apart("pipeline", "a stage does not see the loss to which the routers' penalties add"),
+        Apart(
+            "pipeline",
+            "a stage does not see the loss to which the routers' penalties add; take "
+            "pipeline.stages 1 and pipeline.chunks 1",
+        ),
     )
 
     def __post_init__(self) -> None:
