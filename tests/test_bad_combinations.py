@@ -30,11 +30,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Pa
     [
         # Two that cannot stand together.
         (["--monarch.blocks", "2", "--low-rank.blocks", "2"], ["monarch", "low_rank", "take one"]),
-        (["--prune.scope", "global", "--strategy", "zero3"], ["prune", "zero3", "take zero2"]),
-        (["--switch.experts", "2", "--strategy", "zero3"], ["switch", "zero3", "take expert"]),
-        (["--switch.experts", "2", "--pipeline.chunks", "2"], ["switch", "pipeline", "take"]),
+        (["--prune.scope", "global", "--strategy", "zero3"], ["prune", "zero3"]),
+        (["--switch.experts", "2", "--pipeline.chunks", "2"], ["switch", "pipeline"]),
         (["--prune.scope", "global", "--pipeline.chunks", "2"], ["prune", "scope layer"]),
-        (["--prune-channels.ratio", "0.5", "--strategy", "zero2"], ["prune_channels", "take ddp"]),
+        (["--prune-channels.ratio", "0.5", "--strategy", "zero2"], ["prune_channels", "zero2"]),
     ],
 )
 def test_two_that_cannot_stand_together(arguments, words, tmp_path, capsys, no_training):
@@ -46,7 +45,7 @@ def test_two_that_cannot_stand_together(arguments, words, tmp_path, capsys, no_t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "resnet20", "--switch.experts", "2"], ["transformer", "ViT"]),
+        (["--model", "resnet20", "--switch.experts", "2"], ["Res"]),
         (["--model", "resnet20", "--monarch.blocks", "2"], ["Res"]),
         (["--model", "resnet20", "--low-rank.blocks", "2"], ["Res"]),
         (["--model", "resnet20", "--prune-channels.ratio", "0.5"], ["shortcut B"]),

@@ -21,7 +21,10 @@ from raybench.techniques.prune import Prune
 def test_every_pair_has_the_mark_of_its_declarations(capsys):
     assert run([]) == 0
     printed = capsys.readouterr().out
-    rows = {line[2:16].strip(): line[16:].split() for line in printed.splitlines()[1:]}
+    rows = {
+        line[2:16].strip(): line[16:].split()
+        for line in printed.partition("\n\n")[0].splitlines()[1:]
+    }
     techniques = list(technique_types())
     for one in [*techniques, *executions()]:
         assert len(rows[one]) == len(techniques)
