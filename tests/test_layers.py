@@ -21,15 +21,21 @@ LAYERS = [
     + ["raybench.artefact", "raybench.parallel"]
     + [f"raybench.{name}" for name in ("augment", "checkpoint", "loss_scale", "meter")],
     ["raybench.training.score", "raybench.training.trained", "raybench.artefact.onnx_graph"],
-    ["raybench.training.loop", "raybench.artefact.latency"],
+    ["raybench.training.loop", "raybench.artefact.latency"]
+    + [
+        f"raybench.training.{name}"
+        for name in ("coverage", "first_model", "optimizers", "replicated", "runner")
+    ],
     [
         "raybench.training.staged",
+        "raybench.training.staged_runner",
         "raybench.reports.chunk_table",
         "raybench.reports.compression_table",
     ],
     [f"raybench.cluster.{name}" for name in ("object_store", "stage_actor", "stages")],
     ["trainers"],
     ["raybench.experiment.preset"],
+    ["raybench.training.trainer"],
     ["raybench.results", "raybench.search.rungs", "raybench.search.space"],
     ["raybench.search.study"],
     ["raybench.search.sweep"],
@@ -139,7 +145,8 @@ def test_a_run_in_one_process_loads_no_library_that_it_does_not_use():
     program = """
 import sys
 from dataclasses import replace
-from trainers.pruning import base, train
+from raybench.training.trainer import train
+from trainers.pruning import base
 import torch
 torch.set_num_threads(1)
 recipe = replace(base.recipe, epochs=1, batch=32, crop=1)

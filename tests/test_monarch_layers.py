@@ -14,7 +14,7 @@ from raybench.models import build
 from raybench.techniques import Progress
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch, MonarchLinear, project
-from trainers.monarch import train
+from raybench.training.trainer import train
 
 CHANNELS = {f"blocks.{i}.mlp_channels.fc{n}" for i in range(2) for n in (1, 2)}
 TOKENS = {f"blocks.{i}.mlp_tokens.fc{n}" for i in range(2) for n in (1, 2)}

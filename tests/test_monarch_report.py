@@ -19,7 +19,7 @@ from raybench.results.store import Store
 from raybench.search.space import Overrides, load
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch, MonarchLinear
-from raybench.training import loop
+from raybench.training import loop, trainer
 from trainers import monarch
 
 ROOT = Path(__file__).parent.parent
@@ -316,7 +316,7 @@ class TestTrainCommand:
     def test_columns_are_reported_every_epoch(self, techniques):
         recipe = replace(monarch.base.recipe, epochs=2, batch=32, crop=1, precision="fp32")
         tiny = replace(monarch.base, model="vit32x2", image_size=8, subset=0.1, recipe=recipe)
-        epochs = list(monarch.train(replace(tiny, **techniques)))
+        epochs = list(trainer.train(replace(tiny, **techniques)))
         assert len(epochs) == 2
         for epoch in epochs:
             for name, kind in monarch.columns.items():

@@ -19,6 +19,7 @@ from raybench.results.read import read
 from raybench.search.space import Overrides, load
 from raybench.search.sweep import Sweep
 from raybench.techniques.quantize import Quantize
+from raybench.training import trainer
 from trainers import super_model
 
 pytestmark = pytest.mark.slow
@@ -41,20 +42,20 @@ class TestLatency:
             return 1.5
 
         monkeypatch.setattr(super_model, "shipped_latency_ms", shipped)
-        first, last = super_model.train(few, store=tmp_path / "model.safetensors")
+        first, last = trainer.train(few, store=tmp_path / "model.safetensors")
         assert "latency_ms" not in first.metrics
         assert last.metrics["latency_ms"] == 1.5
         ((model, experiment),) = asked
         assert experiment == few
         assert sum(p.numel() for p in model.parameters()) == last.metrics["parameters"]
-        assert list(super_model.train(few))[-1].metrics["latency_ms"] == 1.5  # nothing to keep
+        assert list(trainer.train(few))[-1].metrics["latency_ms"] == 1.5  # nothing to keep
 
     def test_is_of_the_int8_graph_where_the_model_is_quantized(self, few, tmp_path, monkeypatch):
         graphs = []
         made = onnx_graph.session
         monkeypatch.setattr(onnx_graph, "session", lambda g: graphs.append(g) or made(g))
         quantized = replace(few, quantize=Quantize(bits=4), recipe=replace(few.recipe, epochs=1))
-        (epoch,) = super_model.train(quantized)
+        (epoch,) = trainer.train(quantized)
         assert 0 < epoch.metrics["latency_ms"] < 100
         assert b"QLinearConv" in graphs[-1]
 
@@ -77,7 +78,7 @@ class TestLatency:
 
         monkeypatch.setattr(onnx_graph, "fp32_graph", refused)
         with pytest.raises(ValueError, match="has no int8 graph"):
-            list(super_model.train(few))
+            list(trainer.train(few))
 
     def test_is_a_column_of_its_own_family_alone(self):
         assert preset.metrics("super_model")["latency_ms"] is float
@@ -191,7 +192,7 @@ def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monke
     space = load(SPACES / "super_model.py", overrides)
     sweep = Sweep(tmp_path / "s", space, trials=2, overrides=overrides, keep="all")
     while (task := sweep.ask()) is not None:
-        for epoch in preset.load(task.experiment.family).train(task.experiment, store=task.model):
+        for epoch in trainer.train(task.experiment, store=task.model):
             assert not sweep.report(task.number, epoch.number, epoch.metrics)
         sweep.finish(task.number, "COMPLETE")
     sweep.close()

@@ -6,16 +6,12 @@ synchronous training together and reports a file 1.8 times smaller; it gives no 
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from raybench import artefact, data
 from raybench.artefact import latency, onnx_graph
 from raybench.experiment import Experiment
-from raybench.parallel.ddp import Replicas
-from raybench.training.loop import Epoch
 from trainers import pruning
 from trainers.pruning import table as table  # of the report
 
@@ -25,29 +21,7 @@ base = replace(
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}
 
-columns = pruning.columns | {
-    "latency_ms": float,  # of one image, by the finished model: `shipped_latency_ms`
-}
-
 RUNS = 200
-
-
-def train(
-    experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
-) -> Iterator[Epoch]:
-    """One run of the pruning family; its last epoch tells the latency, too dear for every one.
-
-    Raises:
-        ValueError: the model has no ONNX graph, or ONNX Runtime lacks the operators.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = store or Path(folder) / "model.safetensors"
-        for epoch in pruning.train(experiment, resume=resume, store=path):
-            if epoch.last and Replicas().rank == 0:  # of several workers the first has the file
-                told = {"latency_ms": shipped_latency_ms(path, experiment)}
-                yield replace(epoch, metrics=epoch.metrics | told)
-            else:
-                yield epoch
 
 
 def shipped_latency_ms(path: Path, experiment: Experiment) -> float:

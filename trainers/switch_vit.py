@@ -6,14 +6,9 @@ epochs, 4 GPUs) with one pass over the experts after another: 64 experts took 11
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pandas as pd
 
-from raybench import data
 from raybench.experiment import Experiment, Recipe
-from raybench.training.loop import Epoch, fit
 
 base = Experiment(
     family="switch_vit",
@@ -23,23 +18,6 @@ base = Experiment(
 """The dense ViT, patch 4, 12 blocks, 12.8 M parameters; `switch=Switch()` adds the experts."""
 
 objectives = {"accuracy": "max", "s_per_epoch": "min"}
-
-columns: dict[str, type] = {
-    "load_cv": float,  # coefficient of variation of the experts' loads, over the epoch's steps
-    "dead_experts": int,  # those with under a hundredth of an even load, over all mixtures
-    "dropped_share": float,  # assignments that found their expert full
-    "router_entropy": float,  # nats; log(experts) is a router that knows nothing
-    "balance_loss": float,  # 1 for an even load; before its weight
-    "z_loss": float,  # before its weight
-}
-"""Means over the mixtures; all are null for the plain ViT."""
-
-
-def train(
-    experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
-) -> Iterator[Epoch]:
-    """One run, dense or with experts."""
-    yield from fit(experiment, data.load(experiment), resume=resume, store=store)
 
 
 REFERENCE = {  # experts -> parameters, highest accuracy (epoch), first above 75 %, seconds an epoch

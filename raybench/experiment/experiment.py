@@ -201,10 +201,11 @@ def compatible(experiment: Experiment) -> Experiment:
     """
     strategy, techniques = experiment.parallel.strategy, experiment.techniques()
     names = [name for name, _ in techniques]
-    experiment.pipeline.check_with(experiment.family, names, experiment.parallel.workers)
-    if strategy.startswith("zero") and techniques:
+    experiment.pipeline.check_with(names, experiment.parallel.workers)
+    changing = [name for name in names if name != "distill"]
+    if strategy.startswith("zero") and changing:
         raise ValueError(
-            f"parallel.strategy {strategy!r} spreads the layers that {names[0]} changes "
+            f"parallel.strategy {strategy!r} spreads the layers that {changing[0]} changes "
             "over the workers; take 'ddp'"
         )
     if experiment.prune and experiment.prune_channels and experiment.prune_channels.ratio:

@@ -23,6 +23,7 @@ import torch
 
 from raybench import data, models
 from raybench.experiment import Experiment, checked, compatible, nearest, preset
+from raybench.training import trainer
 
 DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
 
@@ -193,6 +194,7 @@ def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
                 with torch.device("meta"):
                     models.build(example.model, classes=classes, image_size=example.image_size)
                 built.add((example.model, example.image_size))
+            trainer.check(example)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

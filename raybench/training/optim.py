@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -31,14 +32,20 @@ def learning_rate(recipe: Recipe, share: float) -> float:
 
 
 def build_optimizer(
-    model: nn.Module, recipe: Recipe, *, continuing: torch.optim.Optimizer | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    continuing: torch.optim.Optimizer | None = None,
+    without: Collection[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all trainable parameters.
 
     Matrices and filters are decayed; norms and biases, a stack of biases too, are not. A module
     may have a `lr_scale`, a dict from a parameter's name to the factor of its learning rate, which
-    becomes its group's. Parameters that `continuing` had keep their moments.
+    becomes its group's. Parameters that `continuing` had keep their moments. Those in `without`
+    have another optimizer.
     """
+    others = {id(parameter) for parameter in without}
     scales = {
         f"{path}.{name}" if path else name: scale
         for path, module in model.named_modules()
@@ -46,7 +53,7 @@ def build_optimizer(
     }
     kinds: dict[tuple[float, float], list[nn.Parameter]] = {(recipe.weight_decay, 1.0): []}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and id(parameter) not in others:
             is_bias = parameter.ndim <= 1 or name.rpartition(".")[2].startswith("bias")
             kind = (0.0 if is_bias else recipe.weight_decay, float(scales.get(name, 1.0)))
             kinds.setdefault(kind, []).append(parameter)
