@@ -30,6 +30,8 @@ from raybench.models.check import check as check_model
 from raybench.results import core, failures, schema
 from raybench.results.store import Row, Store
 from raybench.training import measure, process
+from raybench.training.staged import MakeStages
+from raybench.training.trainer import check, trainer
 
 SHOWN = ("loss", "accuracy", "model_bytes", "images_per_s", "test_accuracy")
 LOCK_S = 60.0  # deadline for another run that is writing its row
@@ -138,7 +140,7 @@ def run(arguments: list[str]) -> int:
         options = parse(arguments)
         experiment = options.experiment
         _fits_here(options)
-        preset.check(experiment)
+        check(experiment)
         device = measure.pick_device()
         dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
         images = data.load(experiment)
@@ -194,12 +196,13 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
         return
     from raybench.cluster.elastic import run_elastic
     from raybench.cluster.session import concurrency, session
+    from raybench.cluster.stages import Staged
     from raybench.cluster.workers import run_once
 
     with session(), tempfile.TemporaryDirectory() as scratch:
         if stages > 1:  # in actors, which the trainer drives from here
             process.prepare(threads=1)
-            yield from _epochs(options)
+            yield from _epochs(options, Staged)
             return
         _, gpus = concurrency(least, options.gpus, 1)
         state = checkpoint or Path(scratch) / "checkpoint.pt"
@@ -210,9 +213,10 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
             yield from run_once(experiment, gpus, state, options.store, every_epoch=kept)
 
 
-def _epochs(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
+def _epochs(options: Train, *stages: MakeStages) -> Iterator[tuple[int, dict[str, Any]]]:
     """A run driven from this process; a checkpoint of every epoch where one is asked for."""
-    train, checkpoint = preset.load(options.experiment.family).train, options.checkpoint
+    checkpoint = options.checkpoint
+    train = trainer(options.experiment, *stages)
     resume = checkpoint if checkpoint and checkpoint.exists() else None
     for epoch in train(options.experiment, resume=resume, store=options.store):
         if checkpoint and not epoch.last:

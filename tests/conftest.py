@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from raybench import data
 from raybench.experiment import Experiment
-from raybench.training import loop
+from raybench.training import replicated
 from trainers.pruning import base
 
 # What these modules assert is told as fully as a test's own.
@@ -45,7 +45,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(loop, "batches", fail)
+    monkeypatch.setattr(replicated, "batches", fail)
 
 
 @pytest.fixture

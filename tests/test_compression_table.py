@@ -17,6 +17,7 @@ from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
+from raybench.training import trainer
 from trainers import pruning
 
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": pruning.objectives}
@@ -181,6 +182,6 @@ class TestPrecision:
 
 def test_a_trial_reports_what_torch_save_would_leave(tiny):
     recipe = replace(tiny.recipe, epochs=1)
-    (epoch,) = pruning.train(replace(tiny, recipe=recipe, subset=0.05))
+    (epoch,) = trainer.train(replace(tiny, recipe=recipe, subset=0.05))
     assert epoch.metrics["torch_save_bytes"] > 4 * epoch.metrics["parameters"]
     assert epoch.metrics["torch_save_bytes"] > epoch.metrics["model_bytes"]

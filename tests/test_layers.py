@@ -167,7 +167,8 @@ def test_a_run_in_one_process_loads_no_library_that_it_does_not_use():
     program = """
 import sys
 from dataclasses import replace
-from trainers.pruning import base, train
+from raybench.training.trainer import train
+from trainers.pruning import base
 import torch
 torch.set_num_threads(1)
 recipe = replace(base.recipe, epochs=1, batch=32, crop=1)

@@ -14,7 +14,7 @@ from raybench.techniques import Progress
 from raybench.techniques.layers.monarch_linear import MonarchLinear, project
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
-from trainers.monarch import train
+from raybench.training.trainer import train
 
 CHANNELS = {f"blocks.{i}.mlp_channels.fc{n}" for i in range(2) for n in (1, 2)}
 TOKENS = {f"blocks.{i}.mlp_tokens.fc{n}" for i in range(2) for n in (1, 2)}

@@ -22,7 +22,7 @@ from raybench.techniques.layers.monarch_linear import project
 from raybench.techniques.monarch import Monarch
 from raybench.training import loop
 from raybench.training.measure import count_parameters
-from trainers.monarch import train
+from raybench.training.trainer import train
 
 MODES = pytest.mark.parametrize("mode", ["dense_to_sparse", "sparse_to_dense"])
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from raybench.experiment import Recipe
 from raybench.models import build
-from raybench.parallel import ddp
 from raybench.techniques import Progress
 from raybench.techniques.layers.monarch_linear import MonarchLinear
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch
+from raybench.training import optimizers as module
 from raybench.training.optim import build_optimizer
-from trainers.monarch import train
+from raybench.training.trainer import train
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[torch.optim.Optimizer]:
         built.append(build_optimizer(*arguments, **named))
         return built[-1]
 
-    monkeypatch.setattr(ddp, "build_optimizer", note)
+    monkeypatch.setattr(module, "build_optimizer", note)
     return built
 
 

@@ -20,6 +20,7 @@ from raybench.search.space import Overrides, load
 from raybench.techniques.layers.monarch_linear import MonarchLinear
 from raybench.techniques.low_rank import LowRank, LowRankLinear
 from raybench.techniques.monarch import Monarch
+from raybench.training import trainer
 from trainers import monarch
 
 ROOT = Path(__file__).parent.parent
@@ -313,7 +314,7 @@ class TestTrainCommand:
     def test_columns_are_reported_every_epoch(self, techniques):
         recipe = replace(monarch.base.recipe, epochs=2, batch=32, crop=1, precision="fp32")
         tiny = replace(monarch.base, model="vit32x2", image_size=8, subset=0.1, recipe=recipe)
-        epochs = list(monarch.train(replace(tiny, **techniques)))
+        epochs = list(trainer.train(replace(tiny, **techniques)))
         assert len(epochs) == 2
         for epoch in epochs:
             for name, column in Monarch.columns.items():

@@ -25,6 +25,7 @@ from raybench.parallel.pipeline.shared_memory import FOLDER, SharedLink
 from raybench.parallel.pipeline.stage import Stage
 from raybench.parallel.pipeline.transport import GlooLink, Link
 from raybench.training import process
+from raybench.training.optim import build_optimizer
 from trainers.pipeline import base
 
 pytestmark = [pytest.mark.workers, pytest.mark.timeout(150)]
@@ -66,6 +67,7 @@ def stage(model: str, rank: int, stages: int, chunks: int, order: str, link: Lin
         names(whole, every[begin:end]),
         base.recipe,
         schedule.actions(order, stages, chunks)[rank],
+        build_optimizer,
         first=begin,
         chunks=chunks,
         mode="corrected",

@@ -10,7 +10,7 @@ import torch
 from small_monarch import tiny
 
 from raybench.training import loop
-from trainers.monarch import train
+from raybench.training.trainer import train
 
 TINY = "vit_tiny_patch16_224"
 

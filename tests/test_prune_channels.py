@@ -16,7 +16,7 @@ from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels, channels, cut
 from raybench.techniques.quantize import Quantize
 from raybench.training.measure import count_flops, count_parameters
-from trainers.pruning import train
+from raybench.training.trainer import train
 
 
 def widths(model: nn.Module) -> list[int]:

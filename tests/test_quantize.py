@@ -25,7 +25,8 @@ from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import OBSERVED_STEPS, Quantize
 from raybench.training.optim import build_optimizer
-from trainers.pruning import base, train
+from raybench.training.trainer import train
+from trainers.pruning import base
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40])
@@ -115,7 +116,7 @@ def worker(
     model, replicas = network(), kind()
     technique.reshape(model)
     wrapped = replicas.wrap(model)
-    optimizer = replicas.optimizer(wrapped, base.recipe)
+    optimizer = replicas.spread(build_optimizer(wrapped, base.recipe))
     torch.manual_seed(rank)
     for step in range(6):
         technique.restructure(model, Progress(step, 6), {})

@@ -17,8 +17,10 @@ import pandas as pd
 import pytest
 
 from raybench import artefact
+from raybench.cluster.stages import Staged
 from raybench.experiment import Experiment, Pipeline
-from trainers.pipeline import base, train
+from raybench.training.trainer import train
+from trainers.pipeline import base
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -82,13 +84,16 @@ def small(**pipeline: Any) -> Experiment:
 def undisturbed() -> list[dict[str, Any]]:
     """Epochs of the same experiment in one process, without Ray."""
     one = small(stages=1, cuts="")
-    return [epoch.metrics for epoch in train(one)]
+    return [epoch.metrics for epoch in train(one, stages=Staged)]
 
 
 @pytest.mark.parametrize("transport", ["gloo", "shm", "object_store"])
 @pytest.mark.parametrize("schedule", ["gpipe", "zero_bubble"])
 def test_every_transport_trains_as_one_process_does(ray_here, undisturbed, transport, schedule):
-    found = [epoch.metrics for epoch in train(small(transport=transport, schedule=schedule))]
+    found = [
+        epoch.metrics
+        for epoch in train(small(transport=transport, schedule=schedule), stages=Staged)
+    ]
     for metrics, expected in zip(found, undisturbed, strict=True):
         assert {n: metrics[n] for n in SAME} == {n: expected[n] for n in SAME}
         assert metrics["restarts"] == 0
@@ -101,7 +106,7 @@ def test_every_transport_trains_as_one_process_does(ray_here, undisturbed, trans
 @pytest.mark.parametrize(("rank", "transport"), [(0, "gloo"), (1, "shm")])
 def test_a_killed_stage_is_made_anew_and_the_losses_go_on(ray_here, undisturbed, rank, transport):
     found, killed = [], []
-    for epoch in train(small(transport=transport)):
+    for epoch in train(small(transport=transport), stages=Staged):
         found.append(epoch.metrics)
         if epoch.number == 1:
             pids = ray_here.process_ids()
@@ -122,7 +127,7 @@ def test_a_killed_stage_is_made_anew_and_the_losses_go_on(ray_here, undisturbed,
 def test_a_cluster_that_is_too_small_is_said_at_once(ray_here):
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"7 stages want a CPU.* each, but the cluster has"):
-        next(iter(train(small(stages=7, cuts=""))))
+        next(iter(train(small(stages=7, cuts=""), stages=Staged)))
     assert time.monotonic() - began < 30  # not at a deadline, which is minutes away
 
 
@@ -132,8 +137,8 @@ def test_a_diverged_stage_ends_the_trial_and_the_actors_serve_the_next(ray_here,
     wild = small(bits=8)
     wild = replace(wild, recipe=replace(wild.recipe, lr=1e30, warmup=0.0))
     with pytest.raises(Diverged):
-        list(train(wild))
-    first = next(iter(train(small())))
+        list(train(wild, stages=Staged))
+    first = next(iter(train(small(), stages=Staged)))
     assert first.metrics["loss"] == undisturbed[0]["loss"]
 
 

@@ -10,9 +10,11 @@ from torch import nn
 
 from raybench import data
 from raybench.experiment import Pipeline
+from raybench.models import build
+from raybench.techniques.prune_channels import PruneChannels
+from raybench.training import loop, trainer
 from raybench.training.loop import fit
-from raybench.training.score import renew_norms
-from trainers import pipeline
+from raybench.training.score import renew_norms, renewed
 from trainers.pruning import one_shot
 
 
@@ -67,7 +69,37 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
 def test_a_model_in_chunks_has_them_too(tiny):
     tiny = replace(tiny, family="pipeline", pipeline=Pipeline(chunks=2))
     recipes = [replace(tiny.recipe, renew_norms=batches) for batches in (0, 4)]
-    running, renewed = (list(pipeline.train(replace(tiny, recipe=r))) for r in recipes)
+    running, renewed = (list(trainer.train(replace(tiny, recipe=r))) for r in recipes)
     for before, after in zip(running, renewed, strict=True):
         assert before.metrics["loss"] == after.metrics["loss"]
         assert before.metrics["validation_loss"] != after.metrics["validation_loss"]
+
+
+def test_a_cut_in_the_last_step_is_scored_with_norms_of_the_cut_model(tiny):
+    """Norms are renewed after `finish`, so they are those of the stored weights."""
+    recipe = replace(tiny.recipe, epochs=4, renew_norms=4)
+    tiny = replace(tiny, model="resnet20_b", recipe=recipe)
+    tiny = replace(tiny, prune_channels=PruneChannels(ratio=0.5, at=1.0))
+    images, kept = data.load(tiny), {}
+
+    def noted(model, *arguments):
+        kept["norms"] = [m.running_mean.clone() for m in model.modules() if _is_norm(m)]
+        renewed(model, *arguments)
+        kept["renewed"] = [m.running_mean.clone() for m in model.modules() if _is_norm(m)]
+        kept["channels"] = [len(mean) for mean in kept["renewed"]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "renewed", noted)
+        *_, last = fit(tiny, images)
+    assert last.metrics["channels"] < 1
+    whole = [
+        m.num_features
+        for m in build("resnet20_b", classes=10, image_size=8).modules()
+        if _is_norm(m)
+    ]
+    assert kept["channels"] != whole  # the cut came first
+    assert any(not torch.equal(a, b) for a, b in zip(kept["norms"], kept["renewed"], strict=True))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d)

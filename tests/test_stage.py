@@ -18,9 +18,11 @@ from raybench.parallel.pipeline import schedule
 from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
 from raybench.parallel.pipeline.stage import Stage
 from raybench.techniques.prune import Prune
+from raybench.training.first_model import laid_out
 from raybench.training.loop import Diverged, fit
-from raybench.training.staged import Alone, StageRun, choose_cuts, merged, whole_model
-from trainers.pipeline import base, train
+from raybench.training.staged import Alone, StageRun, choose_cuts, merged
+from raybench.training.trainer import train
+from trainers.pipeline import base
 
 CUTS = [4]
 
@@ -124,7 +126,7 @@ def test_states_of_stages_make_the_state_of_the_whole(small):
     x, y = next(two.batches())
     two.step(x, y, 0.1, seed=1)
     whole = merged([run.state() for run in two.runs])
-    model = whole_model(small, 10, torch.device("cpu"))
+    model = laid_out(small, 10, torch.device("cpu"))
     model.load_state_dict(whole["model"])
     assert set(whole["optimizer"]) == {name for name, _ in model.named_parameters()}
     # One process goes on from it, and so do stages that are cut elsewhere.

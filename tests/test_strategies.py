@@ -22,6 +22,7 @@ from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.parallel.memory import Activations
 from raybench.parallel.powersgd import WARMUP
 from raybench.training.loop import fit
+from raybench.training.optim import build_optimizer
 
 pytestmark = [pytest.mark.workers, pytest.mark.timeout(150)]
 
@@ -74,7 +75,7 @@ class Run:
         if experiment.parallel.checkpointing:
             checkpoint_blocks(self.model)
         self.wrapped = self.replicas.wrap(self.model)
-        self.optimizer = self.replicas.optimizer(self.wrapped, experiment.recipe)
+        self.optimizer = self.replicas.spread(build_optimizer(self.wrapped, experiment.recipe))
 
     def steps(self, first: int, count: int) -> list[float]:
         share = {"rank": self.replicas.rank, "workers": self.replicas.workers}

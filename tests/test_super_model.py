@@ -20,6 +20,7 @@ from raybench.results.read import read
 from raybench.search.space import Overrides, load
 from raybench.search.sweep import Sweep
 from raybench.techniques.quantize import Quantize
+from raybench.training import trainer
 from trainers import super_model
 
 pytestmark = pytest.mark.slow
@@ -41,8 +42,8 @@ class TestLatency:
             asked.append((artefact.load(path), experiment, images))
             return {"latency_ms": 1.5, "latency_test_accuracy": 0.5}
 
-        monkeypatch.setattr(super_model, "shipped_latency", shipped)
-        first, last = super_model.train(few, store=tmp_path / "model.safetensors")
+        monkeypatch.setattr(trainer, "shipped_latency", shipped)
+        first, last = trainer.train(few, store=tmp_path / "model.safetensors")
         assert "latency_ms" not in first.metrics
         assert last.metrics["latency_ms"] == 1.5
         assert last.metrics["latency_test_accuracy"] == 0.5
@@ -50,8 +51,8 @@ class TestLatency:
         assert experiment == few
         assert len(images.test) == len(data.load(few).test)
         assert sum(p.numel() for p in model.parameters()) == last.metrics["parameters"]
-        assert list(super_model.train(few))[-1].metrics["latency_ms"] == 1.5  # nothing to keep
-        *_, last = super_model.train(replace(few, latency=False))
+        assert list(trainer.train(few))[-1].metrics["latency_ms"] == 1.5  # nothing to keep
+        *_, last = trainer.train(replace(few, latency=False))
         assert "latency_ms" not in last.metrics
 
     @pytest.mark.parametrize("activation_bits", [8, 32])
@@ -61,7 +62,7 @@ class TestLatency:
         monkeypatch.setattr(onnx_graph, "session", lambda g: graphs.append(g) or made(g))
         quantize = Quantize(bits=4, activation_bits=activation_bits)
         recipe = replace(few.recipe, epochs=1)
-        (epoch,) = super_model.train(replace(few, quantize=quantize, recipe=recipe))
+        (epoch,) = trainer.train(replace(few, quantize=quantize, recipe=recipe))
         assert 0 < epoch.metrics["latency_ms"] < 100
         timed, scored = graphs[-2:]
         assert timed == scored
@@ -103,7 +104,7 @@ class TestLatency:
 
         monkeypatch.setattr(onnx_graph, "fp32_graph", refused)
         with pytest.raises(ValueError, match="has no int8 graph"):
-            list(super_model.train(few))
+            list(trainer.train(few))
 
 
 class TestSpaces:
@@ -216,7 +217,7 @@ def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monke
     space = load(SPACES / "super_model.py", overrides)
     sweep = Sweep(tmp_path / "s", space, trials=2, overrides=overrides, keep="all")
     while (task := sweep.ask()) is not None:
-        for epoch in preset.load(task.experiment.family).train(task.experiment, store=task.model):
+        for epoch in trainer.train(task.experiment, store=task.model):
             assert not sweep.report(task.number, epoch.number, epoch.metrics)
         sweep.finish(task.number, "COMPLETE")
     sweep.close()

@@ -16,7 +16,7 @@ from raybench.models import build
 from raybench.techniques.switch import Mixture, Switch, mixtures
 from raybench.training.measure import count_flops
 from raybench.training.optim import build_optimizer
-from trainers.switch_vit import train
+from raybench.training.trainer import train
 
 
 class TestPlacement:

@@ -19,6 +19,7 @@ from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
 from raybench.techniques.switch import Switch, mixtures
+from raybench.training import trainer
 from trainers import switch_vit
 
 ROOT = Path(__file__).parent.parent
@@ -250,11 +251,11 @@ class TestTrainCommand:
     def test_columns_are_reported_every_epoch(self, tmp_path):
         recipe = replace(switch_vit.base.recipe, epochs=2, batch=32, crop=1, precision="fp32")
         tiny = replace(switch_vit.base, model="vit32x2", image_size=8, subset=0.1, recipe=recipe)
-        epochs = list(switch_vit.train(replace(tiny, switch=Switch(experts=3, top_k=2))))
+        epochs = list(trainer.train(replace(tiny, switch=Switch(experts=3, top_k=2))))
         assert len(epochs) == 2
         for epoch in epochs:
             assert set(Switch.columns) <= set(epoch.metrics)
             assert json.dumps(epoch.metrics)  # plain numbers, and none of torch's
         assert set(epochs[-1].metrics) <= set(tables.metric_columns())
-        (last,) = switch_vit.train(replace(tiny, recipe=replace(recipe, epochs=1)))
+        (last,) = trainer.train(replace(tiny, recipe=replace(recipe, epochs=1)))
         assert not set(Switch.columns) & set(last.metrics)

@@ -19,7 +19,7 @@ from raybench.experiment import Experiment
 from raybench.models import build
 from raybench.techniques.layers.experts import Experts
 from raybench.techniques.switch import Mixture, Switch
-from trainers.switch_vit import train
+from raybench.training.trainer import train
 
 
 class TestFirstWeights:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from raybench import artefact
-from raybench.experiment import Experiment, Recipe, from_json, preset
+from raybench.experiment import Experiment, Recipe, from_json
 from raybench.models import build
 from raybench.techniques import Batch, Memory, Progress, Technique
 from raybench.techniques.distill import Distill
@@ -27,7 +27,7 @@ from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels
 from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
-from raybench.training import loop
+from raybench.training import loop, trainer
 from raybench.training import trained as trained_model
 from raybench.training.optim import build_optimizer
 from trainers import pruning
@@ -166,7 +166,7 @@ def test_every_technique_stands_in_the_table():
 
 
 def metrics(experiment: Experiment, **arguments: Any) -> list[loop.Metrics]:
-    train = preset.load(experiment.family).train
+    train = trainer.trainer(experiment)
     return [epoch.metrics for epoch in train(experiment, **arguments)]
 
 
@@ -239,7 +239,7 @@ class TestContract:
         whole = metrics(experiment, store=tmp_path / "whole.safetensors")
 
         state, stored = tmp_path / "state.pt", tmp_path / "resumed.safetensors"
-        first = preset.load(case.family).train(experiment)
+        first = trainer.train(experiment)
         next(first).save(state)
         first.close()
         rest = metrics(experiment, resume=state, store=stored)

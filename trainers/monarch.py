@@ -6,14 +6,8 @@ matrices, on CIFAR-10 on V100s, and measured a speed-up for ViT-S alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-
-from raybench import data
 from raybench.experiment import Experiment, Recipe
 from raybench.reports.tables.monarch import table as table  # of the report
-from raybench.training.loop import Epoch, fit
 
 base = Experiment(
     family="monarch",
@@ -23,12 +17,3 @@ base = Experiment(
 """Dense ViT-S; patches of 4 at 32 pixels, of 16 at 224. `monarch=Monarch()` structures it."""
 
 objectives = {"accuracy": "max", "s_per_epoch": "min"}
-
-
-def train(
-    experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
-) -> Iterator[Epoch]:
-    """One run, dense, Monarch or low-rank."""
-    nothing = {"structured_layers": 0, "factors": ""}
-    for epoch in fit(experiment, data.load(experiment), resume=resume, store=store):
-        yield replace(epoch, metrics=nothing | epoch.metrics)

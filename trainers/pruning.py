@@ -6,17 +6,9 @@ Optimization and found 60 % to be the highest sparsity that keeps the validation
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-
-from raybench import data
 from raybench.experiment import Experiment, Recipe
-from raybench.models import build
 from raybench.reports.tables.pruning import table as table  # of the report
 from raybench.techniques.prune import Prune
-from raybench.training import measure
-from raybench.training.loop import Epoch, fit
 
 base = Experiment(
     family="pruning",
@@ -28,16 +20,3 @@ one_shot = Prune(schedule="constant", begin=1.0)
 """The baseline without retraining: dense training, then one cut after the last step."""
 
 objectives = {"accuracy": "max", "model_bytes": "min"}
-
-
-def train(
-    experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
-) -> Iterator[Epoch]:
-    """One run; `sparsity` is 0 for a dense one."""
-    images = data.load(experiment)
-    dense = build(experiment.model, classes=images.classes, image_size=experiment.image_size)
-    saved = measure.torch_save_bytes(dense)
-    del dense
-    plain = {"sparsity": 0.0, "torch_save_bytes": saved}
-    for epoch in fit(experiment, images, resume=resume, store=store):
-        yield replace(epoch, metrics=plain | epoch.metrics)

@@ -6,13 +6,8 @@ epochs, 4 GPUs) with one pass over the experts after another: 64 experts took 11
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from raybench import data
 from raybench.experiment import Experiment, Recipe
 from raybench.reports.tables.switch_vit import table as table  # of the report
-from raybench.training.loop import Epoch, fit
 
 base = Experiment(
     family="switch_vit",
@@ -22,10 +17,3 @@ base = Experiment(
 """The dense ViT, patch 4, 12 blocks, 12.8 M parameters; `switch=Switch()` adds the experts."""
 
 objectives = {"accuracy": "max", "s_per_epoch": "min"}
-
-
-def train(
-    experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
-) -> Iterator[Epoch]:
-    """One run, dense or with experts."""
-    yield from fit(experiment, data.load(experiment), resume=resume, store=store)

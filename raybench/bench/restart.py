@@ -11,8 +11,10 @@ from statistics import median
 
 from raybench.cluster import stages
 from raybench.cluster.session import session
+from raybench.cluster.stages import Staged
 from raybench.experiment import Experiment, Pipeline
-from trainers.pipeline import base, train
+from raybench.training.trainer import train
+from trainers.pipeline import base
 
 ROUNDS = 5
 UNTIL_KILLED_S = 0.2  # from the end of the epoch before; an epoch takes about a second
@@ -29,7 +31,7 @@ def measure() -> dict[str, float]:
     waits, same = [], []
     with session():
         try:
-            undisturbed = [epoch.metrics["loss"] for epoch in train(subject())]
+            undisturbed = [epoch.metrics["loss"] for epoch in train(subject(), stages=Staged)]
             for number in range(ROUNDS):
                 wait, losses = _killed(number % 2)
                 waits.append(wait)
@@ -55,7 +57,7 @@ def subject() -> Experiment:
 def _killed(rank: int) -> tuple[float, list[float]]:
     """The wait where stage `rank` dies in the second epoch, and the losses of all epochs."""
     losses, killed_at, wait, whole = [], [], 0.0, 0.0
-    for epoch in train(subject()):
+    for epoch in train(subject(), stages=Staged):
         losses.append(epoch.metrics["loss"])
         if epoch.number == 1:
             whole = epoch.metrics["train_s"]

@@ -18,6 +18,7 @@ from raybench.results.front import hypervolume
 from raybench.search.progress import Progress
 from raybench.search.space import Overrides, load
 from raybench.search.sweep import Sweep
+from raybench.training.trainer import train
 from trainers import super_model
 
 SPACE = Path(raybench.__file__).parents[1] / "search_spaces" / "super_model.py"
@@ -134,7 +135,7 @@ def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
 def _plain(overrides: Overrides, start: Path) -> dict[str, Any]:
     """Trains the plain network, stores it, and tells its bytes and milliseconds."""
     of = replace(overrides, epochs=START_EPOCHS)
-    *_, last = super_model.train(of.apply(super_model.base), store=start)
+    *_, last = train(of.apply(super_model.base), store=start)
     return last.metrics
 
 

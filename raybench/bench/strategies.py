@@ -194,7 +194,7 @@ class Side:
             self.wrapped, self.optimizer = self.model, build_optimizer(self.model, recipe)
         else:
             self.wrapped = self.replicas.wrap(self.model)
-            self.optimizer = self.replicas.optimizer(self.wrapped, recipe)
+            self.optimizer = self.replicas.spread(build_optimizer(self.wrapped, recipe))
 
     @property
     def idle(self) -> bool:

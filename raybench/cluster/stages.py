@@ -33,7 +33,7 @@ from raybench.data import Images
 from raybench.experiment import Experiment
 from raybench.parallel.pipeline.stage import State
 from raybench.parallel.pipeline.transport import PeerLost
-from raybench.training.loop import Diverged
+from raybench.training.runner import Diverged
 from raybench.training.staged import Report, merged
 
 FREE_S = 4.0  # deadline for the cluster to have room for the stages

@@ -13,10 +13,12 @@ from typing import Any
 from ray import tune
 
 from raybench import data
-from raybench.experiment import Experiment, from_json, preset
+from raybench.cluster.stages import Staged
+from raybench.experiment import Experiment, from_json
 from raybench.parallel.ddp import Replicas
 from raybench.training import measure, process
 from raybench.training.loop import Diverged, Epoch
+from raybench.training.trainer import trainer
 
 CHECKPOINT_EVERY_S = 15.0  # at most so much of a trial's work is done again after a kill
 
@@ -72,7 +74,7 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     resume = checkpoint if checkpoint.exists() else None
     store = Path(job.model) if job.model else None
     saved = time.monotonic()
-    train = preset.load(experiment.family).train
+    train = trainer(experiment, Staged)
     for epoch in train(experiment, resume=resume, store=store):
         # By the first worker's clock: saving is done by all workers or by none.
         due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S

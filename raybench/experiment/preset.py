@@ -1,9 +1,9 @@
 """A family of experiments by name: `trainers.<name>`, or the dotted name of a module of your own.
 
-The module has `train(experiment, *, resume=None, store=None)`, a generator of Epochs, whose metrics
-are columns that the core or a technique declares; and, where it has them,
-`table(trials, epochs, threshold)`: the report's table, threshold being an accuracy to reach; and
-`check(experiment)`, which raises ValueError for what can be told before anything starts.
+The module has `base`, an Experiment, and `objectives`; and, where it has them, `table(trials,
+epochs, threshold)`: the report's table, threshold being an accuracy to reach; `check(experiment)`,
+which raises ValueError for what can be told before anything starts; and `train(experiment, *,
+resume=None, store=None)`, a generator of Epochs that is used in place of `training.trainer.train`.
 """
 
 from __future__ import annotations

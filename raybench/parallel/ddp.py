@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,9 +13,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from raybench.experiment import Recipe
 from raybench.parallel.exchange import Exchange
-from raybench.training.optim import build_optimizer
 
 
 class Replicas:
@@ -49,23 +48,31 @@ class Replicas:
         """DDP's reduction of some gradients: their mean over all workers, in place."""
         return self.exchange.all_reduce(bucket.buffer())
 
-    def optimizer(
-        self,
-        wrapped: nn.Module,
-        recipe: Recipe,
-        *,
-        continuing: torch.optim.Optimizer | None = None,
-    ) -> torch.optim.Optimizer:
-        """The optimizer of the wrapped model; see `build_optimizer`."""
-        return build_optimizer(wrapped, recipe, continuing=continuing)
+    def spread(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimizer of the wrapped model, changed in place to what this worker updates."""
+        return optimizer
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """Gives all workers the mean of their batch norms' running statistics."""
-        if self.workers > 1:
-            for buffer in model.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.workers
+    def average_buffers(self, model: nn.Module, memories: Iterable[dict[str, Tensor]] = ()) -> None:
+        """Gives all workers the mean of their batch norms' running statistics.
+
+        What a memory keeps under the name of one, such as its average, is treated alike.
+        """
+        if self.workers == 1:
+            return
+        buffers = {n: b for n, b in model.named_buffers() if b.is_floating_point()}
+        for values in (buffers, *memories):
+            for name in buffers:
+                if name in values:
+                    dist.all_reduce(values[name])
+                    values[name] /= self.workers
+
+    def whole_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A technique's memory as one process has it. Every worker has to call it."""
+        return memory
+
+    def part_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this worker holds of the memory that one process has."""
+        return memory
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over all workers."""

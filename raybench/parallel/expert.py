@@ -86,6 +86,14 @@ class ExpertParallel(Replicas):
         moments = _with_moments(state["optimizer"], optimizer, own, self._slice)
         super().load(model, optimizer, {"model": weights, "optimizer": moments})
 
+    def whole_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = _own(model)
+        return {n: self._join(value) if n in own else value for n, value in memory.items()}
+
+    def part_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = _own(model)
+        return {n: self._slice(value) if n in own else value for n, value in memory.items()}
+
     def reduced(self, model: nn.Module) -> list[nn.Parameter]:
         own = {id(parameter) for parameter in _own(model).values()}
         return [parameter for parameter in super().reduced(model) if id(parameter) not in own]
@@ -202,7 +210,10 @@ def _stacks(experts: Experts) -> dict[str, Tensor]:
 def _joined(part: Tensor, workers: int) -> Tensor:
     """The parts of all workers, one after another along the first axis."""
     whole = part.new_empty(workers * part.shape[0], *part.shape[1:])
-    dist.all_gather_into_tensor(whole, part.contiguous())
+    if part.dtype == torch.bool:  # which NCCL does not know
+        dist.all_gather_into_tensor(whole.view(torch.uint8), part.contiguous().view(torch.uint8))
+    else:
+        dist.all_gather_into_tensor(whole, part.contiguous())
     return whole
 
 

@@ -20,10 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
 
-from raybench.experiment import Recipe
 from raybench.parallel.buckets import Bucket, cut
 from raybench.parallel.ddp import Replicas
-from raybench.training.optim import build_optimizer
 
 
 class Zero1(Replicas):
@@ -36,18 +34,11 @@ class Zero1(Replicas):
                 dist.broadcast(tensor.detach(), src=0)
         return model
 
-    def optimizer(
-        self,
-        wrapped: nn.Module,
-        recipe: Recipe,
-        *,
-        continuing: torch.optim.Optimizer | None = None,
-    ) -> torch.optim.Optimizer:
-        """An optimizer over this worker's parts of the parameters, which become flat."""
-        assert continuing is None, "no technique changes layers of a sharded model"
-        optimizer = build_optimizer(wrapped, recipe)
+    def spread(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Gives the optimizer this worker's parts of the parameters, which become flat."""
         if self.workers == 1:
             return optimizer
+        assert not optimizer.state, "no technique changes layers of a sharded model"
         self.buckets: list[Bucket] = []
         self._numbers: dict[nn.Parameter, int] = {}
         for group in optimizer.param_groups:

@@ -22,7 +22,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from raybench.experiment import Recipe
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.exchange import Exchange
 
@@ -63,15 +62,8 @@ class Zero3(Replicas):
                 sharded.set_custom_reduce_scatter(_ReduceScatter(self.exchange))
         return model
 
-    def optimizer(
-        self,
-        wrapped: nn.Module,
-        recipe: Recipe,
-        *,
-        continuing: torch.optim.Optimizer | None = None,
-    ) -> torch.optim.Optimizer:
-        optimizer = super().optimizer(wrapped, recipe, continuing=continuing)
-        if self.shards and recipe.optimizer == "sgd":
+    def spread(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        if self.shards and isinstance(optimizer, torch.optim.SGD):
             for group in optimizer.param_groups:
                 group["fused"] = False  # torch 2.15 has a fused AdamW for DTensors, and no SGD
         return optimizer

@@ -23,6 +23,7 @@ import optuna
 from raybench import data, models
 from raybench.experiment import Experiment, checked, compatible, nearest, preset, tables
 from raybench.models.check import check as check_model
+from raybench.training import trainer
 
 DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
 
@@ -189,14 +190,18 @@ def _family(path: Path, examples: tuple[Experiment, ...]) -> str:
 
 
 def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
-    """Opens the data and checks every model once."""
-    built = set()
+    """Opens the data; checks every model once, and once with each set of techniques."""
+    built: set[tuple[object, ...]] = set()
     for example in examples:
         try:
             classes = data.load(example).classes
             if (example.model, example.image_size) not in built:
                 check_model(example.model, classes=classes, image_size=example.image_size)
                 built.add((example.model, example.image_size))
+            names = [name for name, _ in example.techniques()]
+            if (kind := (example.model, example.image_size, example.pipeline, *names)) not in built:
+                trainer.check(example)
+                built.add(kind)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

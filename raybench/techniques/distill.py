@@ -32,18 +32,9 @@ def divergence(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Ten
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-@dataclass
-class Lessons:
-    """A student's teacher, and what its lessons have added up to since the epoch began."""
-
-    teacher: nn.Module
-    total: Tensor
-    steps: int = 0
-
-
 # Beside the models and not in them: a teacher is no part of its student's state_dict, copies,
 # checkpoints and file, and goes when the student does.
-_LESSONS: WeakKeyDictionary[nn.Module, Lessons] = WeakKeyDictionary()
+_TEACHERS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,32 +86,27 @@ class Distill(Technique):
 
     def before_training(self, model: nn.Module, load: Load) -> None:
         if self.teacher:
-            teacher = load(self.teacher).requires_grad_(False)
-            device = next(model.parameters()).device
-            _LESSONS[model] = Lessons(teacher, torch.zeros((), device=device))
+            _TEACHERS[model] = load(self.teacher).requires_grad_(False)
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
         """Changes nothing; an epoch begins."""
-        lessons = _LESSONS.get(model)
-        if lessons is not None:
-            lessons.total, lessons.steps = torch.zeros_like(lessons.total), 0
+        memory.clear()
         return False
 
     def penalty(self, model: nn.Module, batch: Batch, memory: Memory) -> Tensor | float:
         if not self.teacher:
             return 0.0
-        lessons, dtype = _LESSONS[model], batch.logits.dtype
+        dtype = batch.logits.dtype
         mixed = torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32)
         with torch.no_grad(), mixed:
-            taught = lessons.teacher(batch.images)
+            taught = _TEACHERS[model](batch.images)
         loss = divergence(batch.logits, taught, self.temperature)
-        lessons.total += loss.detach()
-        lessons.steps += 1
+        for name, value in (("sum", loss.detach()), ("steps", loss.new_ones(()))):
+            memory[name] = memory[name] + value if name in memory else value
         return self.weight * loss
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
         """The loss that the teacher has added, before its weight, mean over the epoch's steps."""
-        lessons = _LESSONS.get(model)
-        if lessons is None or not lessons.steps:
+        if "steps" not in memory:
             return {}
-        return {"distillation_loss": float(lessons.total) / lessons.steps}
+        return {"distillation_loss": float(memory["sum"] / memory["steps"])}

@@ -7,6 +7,8 @@ where a gradient overflowed, and the step left out; doubled after 2,000 steps wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -26,14 +28,15 @@ class LossScale:
     def backward(self, loss: Tensor) -> None:
         (loss * self.state["factor"] if self.scaling else loss).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer's step; left out by all workers where one's gradient is not finite."""
-        if not self.scaling or self._unscale(optimizer):
-            optimizer.step()
+    def step(self, *optimizers: torch.optim.Optimizer) -> None:
+        """The optimizers' steps; left out by all workers where a gradient is not finite."""
+        if not self.scaling or self._unscale(optimizers):
+            for optimizer in optimizers:
+                optimizer.step()
 
-    def _unscale(self, optimizer: torch.optim.Optimizer) -> bool:
+    def _unscale(self, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
         finite = torch.ones((), dtype=torch.bool, device=self.replicas.device)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     gradient = parameter.grad

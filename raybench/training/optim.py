@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -36,15 +37,21 @@ def learning_rate(recipe: Recipe, share: float) -> float:
 
 
 def build_optimizer(
-    model: nn.Module, recipe: Recipe, *, continuing: torch.optim.Optimizer | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    continuing: torch.optim.Optimizer | None = None,
+    without: Collection[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all trainable parameters.
 
     Matrices and filters are decayed; norms and biases, a stack of biases too, are not, nor are
     embeddings of positions and tokens, and what the model's `no_weight_decay` names. A module
     may have a `lr_scale`, a dict from a parameter's name to the factor of its learning rate, which
-    becomes its group's. Parameters that `continuing` had keep their moments.
+    becomes its group's. Parameters that `continuing` had keep their moments. Those in `without`
+    have another optimizer.
     """
+    others = {id(parameter) for parameter in without}
     scales = {
         f"{path}.{name}" if path else name: scale
         for path, module in model.named_modules()
@@ -54,7 +61,7 @@ def build_optimizer(
     exempt = set(named()) if callable(named) else set()
     kinds: dict[tuple[float, float], list[nn.Parameter]] = {(recipe.weight_decay, 1.0): []}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and id(parameter) not in others:
             last = name.rpartition(".")[2]
             is_bias = parameter.ndim <= 1 or last.startswith("bias") or last.endswith("_step")
             free = is_bias or name in exempt or EMBEDDING.fullmatch(last)

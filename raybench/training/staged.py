@@ -11,22 +11,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
-from raybench.models import avoid_slow_bf16
 from raybench.models.blocks import blocks, names
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
 from raybench.parallel.pipeline.stage import Stage, State
 from raybench.parallel.pipeline.transport import Link
+from raybench.techniques import Memory
 from raybench.training import measure
-from raybench.training.loop import Diverged, first_model
-from raybench.training.optim import learning_rate
+from raybench.training.first_model import laid_out
+from raybench.training.optim import build_optimizer, learning_rate
+from raybench.training.runner import Diverged
 
 Connect = Callable[[int, int], Link]
 """Makes a link to a neighbour: its rank, and the bytes of a message either way."""
@@ -51,17 +52,6 @@ class Report:
         return sum(spent for kind, spent in self.seconds.items() if kind != "wait")
 
 
-def whole_model(experiment: Experiment, classes: int, device: torch.device) -> nn.Module:
-    """The plain model with its first weights, laid out as `fit` has it."""
-    torch.manual_seed(experiment.seed)
-    model = first_model(experiment, classes)
-    model.to(device).to(memory_format=torch.channels_last)
-    dtype, _ = measure.pick_dtype(experiment.recipe.precision, device)
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        avoid_slow_bf16(model)
-    return model
-
-
 class StageRun:
     """One stage's part of an experiment.
 
@@ -80,10 +70,11 @@ class StageRun:
     ) -> None:
         self.experiment, self.images, self.rank = experiment, images, rank
         self.stages = len(cuts) + 1
+        self._memories: dict[str, Memory] = {name: {} for name, _ in experiment.techniques()}
         self.device = measure.pick_device()
         recipe, pipeline = experiment.recipe, experiment.pipeline
         dtype, _ = measure.pick_dtype(recipe.precision, self.device)
-        model = whole_model(experiment, images.classes, self.device)
+        model = laid_out(experiment, images.classes, self.device)
         every = blocks(model)
         between = forms(every, experiment.image_size, recipe.batch // pipeline.chunks, dtype)
         begin, end = balance.bounds(cuts, len(every))[rank]
@@ -108,6 +99,7 @@ class StageRun:
             names(model, own),
             recipe,
             schedule.actions(pipeline.schedule, self.stages, pipeline.chunks)[rank],
+            build_optimizer,
             first=begin,
             chunks=pipeline.chunks,
             mode=pipeline.batch_norm,
@@ -162,7 +154,7 @@ class StageRun:
         )
 
     def state(self) -> State:
-        return self.stage.state()
+        return self.stage.state() | {"memories": dict(self._memories)}
 
     def load(self, state: State) -> None:
         self.stage.load(state)
@@ -190,7 +182,7 @@ def choose_cuts(experiment: Experiment, images: Images) -> list[int]:
         ValueError: the model is no list of blocks, has too few, or the cuts by hand do not fit.
     """
     pipeline, recipe, device = experiment.pipeline, experiment.recipe, measure.pick_device()
-    model = whole_model(experiment, images.classes, device)
+    model = laid_out(experiment, images.classes, device)
     every = blocks(model)
     if pipeline.cuts:
         return balance.from_text(pipeline.cuts, len(every), pipeline.stages)
@@ -225,14 +217,16 @@ TOLERATED = 1.1  # the dearest stage over the mean
 
 def merged(states: list[State]) -> State:
     """The state of all stages together."""
-    whole: dict[str, Any] = {"model": {}, "optimizer": {}}
+    whole: dict[str, Any] = {"model": {}, "optimizer": {}, "memories": {}}
     for state in states:
-        for part, values in state.items():
-            whole[part] |= values
+        for part in ("model", "optimizer"):
+            whole[part] |= state[part]
+        for name, memory in state["memories"].items():
+            whole["memories"][name] = whole["memories"].get(name, {}) | cast(Memory, memory)
     return whole
 
 
-class Runner(Protocol):
+class Stages(Protocol):
     """Who trains an experiment's stages, epoch by epoch."""
 
     restarts: int  # of stages that died
@@ -245,6 +239,10 @@ class Runner(Protocol):
         """The whole model and optimizer after the last epoch."""
 
     def close(self) -> None: ...
+
+
+MakeStages = Callable[[Experiment, Images, "State | None"], Stages]
+"""Starts an experiment's stages, from the beginning or from the state of all together."""
 
 
 class Alone:

@@ -7,7 +7,7 @@ before.send    ◀─ B ◀─ after.receive     their gradients
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from raybench.experiment import Recipe
 from raybench.parallel.pipeline import batch_norm, weight_gradients
 from raybench.parallel.pipeline.boundary import Boundary
 from raybench.parallel.pipeline.schedule import Action
-from raybench.training.optim import build_optimizer
 
 State = dict[str, dict[str, object]]
 """Of a stage, or of all together: "model" and "optimizer" by the plain model's names."""
@@ -30,6 +29,7 @@ class Stage:
         blocks: the model's blocks from number `first` on.
         names: name in `nn.Sequential(*blocks)` -> name in the plain model.
         actions: what it does in a step, in order.
+        optimize: builds the blocks' optimizer.
         chunks: parts of a batch.
         before: to the stage before, None in the first one.
         after: to the next stage, None in the last one.
@@ -41,6 +41,7 @@ class Stage:
         names: dict[str, str],
         recipe: Recipe,
         actions: Sequence[Action],
+        optimize: Callable[[nn.Module, Recipe], torch.optim.Optimizer],
         *,
         first: int,
         chunks: int,
@@ -53,7 +54,7 @@ class Stage:
         self.names, self.recipe, self.actions = names, recipe, actions
         self.first, self.chunks, self.dtype = first, chunks, dtype
         self.before, self.after = before, after
-        self.optimizer = build_optimizer(self.model, recipe)
+        self.optimizer = optimize(self.model, recipe)
         self.seconds = {"F": 0.0, "B": 0.0, "W": 0.0, "update": 0.0, "wait": 0.0}
         batch_norm.prepare(self.model, mode, chunks)
         self._work: weight_gradients.Work = []
