@@ -34,6 +34,21 @@ class TestTrain:
         assert "in broken" in text
         assert text.endswith("RuntimeError: no kernel\nfor this\n")
 
+    def test_a_technique_of_another_family_leaves_a_row_and_a_folder_that_goes_on(
+        self, tmp_path, capsys
+    ):
+        small = ["--model", "vit32x2", "--recipe.batch", "32", "--results", str(tmp_path)]
+        both = ["--monarch.blocks", "4", "--prune.final-sparsity", "0.5", "--prune.frequency", "1"]
+        assert train.run(["monarch", *QUICK, *small, *both]) == 0
+        printed = capsys.readouterr().out
+        assert "sparsity" in printed
+        assert "structured_layers" in printed
+        assert train.run(["monarch", *QUICK, *small]) == 0
+        trials = read(tmp_path / "monarch-runs").trials
+        assert trials["status"].tolist() == ["COMPLETE", "COMPLETE"]
+        assert trials["structured_layers"].fillna(0).tolist() == [8, 0]
+        assert trials["sparsity"].isna().tolist() == [False, True]
+
     def test_prints_what_techniques_report(self):
         metrics = {"loss": 1.0, "distillation_loss": 0.5, "factors": "4", "distill_coverage": 1.0}
         shown = dict(train._shown(pruning.base, metrics))

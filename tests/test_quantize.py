@@ -19,10 +19,11 @@ from raybench.parallel.ddp import Replicas
 from raybench.parallel.zero1 import Zero1
 from raybench.parallel.zero2 import Zero2
 from raybench.techniques import Progress
+from raybench.techniques.layers.held_steps import LARGEST_CHANGE
 from raybench.techniques.layers.quantized_layers import quantizable, quantized_layers
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
-from raybench.techniques.quantize import LARGEST_CHANGE, OBSERVED_STEPS, Quantize
+from raybench.techniques.quantize import OBSERVED_STEPS, Quantize
 from raybench.training.optim import build_optimizer
 from trainers.pruning import base, train
 

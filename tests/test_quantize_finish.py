@@ -10,9 +10,10 @@ from small_quantized import network, run
 from torch import Tensor, nn
 
 from raybench.techniques import Progress
+from raybench.techniques.layers.folded_norms import fold
 from raybench.techniques.layers.learned_step import largest_code
 from raybench.techniques.layers.quantized_layers import quantized_layers
-from raybench.techniques.quantize import Quantize, fold
+from raybench.techniques.quantize import Quantize
 
 
 def fp16(values: Tensor) -> bool:

@@ -1,1 +1,1 @@
-"""The families of experiments: one file each, with its base Experiment, train, columns, table."""
+"""The families of experiments: one file each, with its base Experiment, objectives and table."""

@@ -18,11 +18,13 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
 from raybench.techniques.layers.bit_widths import BITS, choose, sensitivity
+from raybench.techniques.layers.folded_norms import Norm, fold
+from raybench.techniques.layers.held_steps import hold
 from raybench.techniques.layers.learned_step import fit_input_grids
 from raybench.techniques.layers.quantized_layers import (
     QuantizedLayer,
@@ -30,14 +32,12 @@ from raybench.techniques.layers.quantized_layers import (
     quantizable,
     quantized_layers,
 )
-from raybench.techniques.layers.rounded_weights import RoundedWeights, rounded_weights
+from raybench.techniques.layers.rounded_weights import is_whole, rounded_weights
 
 OBSERVED_STEPS = 16
 """Steps before `begin` in which inputs and gradients are observed: what is older is of a network
 that has changed since. Grids fitted to one batch's inputs scatter by 24 % (4 bits, median over
 ResNet-20's layers), the mean of 16 by 6 %."""
-
-LARGEST_CHANGE = 0.1  # of a step, by one optimizer step
 
 SEEN, SQUARED = "inputs seen by ", "squared gradient of "  # keys in the memory
 
@@ -77,10 +77,7 @@ class Quantize(Technique):
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("zero3", SHARDS.format("zero3")),
         Apart("zero3_offload", SHARDS.format("zero3_offload")),
-        Apart(
-            "expert",
-            "the workers' experts would learn steps that no worker has together; take ddp",
-        ),
+        Apart("expert", "no worker has the steps of all workers' experts; take ddp"),
         *(
             Apart(
                 strategy,
@@ -291,7 +288,7 @@ class Quantize(Technique):
         zeros = next(iter(found.values())).new_zeros(3)
         rows = [torch.cat([zeros[:1] + 1, found[n]]) if n in found else zeros for n in layers]
         sums = torch.stack(rows)
-        if _is_whole(model) and dist.is_available() and dist.is_initialized():
+        if is_whole(model) and dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)  # or the workers' steps would part
         for (name, layer), row in zip(layers.items(), sums, strict=True):
             memory[SEEN + name] = total = row + memory.get(SEEN + name, 0.0)
@@ -299,59 +296,3 @@ class Quantize(Technique):
             if count and layer.input_step is not None:
                 layer.input_step.copy_(step / count)
                 layer.input_zero_point.copy_((-low / step).round())
-
-
-def _is_whole(model: nn.Module) -> bool:
-    """Whether it has both ends: the other stages of a pipeline have other layers to observe."""
-    modules = (module for module in model.modules() if isinstance(module, RoundedWeights))
-    return sum(len(module.end_attributes) for module in modules) == 2
-
-
-@torch.no_grad()
-def hold(model: nn.Module, memory: Memory) -> None:
-    """Holds every step within a tenth of what it was after the last optimizer step.
-
-    A step is a scale, and one large gradient would make it 0 or negative: at a learning rate of 0.1
-    that happened in the first quantized step, and the loss was NaN two steps later.
-    """
-    now = {
-        f"{path}.{name}": step.detach()
-        for path, module in model.named_modules()
-        if isinstance(module, RoundedWeights)
-        for name, step in module.named_parameters(recurse=False)
-        if name.endswith("_step")
-    }
-    before = [memory.get(name, step) for name, step in now.items()]
-    if all(old.shape == new.shape for old, new in zip(before, now.values(), strict=True)):
-        steps = [*now.values()]
-        torch._foreach_maximum_(steps, torch._foreach_mul(before, 1 - LARGEST_CHANGE))
-        torch._foreach_minimum_(steps, torch._foreach_mul(before, 1 + LARGEST_CHANGE))
-    memory.update({name: step.clone() for name, step in now.items()})
-
-
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-
-
-@torch.no_grad()
-def fold(norm: Norm) -> None:
-    """Two fp16 numbers a channel, the same in value to their rounding: y = weight * x + bias.
-
-    The running statistics become 0 and 1 - eps, which say nothing any more, so that a file need
-    not hold them.
-    """
-    mean, var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    if mean is None or var is None or batches is None or not norm.affine:
-        return
-    scale = norm.weight * (var.double() + norm.eps).rsqrt()
-    norm.bias.copy_((norm.bias - mean * scale).half())
-    norm.weight.copy_(scale.half())
-    mean.zero_()
-    var.copy_(_one_less(norm.eps, var))
-    batches.zero_()
-
-
-def _one_less(eps: float, like: Tensor) -> Tensor:
-    """The fp32 number that is 1 with `eps` added in fp32, or as near as one goes."""
-    guess = torch.tensor(1 - eps, dtype=like.dtype)
-    near = torch.stack([guess, *(torch.nextafter(guess, guess + way) for way in (-1, 1))])
-    return near[(near + eps - 1).abs().argmin()]

@@ -81,6 +81,10 @@ class Switch(Technique):
     }
 
     apart: ClassVar[tuple[Apart, ...]] = (
+        *(
+            Apart(strategy, "it spreads single layers; take expert, which spreads the experts")
+            for strategy in ("zero3", "zero3_offload")
+        ),
         Apart(
             "pipeline",
             "a stage does not see the loss to which the routers' penalties add; take "

@@ -193,3 +193,9 @@ def rounded_weights(model: nn.Module) -> dict[str, RoundedWeight]:
                 names.setdefault(number, f"{path}.{attribute}" if path else attribute)
                 holders.setdefault(number, []).append((module, attribute))
     return {name: RoundedWeight(name, tuple(holders[number])) for number, name in names.items()}
+
+
+def is_whole(model: nn.Module) -> bool:
+    """Whether it has both ends: the other stages of a pipeline have other layers to observe."""
+    modules = (module for module in model.modules() if isinstance(module, RoundedWeights))
+    return sum(len(module.end_attributes) for module in modules) == 2
