@@ -85,15 +85,11 @@ class Switch(Technique):
             Apart(strategy, "it spreads single layers; take expert, which spreads the experts")
             for strategy in ("zero3", "zero3_offload")
         ),
-<<<<<<< HEAD
-        Apart("pipeline", "a stage does not see the loss to which the routers' penalties add"),
-=======
         Apart(
             "pipeline",
             "a stage does not see the loss to which the routers' penalties add; take "
             "pipeline.stages 1 and pipeline.chunks 1",
         ),
->>>>>>> combos
     )
 
     def __post_init__(self) -> None:
