@@ -22,9 +22,7 @@ from raybench.experiment import (
     Parallel,
     Pipeline,
     Recipe,
-    compatible,
     conflicts,
-    preset,
     technique_types,
 )
 from raybench.models import build
@@ -38,6 +36,7 @@ from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels
 from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
+from raybench.training import trainer
 
 MODELS = ("vit32x2", "resnet20_b")
 """The first of them that fits all techniques of a combination is taken."""
@@ -163,7 +162,7 @@ def train(experiment: Experiment, path: Path) -> tuple[dict[str, Any], dict[str,
         return save(model, *args, **kwargs)
 
     with mock.patch.object(artefact, "save", kept):
-        epochs = [*preset.load(experiment.family).train(compatible(experiment), store=path)]
+        epochs = [*trainer.train(experiment, store=path)]
     assert [epoch.number for epoch in epochs] == [*range(1, experiment.recipe.epochs + 1)]
     assert all(math.isfinite(epoch.metrics["loss"]) for epoch in epochs)
     return epochs[-1].metrics, stored

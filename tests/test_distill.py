@@ -20,7 +20,7 @@ from raybench import artefact, data, train
 from raybench.experiment import Experiment
 from raybench.models import build
 from raybench.techniques import Batch, Progress, Technique
-from raybench.techniques.distill import _LESSONS, Distill, divergence
+from raybench.techniques.distill import _TEACHERS, Distill, divergence
 from raybench.training import loop, trained
 
 CPU = torch.device("cpu")
@@ -89,20 +89,21 @@ class TestTeacher:
         self.begun(technique, model, tiny)
         x = torch.randn(4, 3, 8, 8)
         logits = model(x)
-        penalty = technique.penalty(model, Batch(x, torch.zeros(4), logits), {})
+        memory = {}
+        penalty = technique.penalty(model, Batch(x, torch.zeros(4), logits), memory)
         # In evaluation mode: by its running statistics, not by this batch's.
         wanted = 0.25 * slow(logits, artefact.load(teacher)(x), 3.0)
         assert penalty.item() == pytest.approx(wanted, rel=1e-4)
         penalty.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
-        assert technique.measure(model, {})["distillation_loss"] == pytest.approx(
-            4 * penalty.item()
-        )
+        assert technique.measure(copy.deepcopy(model), memory)[
+            "distillation_loss"
+        ] == pytest.approx(4 * penalty.item())
 
     def test_learns_nothing_itself(self, teacher, tiny):
         model, technique = build("resnet20", classes=10, image_size=8), Distill(teacher=teacher)
         self.begun(technique, model, tiny)
-        kept = _LESSONS[model].teacher
+        kept = _TEACHERS[model]
         before = copy.deepcopy(kept.state_dict())
         for _ in range(2):
             x = torch.randn(4, 3, 8, 8)
@@ -114,21 +115,21 @@ class TestTeacher:
     def test_is_no_part_of_its_student_and_goes_with_it(self, teacher, tiny):
         model, technique = build("resnet20", classes=10, image_size=8), Distill(teacher=teacher)
         plain = list(model.state_dict())
-        before = len(_LESSONS)
+        before = len(_TEACHERS)
         self.begun(technique, model, tiny)
-        assert len(_LESSONS) == before + 1
+        assert len(_TEACHERS) == before + 1
         assert list(model.state_dict()) == plain
         assert sum(1 for _ in model.modules()) == sum(1 for _ in copy.deepcopy(model).modules())
         assert technique.measure(copy.deepcopy(model), {}) == {}
         del model
         gc.collect()
-        assert len(_LESSONS) == before
+        assert len(_TEACHERS) == before
 
     def test_answers_in_the_precision_of_the_step(self, teacher, tiny):
         model, technique = build("resnet20", classes=10, image_size=8), Distill(teacher=teacher)
         self.begun(technique, model, tiny)
         seen = []
-        kept = _LESSONS[model].teacher
+        kept = _TEACHERS[model]
         kept.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
         x = torch.randn(4, 3, 8, 8)
         for dtype in (torch.float32, torch.bfloat16):
@@ -140,12 +141,12 @@ class TestTeacher:
     def test_the_tally_is_an_epochs(self, teacher, tiny):
         model, technique = build("resnet20", classes=10, image_size=8), Distill(teacher=teacher)
         self.begun(technique, model, tiny)
-        x, found = torch.randn(4, 3, 8, 8), []
+        x, found, memory = torch.randn(4, 3, 8, 8), [], {}
         for step in range(3):
-            assert not technique.restructure(model, Progress(step, 3), {})
-            assert technique.measure(model, {}) == {}
-            loss = technique.penalty(model, Batch(x * step, torch.zeros(4), model(x)), {})
-            found.append(technique.measure(model, {})["distillation_loss"])
+            assert not technique.restructure(model, Progress(step, 3), memory)
+            assert technique.measure(model, memory) == {}
+            loss = technique.penalty(model, Batch(x * step, torch.zeros(4), model(x)), memory)
+            found.append(technique.measure(model, memory)["distillation_loss"])
             assert found[-1] == pytest.approx(loss.item())
 
     def test_of_another_family_and_width_teaches_as_well(self, tiny, tmp_path):

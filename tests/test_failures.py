@@ -24,7 +24,7 @@ def broken(*_: object, **__: object) -> None:
 
 class TestTrain:
     def test_keeps_the_traceback(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(pruning, "train", broken)
+        monkeypatch.setattr(pruning, "train", broken, raising=False)
         assert train.run(["pruning", *QUICK, "--results", str(tmp_path)]) == 1
         folder = tmp_path / "pruning-runs"
         (row,) = read(folder).trials.to_dict("records")

@@ -98,7 +98,7 @@ def fresh(program: str) -> str:
 def test_the_walk_sees_the_whole_house():
     assert len(MODULES) > 100
     assert "raybench.experiment" in imported("raybench.training.loop")
-    assert "raybench.data" in imported("trainers.pruning")
+    assert "raybench.reports.tables.pruning" in imported("trainers.pruning")
     assert "trainers" in imported("raybench.experiment.preset")  # in a function
 
 

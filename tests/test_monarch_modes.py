@@ -20,7 +20,7 @@ from raybench.experiment import Experiment, Parallel
 from raybench.techniques import Progress
 from raybench.techniques.layers.monarch_linear import project
 from raybench.techniques.monarch import Monarch
-from raybench.training import loop
+from raybench.training.first_model import first_model
 from raybench.training.measure import count_parameters
 from raybench.training.trainer import train
 
@@ -124,7 +124,7 @@ class TestModes:
         assert [type(module) for module in back.modules()] == [type(m) for m in plain().modules()]
         assert last.metrics["model_bytes"] == (tmp_path / "m").stat().st_size
         # What a plain run starts from, and its first weights are these.
-        started = loop.first_model(tiny(start_from=str(tmp_path / "m")), 10)
+        started = first_model(tiny(start_from=str(tmp_path / "m")), 10)
         x = torch.randn(5, 3, 8, 8)
         assert torch.equal(started.eval()(x), back(x))
 

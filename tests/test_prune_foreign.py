@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from timm.layers import Mlp, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
 from raybench.models import build
@@ -63,9 +63,7 @@ class Recurrent(nn.Module):
 class Mixture(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        dense = nn.Module()
-        dense.act, dense.fc1, dense.fc2 = nn.GELU(), nn.Linear(8, 12), nn.Linear(12, 8)
-        self.experts = Experts(dense, 3)
+        self.experts = Experts(Mlp(8, 12), 3)
         self.experts.draw()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from raybench.data import Images, seen
 from raybench.experiment import Experiment
 from raybench.techniques.distill import Distill
 from raybench.techniques.quantize import Quantize
-from raybench.training import loop
+from raybench.training import loop, replicated
 
 
 def digests(count: int, seed: int = 0) -> np.ndarray:
@@ -91,7 +91,7 @@ class TestLeak:
     ):
         trained = run(replace(experiment, quantize=quantize), load(one), tmp_path / "m")
         images = load(leaking)
-        monkeypatch.setattr(loop, "batches", lambda *_, **__: pytest.fail("it trained"))
+        monkeypatch.setattr(replicated, "batches", lambda *_, **__: pytest.fail("it trained"))
         with pytest.raises(ValueError, match=r"was trained on (test|validation) images") as error:
             run(goes_on(experiment, how, trained), images, tmp_path / "n")
         assert "\n" not in str(error.value)

@@ -230,7 +230,7 @@ class TestNames:
 
     def test_unknown_objective_names_the_nearest(self, tmp_path):
         said = self.objectives(tmp_path, '{"acuracy": "max"}')
-        assert "no run reports 'acuracy', an objective; did you mean 'accuracy'?" in said
+        assert "a run reports no objective 'acuracy'; did you mean 'accuracy'?" in said
 
     def test_an_objective_that_is_no_number(self, tmp_path):
         assert "'precision_used'" in self.objectives(tmp_path, '{"precision_used": "max"}')

@@ -22,7 +22,7 @@ from raybench.reports import summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load
-from raybench.training import measure
+from raybench.training import measure, trainer
 from raybench.training.loss_scale import FIRST, PATIENCE, LossScale
 from trainers import strategies
 
@@ -46,7 +46,10 @@ class TestRefusals:
         [
             (["--strategy", "zero4"], "did you mean 'zero"),
             (["--strategy", "expert"], "set switch.experts"),
-            (["--strategy", "zero3", "--prune.final-sparsity", "0.5"], "take 'ddp'"),
+            (
+                ["--strategy", "zero3", "--prune.final-sparsity", "0.5"],
+                "prune and zero3 cannot",
+            ),
             (["--recipe.precision", "fp16"], "on a CPU take bf16"),
             (["--parallel.checkpointing", "--model", "resnet20"], "take a ViT"),
             (["--workers", "two"], "a number, or a range such as 1:4"),
@@ -197,8 +200,8 @@ def results(memory_path: Path) -> Results:
     store = Store(memory_path, *tables.schemas(ABOUT))
     for number, (strategy, precision, batch, status, accuracies, per_s, peak) in enumerate(RUNS):
         identity = {"sweep": "s", "trial": f"s-{number:04d}", "number": number}
-        counted = dict.fromkeys(strategies.KINDS, 1_000_000)
-        told = {f"theory_{name}": 2_000_000 for name in strategies.KINDS}
+        counted = dict.fromkeys(trainer.COUNTED, 1_000_000)
+        told = {f"theory_{name}": 2_000_000 for name in trainer.COUNTED}
         parts = {"compute_s": 6.0, "communication_s": 3.0, "waiting_s": 1.0}
         last = counted | told | parts | {"samples_per_s": per_s, "precision_used": precision}
         last |= {"peak_memory_bytes": int(peak), "sent_bytes_per_step": 5_000_000}

@@ -15,7 +15,7 @@ from raybench.techniques import Progress, Technique
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.switch import mixtures
-from trainers.switch_vit import train
+from raybench.training.trainer import train
 
 FACTORS = pytest.mark.parametrize(
     ("field", "factors"),

@@ -221,7 +221,7 @@ class TestTrainCommand:
         ("flags", "words"),
         [
             (["--switch.blocks", "2"], "the model has the blocks 0 to 1"),
-            (["--switch.experts", "2", "--model", "resnet20"], "Switch is for ViTs"),
+            (["--switch.experts", "2", "--model", "resnet20"], "a ResNetCifar has no feed-forward"),
             (["--start-from", "nowhere.safetensors"], "nowhere.safetensors"),
         ],
     )

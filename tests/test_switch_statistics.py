@@ -14,7 +14,6 @@ from torch import nn
 
 from raybench.models import build
 from raybench.techniques.switch import Mixture, Switch, mixtures
-from trainers.switch_vit import columns
 
 
 class TestStatistics:
@@ -95,7 +94,9 @@ class TestStatistics:
             mixture.router.weight.data = steer
             mixture(sent_to(assigned, 32))
         found = PLAIN.measure(model, {})
-        assert {name: type(value) for name, value in found.items()} == columns
+        assert {name: type(value) for name, value in found.items()} == {
+            name: column.type for name, column in Switch.columns.items()
+        }
         assert found["dead_experts"] == 3
         assert found["balance_loss"] == pytest.approx((4 + 1) / 2)
         assert PLAIN.measure(build("vit32x2", classes=10, image_size=8), {}) == {}

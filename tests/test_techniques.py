@@ -304,8 +304,8 @@ class TestContract:
         assert list(model.state_dict()) == before
 
     def test_measure_gives_finite_columns_of_the_table(self, case, tiny):
-        model, _ = trained(case, case.active)
-        found = case.active.measure(model, {})
+        model, memory = trained(case, case.active)
+        found = case.active.measure(model, memory)
         columns = type(case.active).columns
         assert found
         assert set(found) <= set(columns)

@@ -22,6 +22,7 @@ from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
+from raybench.training import trainer
 from trainers import monarch, pipeline, pruning, strategies, switch_vit
 
 METRICS: dict[str, Any] = {
@@ -40,8 +41,8 @@ METRICS: dict[str, Any] = {
     "compute_s": 1.0,
     "waiting_s": 1.0,
     "communication_s": 1.0,
-    **dict.fromkeys(strategies.KINDS, 1),
-    **{f"theory_{name}": 1 for name in strategies.KINDS},
+    **dict.fromkeys(trainer.COUNTED, 1),
+    **{f"theory_{name}": 1 for name in trainer.COUNTED},
 }
 
 
@@ -161,5 +162,5 @@ def test_defaults_in_the_pipelines_table_are_those_of_the_class():
 
 
 def test_states_in_the_strategies_table_are_those_that_are_counted():
-    assert (*strategies_table.HELD, "activations_bytes") == strategies.KINDS
+    assert (*strategies_table.HELD, "activations_bytes") == trainer.COUNTED
     assert Parallel().strategy == "ddp"

@@ -12,6 +12,7 @@ from raybench.experiment import Recipe
 from raybench.parallel import buckets
 from raybench.parallel.zero1 import Zero1
 from raybench.parallel.zero2 import Zero2
+from raybench.training.optim import build_optimizer
 
 
 class Halves:
@@ -40,7 +41,7 @@ def test_when_a_bucket_is_reduced(kind, early, monkeypatch):
     first.register_post_accumulate_grad_hook(
         lambda _: seen.append((strategy.exchange.reduced, last.grad is not None))
     )
-    strategy.optimizer(model, Recipe())
+    strategy.spread(build_optimizer(model, Recipe()))
     assert len(strategy.buckets) == 3
     for _ in range(2):
         model(torch.randn(4, 8)).square().mean().backward()

@@ -53,7 +53,7 @@ def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
 def raised(said: dict[str, Any]) -> RuntimeError:
     """A failure's report as an exception here; the worker's traceback goes along as its note."""
     error = RuntimeError(said["failed"])
-    error.add_note(said["traceback"])
+    error.add_note(said.get("traceback", ""))
     return error
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from raybench.results.column import Column
 
-INPUTS = ("family", "model", "model_source", "data", "image_size", "subset", "seed", "start_from")
+INPUTS = (
+    "family",
+    "model",
+    "model_source",
+    "data",
+    "image_size",
+    "subset",
+    "seed",
+    "start_from",
+    "latency",
+)
 """The fields of an Experiment that stand in a table without a group, which would be a dot in their
 names. A test compares them with the class."""
 SETTINGS = ("recipe", "parallel", "pipeline")

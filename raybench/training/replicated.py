@@ -55,7 +55,7 @@ class Replicated:
             technique.before_training(model, load)
         self._steps = len(images.train) // recipe.batch
         self._memories: dict[str, Memory] = {name: {} for name, _ in self._techniques}
-        self._progress = Progress(0, self._steps * recipe.epochs)
+        self._progress = Progress(0, self._steps * recipe.epochs, self._steps)
         if state is not None:
             done = state["epoch"]
             # The layers of the epoch that was saved.

@@ -81,7 +81,9 @@ def is_plain(layer: nn.Module) -> bool:
     """Whether it computes what an nn.Linear does, from a weight that is a parameter."""
     if not isinstance(layer, nn.Linear) or parametrize.is_parametrized(layer):
         return False
-    return type(layer).forward is nn.Linear.forward
+    # One that is to be quantized later is an nn.Linear until then.
+    kind = getattr(layer, "class_before", type(layer))
+    return bool(kind.forward is nn.Linear.forward)
 
 
 def narrows(module: nn.Module) -> bool:
