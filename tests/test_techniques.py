@@ -186,12 +186,12 @@ def trained(case: Case, technique: Technique) -> tuple[nn.Module, Memory]:
     )
     for step in range(1, STEPS + 1):
         if step in (1, STEPS // 2 + 1):
-            technique.restructure(model, Progress(step - 1, STEPS), {})
+            technique.restructure(model, Progress(step - 1, STEPS), memory)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         x, y = torch.randn(8, 3, 8, 8), torch.randint(10, (8,))
         logits = model(x)
         batch = Batch(x, y, logits)
-        loss = nn.functional.cross_entropy(logits, y) + technique.penalty(model, batch, {})
+        loss = nn.functional.cross_entropy(logits, y) + technique.penalty(model, batch, memory)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
