@@ -4,145 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
+from technique_cases import STEPS, TABLE, TEACHER, Case
 from torch import nn
 
 from raybench import artefact
 from raybench.experiment import Experiment, Recipe, from_json
 from raybench.models import build
 from raybench.techniques import Batch, Memory, Progress, Technique
-from raybench.techniques.distill import Distill
-from raybench.techniques.low_rank import LowRank
-from raybench.techniques.monarch import Monarch
-from raybench.techniques.prune import Prune
-from raybench.techniques.prune_channels import PruneChannels
-from raybench.techniques.quantize import Quantize
-from raybench.techniques.switch import Switch
 from raybench.training import loop, trainer
 from raybench.training import trained as trained_model
 from raybench.training.optim import build_optimizer
 from trainers import pruning
-
-
-@dataclass(frozen=True)
-class Case:
-    """A field of Experiment, a setting at which the technique does nothing, and one that acts; the
-    family that reports its columns, and a model that it is for. A field with several modes has a
-    case for each."""
-
-    field: str
-    neutral: Technique
-    active: Technique
-    family: str
-    model: str = "resnet20"
-    adds_parameters: bool = False  # at the end of training, to a plain model's
-    mode: str = ""
-
-    @property
-    def name(self) -> str:
-        return f"{self.field}-{self.mode}" if self.mode else self.field
-
-
-TEACHER = Path(tempfile.gettempdir()) / f"raybench-teacher-{os.getpid()}.safetensors"
-
-TABLE = [
-    Case(
-        "prune",
-        neutral=Prune(final_sparsity=0.0),
-        active=Prune(final_sparsity=0.8, begin=0.1, end=0.7, frequency=2),
-        family="pruning",
-    ),
-    Case(
-        "prune_channels",
-        neutral=PruneChannels(ratio=0.0, at=0.5),
-        active=PruneChannels(ratio=0.5, at=0.5),
-        family="pruning",
-        model="resnet20_b",
-    ),
-    Case(
-        "quantize",
-        neutral=Quantize(bits=0),
-        active=Quantize(bits=4, activation_bits=4, begin=0.3),
-        family="pruning",
-        adds_parameters=True,
-    ),
-    Case(
-        "quantize",
-        mode="after_training",
-        neutral=Quantize(bits=0, begin=1.0),
-        active=Quantize(bits=3, activation_bits=32, begin=1.0),
-        family="pruning",
-        model="vit32x2",
-        adds_parameters=True,
-    ),
-    Case(
-        "quantize",
-        mode="budget",
-        neutral=Quantize(bits=0, budget_bytes=10_000),
-        active=Quantize(budget_bytes=10_000, begin=0.6),
-        family="pruning",
-        model="vit32x2",
-        adds_parameters=True,
-    ),
-    Case(
-        "switch",
-        neutral=Switch(experts=0),
-        active=Switch(experts=4, blocks="all"),
-        family="switch_vit",
-        model="vit32x2",
-        adds_parameters=True,
-    ),
-    Case(
-        "monarch",
-        neutral=Monarch(blocks=0),
-        active=Monarch(blocks=4),
-        family="monarch",
-        model="vit32x2",
-        adds_parameters=True,
-    ),
-    Case(
-        "monarch",
-        mode="dense_to_sparse",
-        neutral=Monarch(blocks=0, mode="dense_to_sparse", switch_at=0.5),
-        active=Monarch(blocks=4, mode="dense_to_sparse", switch_at=0.5),
-        family="monarch",
-        model="vit32x2",
-        adds_parameters=True,
-    ),
-    Case(
-        "monarch",
-        mode="sparse_to_dense",
-        neutral=Monarch(blocks=0, mode="sparse_to_dense", switch_at=0.5),
-        active=Monarch(blocks=4, mode="sparse_to_dense", switch_at=0.5),
-        family="monarch",
-        model="vit32x2",
-    ),
-    Case(
-        "low_rank",
-        neutral=LowRank(blocks=0),
-        active=LowRank(blocks=4),
-        family="monarch",
-        model="vit32x2",
-        adds_parameters=True,
-    ),
-    Case(
-        "distill",
-        neutral=Distill(teacher=""),
-        active=Distill(teacher=str(TEACHER), temperature=2.0, weight=0.5),
-        family="pruning",
-    ),
-]
-
-STEPS = 6  # of two epochs
 
 
 @pytest.fixture(scope="module", autouse=True)
