@@ -19,11 +19,13 @@ from torch import nn
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
 from raybench.models.blocks import blocks, names
+from raybench.parallel.checkpointing import Checkpointed
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
+from raybench.parallel.pipeline.part import part_of
 from raybench.parallel.pipeline.stage import Stage, State
 from raybench.parallel.pipeline.transport import Link
-from raybench.techniques import Memory
+from raybench.techniques import Memory, Progress
 from raybench.training import measure
 from raybench.training.first_model import laid_out
 from raybench.training.optim import build_optimizer, learning_rate
@@ -94,9 +96,12 @@ class StageRun:
             self.boundaries.append(made)
             return made
 
+        named = names(model, own)
+        if experiment.parallel.checkpointing:
+            own = [Checkpointed(block) for block in own]
         self.stage = Stage(
             own,
-            names(model, own),
+            named,
             recipe,
             schedule.actions(pipeline.schedule, self.stages, pipeline.chunks)[rank],
             build_optimizer,
@@ -107,6 +112,8 @@ class StageRun:
             before=boundary(rank - 1, between[begin - 1]),
             after=boundary(rank + 1, between[end - 1]),
         )
+        # Hooks find the stage's own layers under their names in the whole model.
+        self.part = part_of(model, named.values())
 
     def epoch(self, number: int) -> Report:
         """One epoch of training.
@@ -122,12 +129,16 @@ class StageRun:
             boundary.begin_epoch()
         stage.seconds = dict.fromkeys(stage.seconds, 0.0)
         steps = len(self.images.train) // recipe.batch
+        progress = Progress((number - 1) * steps, recipe.epochs * steps, steps)
+        for name, technique in experiment.techniques():
+            changed = technique.restructure(self.part, progress, self._memories[name])
+            assert not changed, f"{name} changes layers, and stands beside a pipeline"
         losses, rate = 0.0, 0.0
         before, cpu = time.perf_counter(), time.process_time()
         started = time.time()
         walk = batches(self.images, recipe, seed=experiment.seed, epoch=number, device=self.device)
         for step, (x, y) in enumerate(walk):
-            rate = learning_rate(recipe, ((number - 1) * steps + step) / (recipe.epochs * steps))
+            rate = learning_rate(recipe, progress.share)
             try:
                 loss = stage.step(
                     x if stage.before is None else None,
@@ -137,6 +148,10 @@ class StageRun:
                 )
             except FloatingPointError as error:
                 raise Diverged(f"{error}, in step {step + 1} of epoch {number}") from error
+            progress = progress._replace(step=progress.step + 1)
+            for name, technique in experiment.techniques():
+                memory = self._memories[name]
+                technique.after_step(self.part, progress, memory, stage.optimizer)
             if loss is not None:
                 losses += loss.item()
                 if not math.isfinite(losses):
@@ -157,7 +172,12 @@ class StageRun:
         return self.stage.state() | {"memories": dict(self._memories)}
 
     def load(self, state: State) -> None:
+        """Goes on from this stage's state, or from that of all together."""
         self.stage.load(state)
+        others = state["model"].keys() - self.stage.names.values()
+        for name, memory in state["memories"].items():
+            entries = cast(Memory, memory).items()
+            self._memories[name] = {key: value for key, value in entries if key not in others}
 
     def close(self) -> None:
         """Lets go of the neighbours."""

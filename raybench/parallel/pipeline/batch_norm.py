@@ -71,7 +71,8 @@ class Deferred(nn.BatchNorm2d):
     squares: Tensor  # sum of squared distances from the mean
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if not self.training or self.running_mean is None or self.running_var is None:
+        at_rest = self.momentum == 0  # computed once more for a backward pass
+        if not self.training or at_rest or self.running_mean is None or self.running_var is None:
             return super().forward(x_BCHW)
         # With a momentum of 1 the kernel leaves the chunk's own statistics in these two.
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
