@@ -30,6 +30,7 @@ from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.reports.technique_matrix import covered
 from raybench.techniques import Technique
 from raybench.techniques.distill import Distill
+from raybench.techniques.ema import Ema
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
@@ -66,6 +67,7 @@ SETTINGS: dict[str, Technique] = {
     "quantize": Quantize(bits=BITS, activation_bits=BITS, ends_bits=BITS, begin=0.6),
     "quantize at the end": Quantize(bits=BITS, ends_bits=BITS, activation_bits=32, begin=1.0),
     "distill": Distill(teacher="teacher", weight=0.5),
+    "ema": Ema(decay=0.5),
 }
 """By the name of the field, then of the setting. A technique that is not here has its defaults."""
 

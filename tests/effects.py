@@ -135,6 +135,11 @@ def _taught(technique: Technique, metrics: Mapping[str, Any], model: nn.Module) 
     return [] if 0 < added < math.inf else [f"distillation_loss is {added}"]
 
 
+def _averaged(technique: Technique, metrics: Mapping[str, Any], model: nn.Module) -> list[str]:
+    distance = metrics.get("ema_distance") or 0.0
+    return [] if 0 < distance < math.inf else [f"ema_distance is {distance}"]
+
+
 EFFECTS = {
     "switch": _switched,
     "monarch": _structured("MonarchLinear"),
@@ -143,5 +148,6 @@ EFFECTS = {
     "prune": _pruned,
     "quantize": _quantized,
     "distill": _taught,
+    "ema": _averaged,
 }
 """What is wrong with a technique's effect, by its field's name. The others have their columns."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from raybench.techniques import Technique
 from raybench.techniques.distill import Distill
+from raybench.techniques.ema import Ema
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
@@ -123,6 +124,12 @@ TABLE = [
         "distill",
         neutral=Distill(teacher=""),
         active=Distill(teacher=str(TEACHER), temperature=2.0, weight=0.5),
+        family="pruning",
+    ),
+    Case(
+        "ema",
+        neutral=Ema(decay=0.0),
+        active=Ema(decay=0.9),
         family="pruning",
     ),
 ]

@@ -12,6 +12,7 @@ import torch
 
 from raybench import artefact, data
 from raybench.experiment import Experiment, Parallel, Pipeline
+from raybench.techniques.ema import Ema
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from raybench.training.loop import fit
@@ -22,9 +23,11 @@ PRUNE = Prune(final_sparsity=0.6, begin=0.1, end=0.7, frequency=2, scope="layer"
 LOCAL: dict[str, dict[str, Any]] = {
     "prune": {"prune": PRUNE},
     "quantize": {"quantize": Quantize(bits=4, activation_bits=4, begin=0.4)},
+    "ema": {"ema": Ema(decay=0.9)},
     "all": {
         "prune": PRUNE,
         "quantize": Quantize(bits=4, begin=0.4),
+        "ema": Ema(decay=0.9),
     },
 }
 
@@ -54,7 +57,7 @@ def test_one_stage_of_one_chunk_trains_as_the_plain_loop_does(small, name, tmp_p
     plain = run(experiment, tmp_path / "plain")
     staged = run(experiment, tmp_path / "staged", begin=STAGED)
     assert same(tmp_path / "plain", tmp_path / "staged")
-    for column in ("test_loss", "accuracy", "sparsity", "weight_bits"):
+    for column in ("test_loss", "accuracy", "sparsity", "weight_bits", "ema_distance"):
         assert plain.get(column) == staged.get(column)
 
 
@@ -68,6 +71,8 @@ def test_in_chunks_they_have_their_effect(small, name, tmp_path):
         assert last["sparsity"] == pytest.approx(0.6, abs=0.01)
     if experiment.quantize:
         assert last["weight_bits"] < 5
+    if experiment.ema:
+        assert last["ema_distance"] > 0
     assert last["model_bytes"] == (tmp_path / "m").stat().st_size
 
 

@@ -13,6 +13,7 @@ from raybench.experiment.pipeline import Pipeline
 from raybench.experiment.recipe import Recipe
 from raybench.techniques import Technique
 from raybench.techniques.distill import Distill
+from raybench.techniques.ema import Ema
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from raybench.techniques.prune import Prune
@@ -61,6 +62,7 @@ class Experiment:
     prune: Prune | None = None
     quantize: Quantize | None = None
     distill: Distill | None = None
+    ema: Ema | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.subset <= 1:
