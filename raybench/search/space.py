@@ -199,7 +199,9 @@ def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
                 check_model(example.model, classes=classes, image_size=example.image_size)
                 built.add((example.model, example.image_size))
             names = [name for name, _ in example.techniques()]
-            if (kind := (example.model, example.image_size, example.pipeline, *names)) not in built:
+            stages = (example.pipeline.stages, example.pipeline.cuts)
+            kind = (example.model, example.image_size, *stages, *names)
+            if kind not in built:
                 trainer.check(example)
                 built.add(kind)
         except ValueError as error:
