@@ -13,6 +13,7 @@ from raybench import parallel
 from raybench.experiment import Parallel, Recipe
 from raybench.techniques import Progress
 from raybench.techniques.prune import Prune
+from raybench.training.optim import build_optimizer
 
 pytestmark = [pytest.mark.workers, pytest.mark.timeout(150)]
 
@@ -25,7 +26,7 @@ def trained(rank: int, strategy: str) -> dict[str, Any]:
     replicas = parallel.replicas(Parallel(workers=2, strategy=strategy))
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
     wrapped = replicas.wrap(model)
-    optimizer = replicas.optimizer(wrapped, Recipe(lr=0.1))
+    optimizer = replicas.spread(build_optimizer(wrapped, Recipe(lr=0.1)))
     prune = Prune(final_sparsity=0.7, begin=0.1, end=0.6, frequency=1)
     memory: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(rank)

@@ -21,7 +21,6 @@ from raybench.search.space import Overrides, load
 from raybench.search.sweep import Sweep
 from raybench.techniques.quantize import Quantize
 from raybench.training import trainer
-from trainers import super_model
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +210,7 @@ def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monke
     """In this process, with bytes for milliseconds: the graph's are measured above."""
     monkeypatch.delenv("RAYBENCH_TEACHER", raising=False)
     monkeypatch.setattr(
-        super_model, "shipped_latency", lambda path, *_: {"latency_ms": path.stat().st_size}
+        trainer, "shipped_latency", lambda path, *_: {"latency_ms": float(path.stat().st_size)}
     )
     overrides = Overrides(epochs=1, subset=0.06)
     space = load(SPACES / "super_model.py", overrides)
