@@ -15,6 +15,7 @@ from raybench import artefact, data
 from raybench.experiment import Experiment
 from raybench.parallel.ddp import Replicas
 from raybench.techniques import Technique
+from raybench.techniques.layers.experts import Experts
 from raybench.techniques.layers.weights import weights
 from raybench.training.score import evaluate
 
@@ -122,7 +123,7 @@ def _cut(technique: Technique, metrics: Mapping[str, Any], model: nn.Module) -> 
 
 
 def _switched(technique: Technique, metrics: Mapping[str, Any], model: nn.Module) -> list[str]:
-    experts = [m for m in model.modules() if type(m).__name__ == "Experts"]
+    experts = [m for m in model.modules() if isinstance(m, Experts)]  # rounded ones too
     found = [] if experts else ["there are no experts"]
     for column in ("load_cv", "router_entropy", "dead_experts"):
         if not math.isfinite(metrics.get(column, math.nan)):

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from stage_threads import Threads
 
 from raybench import artefact, data
 from raybench.experiment import Experiment, Parallel, Pipeline
+from raybench.parallel.pipeline.part import of_part
 from raybench.techniques.ema import Ema
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
@@ -116,3 +118,38 @@ def test_checkpointing_keeps_less(small):
         epochs.close()
         kept.append(saved)
     assert kept[1] < kept[0] / 2
+
+
+TWO = partial(StagedRunner, make=Threads)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_two_stages_train_as_one_process_does(small, name, tmp_path):
+    experiment = replace(small, **LOCAL[name])
+    plain = run(experiment, tmp_path / "plain")
+    stages = replace(experiment, pipeline=Pipeline(stages=2, cuts="4"))
+    staged = run(stages, tmp_path / "staged", begin=TWO)
+    assert same(tmp_path / "plain", tmp_path / "staged")
+    for column in ("test_loss", "sparsity", "weight_bits", "bits_by_layer"):
+        assert plain.get(column) == staged.get(column)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_two_stages_go_on_from_the_state_of_both(small, name, tmp_path):
+    pipeline = Pipeline(stages=2, chunks=2, cuts="4")
+    experiment = replace(small, pipeline=pipeline, **LOCAL[name])
+    experiment = replace(experiment, recipe=replace(small.recipe, epochs=3))
+    run(experiment, tmp_path / "whole", begin=TWO)
+    epochs = fit(experiment, data.load(experiment), begin=TWO)
+    next(epochs).save(tmp_path / "state.pt")
+    epochs.close()
+    epochs = fit(experiment, data.load(experiment), begin=TWO, resume=tmp_path / "state.pt")
+    next(epochs).save(tmp_path / "again.pt")  # what was loaded must not stand in for the other's
+    epochs.close()
+    run(experiment, tmp_path / "resumed", begin=TWO, resume=tmp_path / "again.pt")
+    assert same(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_memory_loses_the_entries_of_other_stages():
+    memory = {name: torch.zeros(()) for name in ("a.weight", "b.weight", "seen by b", "decay")}
+    assert list(of_part(memory, ["a.weight"], ["a.weight", "b.weight"])) == ["a.weight", "decay"]

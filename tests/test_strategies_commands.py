@@ -51,7 +51,7 @@ class TestRefusals:
                 "prune and zero3 cannot",
             ),
             (["--recipe.precision", "fp16"], "on a CPU take bf16"),
-            (["--parallel.checkpointing", "--model", "resnet20"], "take a ViT"),
+            (["--parallel.checkpointing", "--model", "vgg11", "--image-size", "32"], "take a ViT"),
             (["--workers", "two"], "a number, or a range such as 1:4"),
             (["--workers", "3:2"], "--workers 3:2"),
             (["--workers", "5:7"], "divides over no number of workers from 5 to 7"),

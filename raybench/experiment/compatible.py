@@ -10,7 +10,7 @@ from typing import get_args
 from raybench.experiment.experiment import Experiment, technique_types
 from raybench.experiment.parallel import Parallel
 from raybench.experiment.plain import hints_of
-from raybench.techniques import Apart
+from raybench.techniques import Apart, Technique
 
 SINGLE_PROCESS = ("pipeline", "checkpointing")
 """Ways to run a step that are no strategy."""
@@ -41,7 +41,19 @@ def conflicts(experiment: Experiment) -> list[str]:
             f"{pipeline.stages} pipeline.stages of {pipeline.chunks} pipeline.chunks with "
             f"{workers} parallel.workers: take either, and 1 of the others"
         )
-    return reasons
+    return [*reasons, *_beyond_a_stage(experiment)]
+
+
+def _beyond_a_stage(experiment: Experiment) -> Iterator[str]:
+    """A sentence for every technique with a hook that a stage, a part of a model, cannot call."""
+    for name, technique in experiment.techniques() if experiment.pipeline.on else ():
+        declared = any(apart.other == "pipeline" for apart in technique.apart)
+        for hook in () if declared else ("before_training", "optimizer", "penalty"):
+            if getattr(type(technique), hook) is not getattr(Technique, hook):
+                yield (
+                    f"{name} and pipeline cannot be combined: a stage does not call {hook}; take "
+                    "pipeline.stages 1 and pipeline.chunks 1"
+                )
 
 
 def parts(experiment: Experiment) -> set[str]:

@@ -6,57 +6,67 @@ non-reentrant; parameters, names and results stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Lets the blocks of a timm model forget what is between their inputs and outputs.
+    """Lets the model's blocks forget what is between their inputs and outputs, in place.
+
+    timm's models without batch norms do so themselves; the second pass of those with them would
+    count running statistics twice. Of all others the blocks are the members of the model's stacks.
 
     Raises:
-        ValueError: the model has no blocks that can.
+        ValueError: the model has no stack of blocks.
     """
     switch = getattr(model, "set_grad_checkpointing", None)
-    if switch is None:
+    if switch is not None and not any(isinstance(m, _BatchNorm) for m in model.modules()):
+        switch(enable=True)
+        return
+    stacks = [m for m in model.children() if isinstance(m, nn.Sequential | nn.ModuleList)]
+    # A layer alone keeps its input anyway.
+    blocks = [block for stack in stacks for block in stack if [*block.children()]]
+    if not blocks:
         raise ValueError(
-            f"parallel.checkpointing is for timm's models; {type(model).__name__} has no blocks "
-            "that can be computed twice: take a ViT, or leave it off"
+            f"parallel.checkpointing is for models with stacks of blocks, and a "
+            f"{type(model).__name__} has none: take a ViT or a ResNet, or leave it off"
         )
-    switch(enable=True)
+    for block in blocks:
+        kind: Any = type(block)
+        block.__class__ = _checkpointed(kind)  # the same parameters, under the same names
+
+
+def twice(block: nn.Module, x: Tensor) -> Any:
+    """The block's output, which is computed once more in the backward pass."""
+    return _twice(block, block, x)
 
 
 class Checkpointed(nn.Module):
-    """A block of a pipeline's stage, computed once more in its backward pass.
+    """A block that is computed twice in training. An instance is made by `checkpoint_blocks`."""
 
-    Its state_dict is the block's own. Batch norms take their running statistics from the first
-    computation alone.
-    """
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        if self.training and torch.is_grad_enabled():
+            return _twice(self, super().forward, *inputs, **named)
+        return super().forward(*inputs, **named)
 
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self._modules.update(block._modules)
-        self._parameters.update(block._parameters)
-        self._buffers.update(block._buffers)
-        if scales := getattr(block, "lr_scale", None):
-            self.lr_scale = scales
-        self._block = [block]  # in a list, or it would be a child with names of its own
 
-    def forward(self, x: Tensor) -> Tensor:
-        (block,) = self._block
+@functools.cache  # one class for all blocks of a kind
+def _checkpointed(kind: type[Any]) -> type[nn.Module]:
+    return type(f"Checkpointed{kind.__name__}", (Checkpointed, kind), {})
 
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _norms_at_rest(block)
 
-        output: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
-        return output
+def _twice(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _norms_at_rest(block)
 
-    def train(self, mode: bool = True) -> Checkpointed:
-        self._block[0].train(mode)
-        return super().train(mode)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
 
 @contextmanager

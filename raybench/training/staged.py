@@ -19,10 +19,9 @@ from torch import nn
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
 from raybench.models.blocks import blocks, names
-from raybench.parallel.checkpointing import Checkpointed
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
-from raybench.parallel.pipeline.part import part_of
+from raybench.parallel.pipeline.part import of_part, part_of
 from raybench.parallel.pipeline.stage import Stage, State
 from raybench.parallel.pipeline.transport import Link
 from raybench.techniques import Memory, Progress
@@ -97,8 +96,6 @@ class StageRun:
             return made
 
         named = names(model, own)
-        if experiment.parallel.checkpointing:
-            own = [Checkpointed(block) for block in own]
         self.stage = Stage(
             own,
             named,
@@ -109,6 +106,7 @@ class StageRun:
             chunks=pipeline.chunks,
             mode=pipeline.batch_norm,
             dtype=dtype,
+            checkpointing=experiment.parallel.checkpointing,
             before=boundary(rank - 1, between[begin - 1]),
             after=boundary(rank + 1, between[end - 1]),
         )
@@ -174,10 +172,9 @@ class StageRun:
     def load(self, state: State) -> None:
         """Goes on from this stage's state, or from that of all together."""
         self.stage.load(state)
-        others = state["model"].keys() - self.stage.names.values()
         for name, memory in state["memories"].items():
-            entries = cast(Memory, memory).items()
-            self._memories[name] = {key: value for key, value in entries if key not in others}
+            entries = of_part(cast(Memory, memory), self.stage.names.values(), state["model"])
+            self._memories[name] = {key: value.clone() for key, value in entries.items()}
 
     def close(self) -> None:
         """Lets go of the neighbours."""

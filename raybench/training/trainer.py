@@ -15,6 +15,7 @@ from raybench.experiment import Experiment, compatible, preset
 from raybench.models import build, outline
 from raybench.models.blocks import blocks
 from raybench.parallel import memory, traffic
+from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline import balance
 from raybench.training import coverage, measure
@@ -83,6 +84,10 @@ def check(experiment: Experiment) -> None:
         return
     classes = data.load(experiment).classes
     coverage.fits(experiment, classes)
+    if experiment.parallel.checkpointing and not experiment.pipeline.on:
+        checkpoint_blocks(
+            outline(experiment.model, classes=classes, image_size=experiment.image_size)
+        )
     pipeline = experiment.pipeline
     if pipeline.on:
         model = build(experiment.model, classes=classes, image_size=experiment.image_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def part_of(model: nn.Module, own: Iterable[str]) -> nn.Module:
@@ -25,3 +25,25 @@ def part_of(model: nn.Module, own: Iterable[str]) -> nn.Module:
             if name not in own:
                 held[name] = None
     return model
+
+
+def of_part(
+    memory: dict[str, Tensor], own: Iterable[str], whole: Iterable[str]
+) -> dict[str, Tensor]:
+    """The entries of a memory that are of no other stage.
+
+    An entry is of a tensor, or of a layer, whose name its own ends with after a blank, if not all
+    of it is one.
+
+    Args:
+        own: names of this stage's tensors.
+        whole: names of all tensors of the model.
+    """
+    own = set(own)
+    others = set(whole) - own
+    others |= {_layer(name) for name in others} - {_layer(name) for name in own}
+    return {name: value for name, value in memory.items() if name.split(" ")[-1] not in others}
+
+
+def _layer(tensor: str) -> str:
+    return tensor.rpartition(".")[0]

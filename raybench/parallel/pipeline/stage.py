@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybench.experiment import Recipe
+from raybench.parallel.checkpointing import twice
 from raybench.parallel.pipeline import batch_norm, weight_gradients
 from raybench.parallel.pipeline.boundary import Boundary
 from raybench.parallel.pipeline.schedule import Action
@@ -31,6 +32,7 @@ class Stage:
         actions: what it does in a step, in order.
         optimize: builds the blocks' optimizer.
         chunks: parts of a batch.
+        checkpointing: whether blocks keep their inputs alone, and are computed twice.
         before: to the stage before, None in the first one.
         after: to the next stage, None in the last one.
     """
@@ -47,6 +49,7 @@ class Stage:
         chunks: int,
         mode: batch_norm.Mode,
         dtype: torch.dtype,
+        checkpointing: bool = False,
         before: Boundary | None = None,
         after: Boundary | None = None,
     ) -> None:
@@ -54,6 +57,7 @@ class Stage:
         self.names, self.recipe, self.actions = names, recipe, actions
         self.first, self.chunks, self.dtype = first, chunks, dtype
         self.before, self.after = before, after
+        self.checkpointing = checkpointing
         self.optimizer = optimize(self.model, recipe)
         self.seconds = {"F": 0.0, "B": 0.0, "W": 0.0, "update": 0.0, "wait": 0.0}
         batch_norm.prepare(self.model, mode, chunks)
@@ -125,7 +129,7 @@ class Stage:
                 if number in self._drops:
                     # The same masks, whatever stage and schedule the block runs in.
                     torch.manual_seed((seed * 4096 + chunk) * 4096 + self.first + number)
-                output = block(output)
+                output = twice(block, output) if self.checkpointing else block(output)
         if self.after is None:
             assert y is not None
             loss = F.cross_entropy(output.float(), y, label_smoothing=self.recipe.label_smoothing)
