@@ -89,7 +89,11 @@ def test_sweep_on_digits_then_report(tmp_path: Path) -> None:
             assert zeros == 0
             continue
         assert zeros == pytest.approx(row["sparsity"])
-        assert zeros == pytest.approx(row["prune.final_sparsity"], abs=1e-3)
+        # Rounding to few bits makes some of the smallest weights zero as well.
+        more = 0.0 if pd.isna(row["quantize.bits"]) else 0.1
+        assert (
+            row["prune.final_sparsity"] - 1e-3 < zeros < row["prune.final_sparsity"] + 1e-3 + more
+        )
     for expected in ("Pareto front", "trials.parquet", "pd.read_parquet"):
         assert expected in swept.stdout
     assert "warn" not in swept.stderr.lower()
