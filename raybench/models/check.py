@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,18 @@ from torch.nn.parameter import is_lazy
 from raybench.models import build, imported, is_import_path, outline
 
 
+@cache
 def check(name: str, *, classes: int, image_size: int) -> None:
-    """Builds a library's model without memory, one by import path whole, and tries that.
+    """Tries the model on two images: a library's without memory, one by import path as it is.
+
+    A process tries each model once.
 
     Raises:
         ValueError: there is no such model, it has no trainable weight, or two images do not give
             logits (2, classes).
     """
     if not is_import_path(name):
-        outline(name, classes=classes, image_size=image_size)
+        _check_size(name, classes, image_size)
         return
     with torch.random.fork_rng(devices=[]):
         outline(name, classes=classes, image_size=image_size)  # a second module must be another
@@ -40,6 +44,27 @@ def check(name: str, *, classes: int, image_size: int) -> None:
                 f"(2, 3, {image_size}, {image_size}): {imported.explained(error)}"
             ) from error
     _check_logits(name, logits, classes)
+
+
+def _check_size(name: str, classes: int, image_size: int) -> None:
+    """Raises ValueError where a library's model is for larger images."""
+    images = torch.zeros(2, 3, image_size, image_size, device="meta")
+    try:
+        with torch.no_grad():
+            outline(name, classes=classes, image_size=image_size).eval()(images)
+        return
+    except ValueError:
+        raise
+    except Exception:  # some layers have no kernel without memory: with it they may do
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = build(name, classes=classes, image_size=image_size).eval()
+            try:
+                model(torch.zeros_like(images, device="cpu"))
+            except Exception as error:
+                raise ValueError(
+                    f"the model {name} does not take images of {image_size} pixels "
+                    f"({str(error).splitlines()[0]}): take a larger --image-size"
+                ) from error
 
 
 def _check_weights(name: str, model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from raybench.artefact.shipped import shipped_latency
 from raybench.experiment import Experiment, compatible, preset
 from raybench.models import build, outline
 from raybench.models.blocks import blocks
+from raybench.models.check import check as check_model
 from raybench.parallel import memory, traffic
 from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.parallel.ddp import Replicas
@@ -55,6 +56,7 @@ def train(
     """
     compatible(experiment)
     images = data.load(experiment)
+    check_model(experiment.model, classes=images.classes, image_size=experiment.image_size)
     beside = _beforehand(experiment, images.classes)
     make = stages if experiment.pipeline.stages > 1 else Alone
     begin = partial(StagedRunner, make=make) if experiment.pipeline.on else Replicated

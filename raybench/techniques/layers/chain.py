@@ -170,7 +170,7 @@ def _observed(module: nn.Module, first: str, second: str) -> tuple[tuple[str, ..
             calls.append((name, given[0] if given else None, made))
 
         hooks.append(child.register_forward_hook(note))
-    weight = dict(twin.named_parameters())[f"{first}.weight"].detach()
+    weight = dict(twin.named_parameters(remove_duplicate=False))[f"{first}.weight"].detach()
     x = torch.linspace(-1, 1, 6 * weight.shape[1], device=weight.device, dtype=weight.dtype)
     x = x.view(2, 3, -1)
     y = _output(twin, x)
