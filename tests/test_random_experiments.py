@@ -30,6 +30,7 @@ from raybench.experiment.plain import hints_of
 from raybench.results.read import read
 from raybench.results.schema import started
 from raybench.results.store import Store
+from raybench.training.runner import Diverged
 
 MODELS = (
     "resnet20",
@@ -146,6 +147,8 @@ def check(seed: str, teacher: Path, folder: Path) -> None:
     except ValueError as error:
         one_line(str(error))
         assert not path.exists(), "it trained before it was refused"
+        return
+    except Diverged:  # an outcome of a trial, with its reason
         return
     assert not _faults(experiment, metrics, stored, path), experiment
     _accepted(experiment, metrics, folder)
