@@ -25,26 +25,16 @@ from raybench.parallel.pipeline.balance import (
 costs = st.lists(st.integers(0, 20), min_size=1, max_size=8)
 
 
-def with_sends(costs: list[int], cuts: tuple[int, ...], sends: list[int]) -> list[int]:
-    found = stage_costs(costs, cuts)
-    for number, cut in enumerate(cuts):
-        for beside in (number, number + 1):
-            found[beside] += sends[cut - 1]
-    return found
-
-
 class TestPartition:
-    @given(costs=costs, stages=st.integers(1, 8), data=st.data())
-    def test_no_cuts_are_better(self, costs, stages, data):
+    @given(costs=costs, stages=st.integers(1, 8))
+    def test_no_cuts_are_better(self, costs, stages):
         stages = min(stages, len(costs))
-        between = st.integers(0, 9) if data.draw(st.booleans()) else st.just(0)
-        sends = data.draw(st.lists(between, min_size=len(costs) - 1, max_size=len(costs) - 1))
-        found = partition(costs, stages, sends)
+        found = partition(costs, stages)
         assert len(found) == stages - 1
         assert from_text(",".join(map(str, found)), len(costs), stages) == found
 
         def goodness(cuts: tuple[int, ...]) -> tuple[int, int]:
-            stage = with_sends(costs, cuts, sends)
+            stage = stage_costs(costs, cuts)
             return max(stage), sum(cost**2 for cost in stage)
 
         every = combinations(range(1, len(costs)), stages - 1)
@@ -56,16 +46,6 @@ class TestPartition:
         assert partition([1, 2, 3, 4, 5], 3) == [3, 4]
         assert partition([1, 1, 5, 1, 1, 1, 1], 3) == [2, 3]  # a dear block leaves the rest even
         assert partition([2.5], 1) == []
-
-    def test_a_dear_message_moves_the_cut(self):
-        assert partition([2, 2, 2, 2], 2, [0, 0, 0]) == [2]
-        assert partition([2, 2, 2, 2], 2, [0, 5, 0]) == [1]
-
-    def test_a_message_costs_both_stages_beside_the_cut(self):
-        # 16 | 10 against 15 | 7; were only the receiver to pay, 12 | 10 against 13 | 7.
-        assert partition([12, 1, 5], 2, [4, 2]) == [2]
-        # 10 | 16 against 7 | 15; were only the sender to pay, 10 | 12 against 7 | 13.
-        assert partition([5, 1, 12], 2, [2, 4]) == [1]
 
     def test_a_hundred_blocks_and_sixteen_stages(self):
         assert len(partition(list(range(1, 101)), 16)) == 15
@@ -136,18 +116,16 @@ class TestMeasure:
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, before[name])
         assert all(parameter.grad is None for parameter in model.parameters())
-        assert found.shapes[0] == (4, 16, 8, 8)
-        assert found.shapes[-1] == (4, 10)
-        assert found.dtypes[-1] == dtype  # the last layer is linear
         assert all(seconds > 0 for seconds in (*found.forward, *found.backward))
 
     def test_blocks_without_parameters(self):
-        found = measure([nn.Flatten(), nn.Linear(12, 2), nn.ReLU()], torch.randn(4, 3, 2, 2))
-        assert found.shapes == ((4, 12), (4, 2), (4, 2))
+        costs = measure([nn.Flatten(), nn.Linear(12, 2), nn.ReLU()], torch.randn(4, 3, 2, 2))
+        assert len(costs.blocks) == 3
+        assert min(costs.forward) > 0
 
     def test_stages_and_their_imbalance(self):
-        found = Costs((1.0, 2.0, 3.0), (2.0, 4.0, 6.0), ((),) * 3, (torch.float32,) * 3)
-        assert found.stages([2]) == [9, 9]
-        assert found.stages([1]) == [3, 15]
-        assert imbalance(found.stages([2])) == 1
-        assert imbalance(found.stages([1])) == pytest.approx(15 / 9)
+        costs = Costs((1.0, 2.0, 3.0), (2.0, 4.0, 6.0)).blocks
+        assert stage_costs(costs, [2]) == [9, 9]
+        assert stage_costs(costs, [1]) == [3, 15]
+        assert imbalance(stage_costs(costs, [2])) == 1
+        assert imbalance(stage_costs(costs, [1])) == pytest.approx(15 / 9)

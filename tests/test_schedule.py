@@ -16,7 +16,6 @@ from raybench.parallel.pipeline.schedule import (
     actions,
     bubble,
     gpipe,
-    live_activations,
     one_f_one_b,
     simulate,
     zero_bubble,
@@ -67,6 +66,19 @@ DRAWN = {
 
 def drawn(name: str, stages: int, chunks: int) -> str:
     return simulate(actions(name, stages, chunks), [1] * stages, [2] * stages).drawn()
+
+
+def live_activations(table: list[list[Action]]) -> list[int]:
+    """How many chunks' activations each stage holds at most: from F to B, or to W where it has."""
+    most_of_each = []
+    for row in table:
+        last = "W" if any(action.kind == "W" for action in row) else "B"
+        held = most = 0
+        for action in row:
+            held += (action.kind == "F") - (action.kind == last)
+            most = max(most, held)
+        most_of_each.append(most)
+    return most_of_each
 
 
 class TestDrawings:

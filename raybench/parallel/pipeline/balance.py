@@ -19,22 +19,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Costs:
-    """What each block takes for one chunk, in seconds, and what it hands on."""
+    """Seconds that each block takes for one chunk."""
 
     forward: tuple[float, ...]
     backward: tuple[float, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    """Of each block's output."""
-    dtypes: tuple[torch.dtype, ...]
 
     @property
     def blocks(self) -> list[float]:
         """Seconds of each block, forward and backward together."""
         return [f + b for f, b in zip(self.forward, self.backward, strict=True)]
-
-    def stages(self, cuts: Sequence[int]) -> list[float]:
-        """Seconds of each stage, forward and backward together."""
-        return stage_costs(self.blocks, cuts)
 
 
 def measure(
@@ -72,8 +65,6 @@ def measure(
     return Costs(
         tuple(min(found) for found in zip(*forward[1:], strict=True)),
         tuple(min(found) for found in zip(*backward[1:], strict=True)),
-        tuple(tuple(output.shape) for output in made),
-        tuple(output.dtype for output in made),
     )
 
 
@@ -83,26 +74,22 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def partition(costs: Sequence[float], stages: int, sends: Sequence[float] = ()) -> list[int]:
+def partition(costs: Sequence[float], stages: int) -> list[int]:
     """Where to cut, so that the dearest stage costs least: the first block of every later stage.
 
-    `sends[i]` is what a cut between blocks i and i + 1 costs each of the two stages beside it.
     Among equally good cuts those with the least sum of squared costs, then the first ones.
 
     Raises:
         ValueError: more stages than blocks.
     """
     check(len(costs), stages)
-    sends = sends or [0.0] * (len(costs) - 1)
     sums = [0.0]
     for cost in costs:
         sums.append(sums[-1] + cost)
 
     def stage(first: int, end: int) -> float:
         """Cost of a stage of the blocks from `first` to before `end`."""
-        before = sends[first - 1] if first else 0.0
-        after = sends[end - 1] if end < len(costs) else 0.0
-        return sums[end] - sums[first] + before + after
+        return sums[end] - sums[first]
 
     limit, _ = _best(len(costs), stages, lambda first, end, sofar: max(sofar, stage(first, end)))
 

@@ -54,10 +54,6 @@ class Health:
     zero_range_tiles: int = 0
     """All values the same; the reference project's quantizer divided by 0 there."""
 
-    @property
-    def clipped_share(self) -> float:
-        return self.clipped / self.values if self.values else 0.0
-
 
 class Codec:
     """Turns tensors into messages and back; `health` counts what was encoded.

@@ -238,16 +238,3 @@ def bubble(name: str, stages: int, chunks: int) -> float:
     """
     table = actions(name, stages, chunks)
     return simulate(table, [1.0] * stages, [2.0] * stages).bubble
-
-
-def live_activations(table: Actions) -> list[int]:
-    """How many chunks' activations each stage holds at most: from F to B, or to W where it has."""
-    found = []
-    for row in table:
-        last: Kind = "W" if any(action.kind == "W" for action in row) else "B"
-        held = most = 0
-        for action in row:
-            held += (action.kind == "F") - (action.kind == last)
-            most = max(most, held)
-        found.append(most)
-    return found
