@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import ClassVar
 
 import pytest
 import torch
@@ -99,6 +100,17 @@ class Slow(nn.Module):
         return x
 
 
+class Recorded(nn.Linear):
+    """A linear layer that notes what it takes and gives."""
+
+    seen: ClassVar[list[tuple[torch.Size, torch.Size, torch.dtype]]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.seen.append((x.shape, y.shape, y.dtype))
+        return y
+
+
 class TestMeasure:
     def test_dear_blocks_are_found(self):
         found = measure([Slow(1), Slow(30), Slow(1)], torch.randn(96, 96), repetitions=5)
@@ -117,6 +129,12 @@ class TestMeasure:
             assert torch.equal(tensor, before[name])
         assert all(parameter.grad is None for parameter in model.parameters())
         assert all(seconds > 0 for seconds in (*found.forward, *found.backward))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_blocks_hand_on_in_the_dtype_of_the_run(self, dtype, monkeypatch):
+        monkeypatch.setattr(Recorded, "seen", [])
+        measure([Recorded(6, 5), Recorded(5, 2)], torch.randn(4, 6), dtype=dtype, repetitions=1)
+        assert Recorded.seen == 2 * [((4, 6), (4, 5), dtype), ((4, 5), (4, 2), dtype)]
 
     def test_blocks_without_parameters(self):
         costs = measure([nn.Flatten(), nn.Linear(12, 2), nn.ReLU()], torch.randn(4, 3, 2, 2))

@@ -1,0 +1,96 @@
+"""What the README and the docs tell users to type: commands parse, spaces load, links lead on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from raybench import export, report, train, tune
+from raybench.bench import __main__ as bench
+from raybench.search.space import Overrides, load
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+PRESETS = {"monarch": "monarch", "low-rank": "monarch", "switch": "switch_vit"}
+
+
+def commands() -> list[tuple[str, str]]:
+    """Page and command line, where the line holds no placeholder."""
+    lines = []
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        blocks = "\n".join(block for _, block in BLOCK.findall(text)).replace("\\\n", " ")
+        inline = re.findall(r"`(python -m raybench[^`]*)`", text)
+        for line in [*blocks.splitlines(), *inline]:
+            if typed := re.search(r"python -m raybench\.\w+ .*", line.partition("#")[0]):
+                lines.append((page, typed.group().strip()))
+    return [line for line in lines if not re.search(r"…|\b(BITS|SEED|NAME|FILE)\b", line[1])]
+
+
+def parse(command: str) -> None:
+    """Parses a command line without running it; a mistake is a SystemExit or a ValueError."""
+    module, *arguments = shlex.split(command.removeprefix("python -m raybench."))
+    match module:
+        case "train":
+            train.parse(arguments)
+        case "export":
+            export.parse(arguments)
+        case "techniques":
+            assert set(arguments[::2]) <= {"--model", "--image-size"}
+        case _:
+            options = {"tune": tune.Tune, "report": report.Report, "bench": bench.Bench}[module]
+            tyro.cli(options, args=arguments)
+
+
+def python_block(page: str, begins: str) -> str:
+    """The Python block of a page in which a line begins so."""
+    blocks = [b for kind, b in BLOCK.findall((ROOT / page).read_text()) if kind == "python"]
+    return next(block for block in blocks if re.search(f"^{begins}", block, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("page", "command"), commands(), ids=str)
+def test_commands_parse(page, command, tmp_path, monkeypatch):
+    if "nets:" in command:
+        nets = python_block("docs/models_and_data.md", "def small")
+        (tmp_path / "nets.py").write_text(nets)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+    parse(command)
+
+
+def test_a_wrong_flag_does_not_parse():
+    with pytest.raises(SystemExit):
+        parse("python -m raybench.train pruning --prune.sparsity 0.8")
+
+
+def test_the_flags_that_a_card_suggests_parse():
+    cards = re.findall(r"\*\*Try\*\*: `([^`]*)`", (ROOT / "docs/techniques.md").read_text())
+    assert len(cards) == 8
+    for flags in cards:
+        technique = flags.removeprefix("--").partition(".")[0]
+        parse(f"python -m raybench.train {PRESETS.get(technique, 'pruning')} {flags}")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/spaces.md"])
+def test_spaces_load(page, tmp_path):
+    path = tmp_path / "space.py"
+    path.write_text(python_block(page, "def space"))
+    space = load(path, Overrides())
+    assert space.objectives == {"accuracy": "max", "model_bytes": "min"}
+    assert len({example.key() for example in space.examples}) > 50
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
+        if not link.startswith("https://"):
+            assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_readme_fits_two_screens():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
