@@ -247,6 +247,7 @@ class TestReport:
         assert report.run(report.Report(folder=memory_path)) == 0
         assert TITLE not in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_of_real_runs(self, tmp_path, capsys):
         """Two seeds, with pruning and without, one command each."""
         flags = "--image-size 8 --subset 0.05 --recipe.epochs 1 --recipe.batch 32 --recipe.crop 1"

@@ -51,6 +51,7 @@ def sent(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", MODELS)
 class TestEveryModel:
+    @pytest.mark.slow
     def test_composition_is_the_model_to_the_last_bit(self, built, name):
         """Outputs, gradients and running statistics, with every block's input a leaf."""
         whole, parts = built[name], copy.deepcopy(built[name])
@@ -135,6 +136,7 @@ def test_a_sequential_of_ones_own():
     assert names(model, blocks(model)[2:]) == {"0.weight": "2.weight", "0.bias": "2.bias"}
 
 
+@pytest.mark.slow
 def test_a_stage_holds_no_more_than_its_blocks(built):
     model = copy.deepcopy(built["vgg11"])
     part = blocks(model)[:2]

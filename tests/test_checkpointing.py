@@ -83,6 +83,7 @@ def test_a_copy_computes_with_its_own_weights():
     assert not twin(torch.randn(2, 3, 8, 8)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet20", "mobilenet_v2", "resnet10t"])
 def test_a_run_ends_bit_for_bit_alike(tiny: Experiment, model: str, tmp_path: Path):
     """resnet10t is timm's, whose own second pass would count running statistics twice."""
@@ -98,6 +99,7 @@ def test_a_run_ends_bit_for_bit_alike(tiny: Experiment, model: str, tmp_path: Pa
         assert torch.equal(value, stored[1][name]), name
 
 
+@pytest.mark.slow
 def test_beside_weights_that_are_rounded(tiny, tmp_path):
     rounded = replace(tiny, quantize=Quantize(bits=4, begin=0.4))
     losses = []
@@ -107,6 +109,7 @@ def test_beside_weights_that_are_rounded(tiny, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_model_without_stacks_of_blocks_is_refused():
     for model in (build("vgg11", classes=10, image_size=32), nn.Linear(3, 10)):
         with pytest.raises(ValueError, match="take a ViT or a ResNet"):

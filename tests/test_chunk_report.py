@@ -157,6 +157,7 @@ class TestTable:
         found = summary.family_table(results, 0.75)
         assert set(found["runs as"]) == set(said)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("runs", [[], RUNS[10:], RUNS[:1], RUNS[6:7]])
     def test_sweeps_of_few_trials(self, written, runs):
         results = written(runs)
@@ -167,6 +168,7 @@ class TestTable:
 
 
 class TestSpace:
+    @pytest.mark.slow
     def test_the_shipped_space_holds_every_setting(self):
         space = load(ROOT / "search_spaces" / "chunks.py", Overrides(epochs=1))
         assert space.family == "pipeline"

@@ -71,6 +71,7 @@ def test_pruned_weights_of_the_stored_average_are_zero(tiny, tmp_path):
     assert last.metrics["sparsity"] == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.slow
 def test_grids_are_those_of_the_last_step(tiny, tmp_path):
     """The steps of grids jump when rounding begins; averaged, the model would guess."""
     recipe = replace(tiny.recipe, epochs=4)

@@ -120,6 +120,7 @@ class TestKey:
 
 
 class TestRow:
+    @pytest.mark.slow
     @given(experiments)
     def test_flatten_has_exactly_the_columns(self, experiment):
         row = flatten(experiment)

@@ -185,6 +185,7 @@ def test_pruning_fits_every_model(model):
     assert reached > 0.3
 
 
+@pytest.mark.slow
 def test_there_are_twenty_that_classify():
     assert len(foreign_models.FACTORIES) == 20
     for model in foreign_models.FACTORIES:

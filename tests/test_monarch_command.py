@@ -43,6 +43,7 @@ def trained(tmp_path: Path) -> Callable[..., int]:
 
 
 class TestTrainCommand:
+    @pytest.mark.slow
     def test_dense_then_structured_then_report(self, trained, tmp_path, capsys):
         names = ("dense", "monarch", "low-rank", "later")
         stored = {name: tmp_path / f"{name}.safetensors" for name in names}

@@ -57,6 +57,7 @@ class TestModes:
             technique.finish(model, {})
             assert [*found, len(replaced(model))] == [before] * after + [then] * (5 - after)
 
+    @pytest.mark.slow
     @MODES
     @pytest.mark.parametrize(("switch_at", "after"), [(0.0, 0), (0.5, 2), (0.51, 3), (1.0, 3)])
     def test_columns_of_the_loop_follow(self, mode, switch_at, after):
@@ -163,6 +164,7 @@ class TestModes:
             assert_close(weight, matrix(sparse.get_submodule(name)), 1e-5, name)
         assert torch.equal(found.head.weight, sparse.head.weight)
 
+    @pytest.mark.slow
     @MODES
     def test_a_run_resumed_before_or_after_the_change_ends_bit_for_bit_alike(self, mode, tmp_path):
         """The change is at the start of the third epoch of four."""

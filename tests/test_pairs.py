@@ -44,6 +44,7 @@ def named(pair: tuple[str, str]) -> str:
     return "+".join(name.replace(" ", "_") for name in pair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", SAMPLE, ids=lambda pair: f"day{DAY}-{named(pair)}")
 def test_a_pair_of_today_works_and_has_its_effect(pair, teacher, tmp_path):
     assert not tried(pair, teacher, tmp_path), f"of the sample {DAY}"

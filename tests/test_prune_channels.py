@@ -107,6 +107,7 @@ def test_finish_makes_the_cut_that_is_still_to_come():
     assert model.fc.in_features == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", [Quantize(bits=4, begin=0.3), Quantize(begin=0.9), None])
 def test_with_the_other_techniques_a_file_holds_the_smaller_network(tiny, tmp_path, quantize):
     """Steps are cut as well, whether the cut comes before the quantized part or in it."""

@@ -80,6 +80,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_classes_stay_and_the_coverage_is_what_shrinks(name):
     make, classes = MODELS[name]
@@ -112,6 +113,7 @@ def test_a_trial_leaves_the_model_as_it_was():
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "reason"),
     [
@@ -142,6 +144,7 @@ def test_a_cut_after_training_is_scored_as_it_is_stored(tiny, tmp_path):
     assert all(torch.allclose(stored[n], v, atol=1e-5) for n, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "begin"), [(0.5, 0.1), (0.5, 0.6), (1.0, 0.1)])
 def test_masks_made_before_the_cut_are_made_anew(tiny, tmp_path, at, begin):
     path = tmp_path / "model"

@@ -191,6 +191,7 @@ class TestStandardized:
         assert torch.equal(layer.weight, applied)
         assert torch.equal(layer(x), before)
 
+    @pytest.mark.slow
     def test_a_stored_model_is_read_back_by_its_skeleton(self):
         model = pruned(build("resnetv2_50x1_bit", classes=4, image_size=32))
         HALF.finish(model.eval(), {})

@@ -23,6 +23,7 @@ def vit(tiny: Experiment) -> Experiment:
     return replace(tiny, model="vit32x2", recipe=recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "beside",
     [

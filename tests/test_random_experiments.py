@@ -186,6 +186,7 @@ def _accepted(experiment: Experiment, metrics: dict[str, Any], folder: Path) -> 
     assert trial["test_accuracy"] == metrics["test_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(12))
 def test_an_experiment_of_today_works_or_is_refused(number, teacher, tmp_path):
     check(f"{DAY}.{number}", teacher, tmp_path)

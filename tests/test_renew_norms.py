@@ -40,6 +40,7 @@ def test_norms_without_running_statistics_stay_without():
     assert model[0].running_mean is None
 
 
+@pytest.mark.slow
 def test_a_cut_without_training_on_needs_them(tiny):
     tiny = replace(tiny, prune=replace(one_shot, final_sparsity=0.7))
     images = data.load(tiny)
@@ -75,6 +76,7 @@ def test_a_model_in_chunks_has_them_too(tiny):
         assert before.metrics["validation_loss"] != after.metrics["validation_loss"]
 
 
+@pytest.mark.slow
 def test_a_cut_in_the_last_step_is_scored_with_norms_of_the_cut_model(tiny):
     """Norms are renewed after `finish`, so they are those of the stored weights."""
     recipe = replace(tiny.recipe, epochs=4, renew_norms=4)

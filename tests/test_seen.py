@@ -99,6 +99,7 @@ class TestLeak:
             assert word in str(error.value)
         assert not (tmp_path / "n").exists()
 
+    @pytest.mark.slow
     def test_is_not_washed_by_a_model_between(self, experiment, load, one, leaking, tmp_path, how):
         between = load(write_folder(tmp_path / "between", {"a": 20, "b": 20}, first_seed=20))
         first = run(experiment, load(one), tmp_path / "first")
@@ -107,6 +108,7 @@ class TestLeak:
         with pytest.raises(ValueError, match="its data: between, one"):
             run(goes_on(experiment, how, second), load(leaking), tmp_path / "third")
 
+    @pytest.mark.slow
     def test_is_none_between_seeds_and_subsets_of_the_same_data(
         self, experiment, load, tmp_path, how
     ):

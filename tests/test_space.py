@@ -81,6 +81,7 @@ class TestGood:
         assert space.examples[0].prune.final_sparsity == 0.8125
         assert space.enqueue == ({"dense": False, "sparsity": 0.8125},)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("path", sorted(ROOT.glob("search_spaces/*.py")), ids=lambda p: p.stem)
     def test_the_shipped_ones_load(self, path):
         space = load(path, Overrides())

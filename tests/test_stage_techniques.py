@@ -53,6 +53,7 @@ def same(one: Path, other: Path) -> bool:
 STAGED = partial(StagedRunner, make=Alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_one_stage_of_one_chunk_trains_as_the_plain_loop_does(small, name, tmp_path):
     experiment = replace(small, **LOCAL[name])
@@ -63,6 +64,7 @@ def test_one_stage_of_one_chunk_trains_as_the_plain_loop_does(small, name, tmp_p
         assert plain.get(column) == staged.get(column)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_in_chunks_they_have_their_effect(small, name, tmp_path):
     experiment = replace(small, pipeline=Pipeline(chunks=2), **LOCAL[name])
@@ -78,6 +80,7 @@ def test_in_chunks_they_have_their_effect(small, name, tmp_path):
     assert last["model_bytes"] == (tmp_path / "m").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_resumed_pipeline_ends_bit_for_bit_alike(small, name, tmp_path):
     experiment = replace(small, pipeline=Pipeline(chunks=2), **LOCAL[name])
@@ -89,6 +92,7 @@ def test_a_resumed_pipeline_ends_bit_for_bit_alike(small, name, tmp_path):
     assert same(tmp_path / "whole", tmp_path / "resumed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["corrected", "deferred"])
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zero_bubble"])
 def test_checkpointing_changes_no_bit(small, mode, schedule, tmp_path):
@@ -123,6 +127,7 @@ def test_checkpointing_keeps_less(small):
 TWO = partial(StagedRunner, make=Threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_two_stages_train_as_one_process_does(small, name, tmp_path):
     experiment = replace(small, **LOCAL[name])
@@ -134,6 +139,7 @@ def test_two_stages_train_as_one_process_does(small, name, tmp_path):
         assert plain.get(column) == staged.get(column)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_two_stages_go_on_from_the_state_of_both(small, name, tmp_path):
     pipeline = Pipeline(stages=2, chunks=2, cuts="4")

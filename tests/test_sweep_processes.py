@@ -105,6 +105,7 @@ class TestProcesses:
         assert len(drive(sweep)) == 2
         sweep.close()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])
     @pytest.mark.usefixtures("_eager_snapshots")
     @pytest.mark.parametrize("share", [0.01, 0.2, 0.4, 0.6, 0.8, 0.99])

@@ -48,6 +48,7 @@ def cases(draw: st.DrawFn) -> tuple[Mixture, Tensor]:
 
 
 class TestAgainstTheReference:
+    @pytest.mark.slow
     @settings(max_examples=80)
     @given(cases())
     def test_forward_and_every_gradient(self, case):

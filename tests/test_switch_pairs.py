@@ -49,6 +49,7 @@ def test_factors_leave_experts_and_router_alone(field, factors):
     assert model(torch.randn(2, 3, 8, 8)).isfinite().all()
 
 
+@pytest.mark.slow
 @FACTORS
 def test_two_epochs_of_both_have_both_effects_and_reload(tmp_path, field, factors: Technique):
     recipe = replace(tiny().recipe, epochs=2)

@@ -83,6 +83,7 @@ class TestContract:
     def with_(self, tiny: Experiment, case: Case, technique: Technique | None) -> Experiment:
         return replace(tiny, family=case.family, model=case.model, **{case.field: technique})
 
+    @pytest.mark.slow
     def test_neutral_settings_change_no_bit_of_the_losses(self, case, tiny):
         without = metrics(self.with_(tiny, case, None))
         neutral = metrics(self.with_(tiny, case, case.neutral))
@@ -91,6 +92,7 @@ class TestContract:
             assert [m[name] for m in without] == [m[name] for m in neutral]
         assert without[-1]["test_loss"] == neutral[-1]["test_loss"]
 
+    @pytest.mark.slow
     def test_active_settings_do_change_them(self, case, tiny):
         """Else the claim above would say nothing."""
         without = metrics(self.with_(tiny, case, None))
@@ -113,6 +115,7 @@ class TestContract:
             on = [(case.field, technique)] if technique.active else []
             assert experiment.techniques() == on
 
+    @pytest.mark.slow
     def test_a_resumed_run_ends_bit_for_bit_alike(self, case, tiny, tmp_path):
         experiment = self.with_(tiny, case, case.active)
         whole = metrics(experiment, store=tmp_path / "whole.safetensors")
@@ -135,6 +138,7 @@ class TestContract:
         same = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in same)
 
+    @pytest.mark.slow
     def test_bf16_and_channels_last_reach_every_convolution(self, case, tiny):
         recipe = replace(tiny.recipe, precision="bf16", epochs=1)
         seen: list[tuple[bool, torch.dtype]] = []
