@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,9 @@ from raybench.data.contents import Contents, Encoded, Listed
 from raybench.data.visible_files import IMAGES, images_of, visible
 from raybench.experiment import nearest
 
+CIFAR10_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 BEANS = "https://storage.googleapis.com/ibeans/{}.zip"
 
 
@@ -41,7 +44,10 @@ def find(name: str, cache: Path) -> Source:
         return Source(["scikit-learn digits"], _digits, mirror=False)
     root = os.environ.get("RAYBENCH_DATA")
     if root and (Path(root) / name).is_dir():
-        return _folder(Path(root) / name)
+        source = _folder(Path(root) / name)
+        if name == "cifar10":
+            return replace(source, contents=lambda: _named(source.contents(), CIFAR10_NAMES))
+        return source
     if name in ("cifar10", "cifar100"):
         return Source([f"torchvision {name}"], lambda: _cifar(name, cache))
     if name == "beans":
@@ -80,6 +86,12 @@ def _cifar(name: str, cache: Path) -> Contents:
         splits[split] = _arrays(f"{split} of {name}", images.data, images.targets)
         names = tuple(images.classes)
     return Contents(class_names=names, splits=splits)
+
+
+def _named(contents: Contents, names: tuple[str, ...]) -> Contents:
+    """With these names for classes that have none but their numbers."""
+    numbers = tuple(str(number) for number in range(len(names)))
+    return replace(contents, class_names=names) if contents.class_names == numbers else contents
 
 
 def _arrays(where: str, pixels: NDArray[np.uint8], labels: object) -> Listed:
