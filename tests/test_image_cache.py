@@ -12,7 +12,7 @@ from image_files import experiment as experiment
 from image_files import load as load
 
 from raybench import data
-from raybench.data import sources
+from raybench.data import pixels
 
 
 class TestCache:
@@ -20,13 +20,13 @@ class TestCache:
     def decoded(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """Every image that is decoded from here on."""
         found: list[str] = []
-        opened = sources._opened
+        decode = pixels.decoded
 
-        def count(file, where, size):
-            found.append(where)
-            return opened(file, where, size)
+        def count(image, size):
+            found.append(image.where)
+            return decode(image, size)
 
-        monkeypatch.setattr(sources, "_opened", count)
+        monkeypatch.setattr(pixels, "decoded", count)
         return found
 
     def test_is_used_the_second_time(self, load, tmp_path, decoded):

@@ -76,7 +76,7 @@ class TestSplits:
     @pytest.mark.parametrize("held_out", ["validation", "test"])
     def test_statistics_are_of_the_training_images_alone(self, load, tmp_path, held_out):
         """White images in place of those that are held out move nothing."""
-        folder = write_folder(tmp_path / "x", {"a": 60})
+        folder = write_folder(tmp_path / "x", {"a": 60, "b": 3})
         images, white = load(folder), np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
         split = getattr(images, held_out)
         train = images.train.pixels[images.train.rows, 1:-1, 1:-1].double()
@@ -84,9 +84,10 @@ class TestSplits:
         assert images.std == pytest.approx(train.std((0, 1, 2), correction=0).tolist())
         for name in ("train", "validation", "test"):  # the same splits, by name
             for row in getattr(images, name).rows.tolist():
-                target = tmp_path / "y" / name / "a" / f"{row:03d}.png"
+                place = f"a/{row:03d}.png" if row < 60 else f"b/{row - 60:03d}.png"
+                target = tmp_path / "y" / name / place
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes((folder / "a" / f"{row:03d}.png").read_bytes())
+                target.write_bytes((folder / place).read_bytes())
                 if name == held_out:
                     target.write_bytes(encoded(white))
         changed = load(tmp_path / "y")

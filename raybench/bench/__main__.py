@@ -17,7 +17,7 @@ from raybench import bench
 from raybench.experiment import nearest
 from raybench.training import measure
 
-HIDDEN = {"__main__", "real_space", "subject", "timed", "trivial", "trivial_space"}
+HIDDEN = {"__main__", "photos", "real_space", "subject", "timed", "trivial", "trivial_space"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +15,14 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from raybench.data import sources
+from raybench.data import decoding, sources
+from raybench.data.contents import Contents
 from raybench.data.hold_out import split_rows
 from raybench.data.split import Split
+from raybench.data.split_names import some
 
-LAYOUT = 2  # version of what lies in a folder
+LAYOUT = 3  # version of what lies in a folder
+USUAL_SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Decoded:
     """A data set in its three splits, and what is the same for every experiment on it."""
 
     splits: dict[str, Split]
-    classes: int
+    class_names: tuple[str, ...]
     mirror: bool
     sha256: str
     mean: tuple[float, ...]
@@ -71,7 +73,7 @@ def decoded(name: str, size: int, root: str) -> Decoded:
         splits[split] = Split(*arrays.get(split, arrays["train"]), rows, size)
     return Decoded(
         splits=splits,
-        classes=about["classes"],
+        class_names=tuple(about["class_names"]),
         mirror=source.mirror,
         sha256=about["sha256"],
         mean=tuple(about["mean"]),
@@ -80,52 +82,77 @@ def decoded(name: str, size: int, root: str) -> Decoded:
 
 
 def _decode(name: str, source: sources.Source, size: int, folder: Path) -> None:
-    print(f"raybench: decoding images into {folder} (once)", file=sys.stderr, flush=True)
-    arrays, classes = source.read(size)
-    train = arrays["train"]
-    rows = {array: np.arange(len(images.labels)) for array, images in arrays.items()}
+    contents = source.contents()
+    for remark in contents.remarks:
+        _print(f"{name}: {remark}")
+    needed = decoding.require_space(name, contents, size, folder.parent)
+    count = sum(len(listed.labels) for listed in contents.splits.values())
+    _print(f"decoding {count:,} images into {folder} ({needed / 1e6:,.0f} MB, once)")
+    # The lock is held: what an earlier process left here, nobody writes.
+    staging = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     try:
-        rows |= split_rows(set(arrays), train.digests, train.labels)
+        _write(name, contents, size, staging)
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(name: str, contents: Contents, size: int, folder: Path) -> None:
+    """The images, their labels, digests and splits, and what is told of them."""
+    told, sha256 = decoding.decode(contents, size, folder)
+    labels = {split: listed.labels for split, listed in contents.splits.items()}
+    rows = {split: np.arange(len(values)) for split, values in labels.items()}
+    try:
+        rows |= split_rows(set(labels), told["train"].digests, labels["train"])
     except ValueError as error:
         raise ValueError(f"--data {name}: {error}") from error
-    mean, std = statistics(train.images, rows["train"])
-    pad = size // 8
-    digest = hashlib.sha256()
-    staging = Path(tempfile.mkdtemp(dir=folder.parent))
-    for array, images in arrays.items():
-        digest.update(images.images.tobytes())
-        digest.update(images.labels.tobytes())
-        # Zero padding, as in the ResNet paper: the crop then is a plain window.
-        padded = np.pad(images.images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        np.save(staging / f"{array}.npy", padded)
-        np.save(staging / f"{array}-labels.npy", images.labels)
-        np.save(staging / f"{array}-digests.npy", images.digests)
+    mean, std = decoding.statistics(told["train"], rows["train"], size)
+    for split, values in labels.items():
+        np.save(folder / f"{split}-labels.npy", values)
+        np.save(folder / f"{split}-digests.npy", told[split].digests)
     for split, chosen in rows.items():
-        np.save(staging / f"{split}-rows.npy", chosen)
+        np.save(folder / f"{split}-rows.npy", chosen)
     about = {
-        "arrays": list(arrays),
-        "classes": classes,
-        "sha256": digest.hexdigest(),
+        "arrays": list(labels),
+        "class_names": contents.class_names,
+        "sha256": sha256,
         "mean": mean,
         "std": std,
     }
-    (staging / "about.json").write_text(json.dumps(about))
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    (folder / "about.json").write_text(json.dumps(about))
+    counts = {split: len(rows[split]) for split in ("train", "validation", "test")}
+    _print(f"{name}: {understood(contents.class_names, counts, {*labels})}")
+    advice = suggested_size(size, float(np.median(told["train"].sides)))
+    if advice:
+        _print(f"{name}: {advice}")
 
 
-def statistics(images: np.ndarray, rows: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the rows' pixels, per channel, in units of 0 to 255.
+def understood(names: tuple[str, ...], counts: dict[str, int], given: set[str]) -> str:
+    """Classes and images of each split, and where the splits come from."""
+    images = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    held_out = [split for split in counts if split not in given]
+    origin = f" ({' and '.join(held_out)} held out by a hash of the content)" if held_out else ""
+    return f"{len(names)} classes ({some(names)}); {images} images{origin}"
 
-    Counted value by value, some images at a time: a copy in float64 would be eight times as large.
-    The deviation is 1 at the least, as pixels are divided by it.
+
+def suggested_size(size: int, side: float) -> str:
+    """Advice where the images are at least twice as large as asked, or half as large; else empty.
+
+    `side` is the median of their shorter sides; below 16 pixels there is nothing to advise.
     """
-    at_once = max(1, 2**22 // images[0, ..., 0].size)
-    counts = np.zeros((3, 256), dtype=np.int64)
-    for first in range(0, len(rows), at_once):
-        pixels = images[rows[first : first + at_once]].reshape(-1, 3)
-        counts += [np.bincount(channel, minlength=256) for channel in pixels.T]
-    values, total = np.arange(256.0), counts.sum(1)
-    mean = counts @ values / total
-    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / total
-    return mean.tolist(), np.maximum(1.0, np.sqrt(variance)).tolist()
+    if side < 16 or size / 2 < side < size * 2:
+        return ""
+    fitting = max([32, *(usual for usual in USUAL_SIZES if usual <= side)])
+    if fitting == size:
+        return ""
+    return (
+        f"the images' shorter side is {side:,.0f} pixels, and image_size is {size}; "
+        f"--image-size {fitting} suits them"
+    )
+
+
+def _print(text: str) -> None:
+    print(f"raybench: {text}", file=sys.stderr, flush=True)

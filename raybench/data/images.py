@@ -30,7 +30,7 @@ class Images:
 
     name: str
     sha256: str
-    classes: int
+    class_names: tuple[str, ...]
     mirror: bool
     train: Split
     validation: Split
@@ -39,6 +39,10 @@ class Images:
     std: tuple[float, ...]
     inherited: str = ""
     """What the models that a run goes on from and learns from were trained on (`seen`)."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
 
     @cached_property
     def seen(self) -> str:
@@ -81,7 +85,7 @@ def load(experiment: Experiment) -> Images:
     images = Images(
         name=experiment.data,
         sha256=found.sha256,
-        classes=found.classes,
+        class_names=found.class_names,
         mirror=found.mirror,
         train=replace(train, rows=rows),
         validation=found.splits["validation"],

@@ -1,0 +1,72 @@
+"""Decoding photographs into the cache: memory beyond the start, and what the cores bring."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image
+
+from raybench.data import decoding, sources
+
+IMAGES, SIZE = 2000, 224
+ROUNDS = 3
+TIMED = 400  # images of a round
+
+PROGRAM = """
+import resource, sys
+from raybench.data import cache
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = peak()
+cache.decoded(sys.argv[1], int(sys.argv[2]), "")
+print(peak() - began)
+"""
+
+
+def write(folder: Path, count: int = IMAGES) -> None:
+    """JPEGs of 400 x 300 pixels, smooth as photographs are, of two classes."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (19, 25, 3), dtype=np.uint8))
+        path = folder / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        coarse.resize((400, 300), Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def measure() -> dict[str, float]:
+    """`decode_peak_ratio`: bytes beyond those at the start, over the decoded images' own;
+    `decode_speedup`: the time of one thread over that of a thread a core, median of rounds."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "photos"
+        folder.mkdir()
+        write(folder)
+        environment = {**os.environ, "RAYBENCH_CACHE": f"{scratch}/cache"}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(folder), str(SIZE)],
+            capture_output=True, text=True, check=True, env=environment,
+        )  # fmt: skip
+        peak = float(done.stdout)
+        ratios = [_seconds(folder, 1) / _seconds(folder, None) for _ in range(ROUNDS)]
+        one = _seconds(folder, None)
+    return {
+        "decode_peak_ratio": peak / (IMAGES * SIZE * SIZE * 3),
+        "decode_speedup": median(ratios),
+        "decode_images_per_s": TIMED / one,
+    }
+
+
+def _seconds(folder: Path, threads: int | None) -> float:
+    listed = sources.find(str(folder), folder).contents().splits["train"]
+    images = islice(listed.images(), TIMED)
+    began = time.perf_counter()
+    for _ in decoding.decoded_blocks(images, SIZE, threads=threads):
+        pass
+    return time.perf_counter() - began

@@ -1,0 +1,64 @@
+"""What a data set consists of, before any of its images is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Encoded(NamedTuple):
+    """An image that is not decoded yet."""
+
+    where: str
+    """Names it in an error."""
+    content: bytes | Path | NDArray[np.uint8]
+    """A file's content, the file, or pixels (H, W) or (H, W, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A split: its labels (N,) of int64, and its images in the same order, read one by one."""
+
+    labels: NDArray[np.int64]
+    images: Callable[[], Iterator[Encoded]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The splits that the source itself has, and the names of its classes."""
+
+    class_names: tuple[str, ...]
+    splits: dict[str, Listed]
+    remarks: tuple[str, ...] = ()
+    """What was left out, a sentence each."""
+
+
+def checked(where: object, contents: Contents) -> Contents:
+    """The same contents.
+
+    Raises:
+        ValueError: nothing to train on, fewer than two classes, or a class without images to train
+            on in another split.
+    """
+    splits, names = contents.splits, contents.class_names
+    if "train" not in splits:
+        raise ValueError(f"--data {where}: it has {', '.join(splits)} images but none to train on")
+    if len(names) < 2:
+        raise ValueError(
+            f"--data {where}: all images are of one class ({''.join(names)}); give the folder that "
+            "has one subfolder per class, two or more"
+        )
+    trained = np.bincount(splits["train"].labels, minlength=len(names)) > 0
+    for split, listed in splits.items():
+        missing = np.unique(listed.labels[~trained[listed.labels]])
+        if len(missing):
+            raise ValueError(
+                f"--data {where}: class {names[missing[0]]} has {split} images but none to train "
+                "on; are its names spelled alike?"
+            )
+    return contents

@@ -1,0 +1,93 @@
+"""One image as pixels: whatever its file's kind, upright, in RGB, square, in 8 bits.
+
+file ─ first frame ─ upright by EXIF ─ 8 bits ─ on white where transparent ─ RGB ─ fit ─▶
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from raybench.data.contents import Encoded
+
+LARGEST = 89_478_485
+"""Pixels of the largest image that is decoded: beyond it Pillow itself warns of a bomb."""
+
+
+def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
+    """Pixels (size, size, 3), 64 bits of what the source holds, and the shorter side before.
+
+    The centre is cut out, and scaled by Pillow's bicubic filter: `ImageOps.fit` does the same where
+    a model is served.
+
+    Raises:
+        ValueError: it is no image, a damaged one, or too large.
+    """
+    content = image.content.read_bytes() if isinstance(image.content, Path) else image.content
+    try:
+        if isinstance(content, bytes):
+            with Image.open(BytesIO(content)) as opened:
+                if opened.width * opened.height > LARGEST:
+                    raise Image.DecompressionBombError(
+                        f"{opened.width} x {opened.height} pixels, more than {LARGEST:,}"
+                    )
+                rgb = as_rgb(opened)
+        else:
+            rgb = Image.fromarray(content).convert("RGB")
+            content = content.tobytes()
+    # Pillow's readers raise errors of many kinds on damaged files, KeyError and struct.error among
+    # them.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if isinstance(error, UnidentifiedImageError):  # whose text is an object's address
+            reason = "its first bytes are those of no known kind"
+        raise ValueError(
+            f"--data: {image.where} is no readable image ({reason}). Replace or remove it"
+        ) from error
+    return fit(rgb, size), digest(content), min(rgb.size)
+
+
+def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """(size, size, 3): the largest square at the centre, scaled."""
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Upright, in 8 bits a channel, and on white where it is transparent.
+
+    Raises:
+        ValueError: its numbers have no known white.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel; convert it to 8 or 16")
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        white = Image.new("RGBA", layers.size, "white")
+        return Image.alpha_composite(white, layers).convert("RGB")
+    return image.convert("RGB")
+
+
+def digest(content: bytes) -> int:
+    """64 bits of what an image is, not of where it lies."""
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Pillow's warnings off: of odd EXIF, and of large images, which `decoded` refuses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
