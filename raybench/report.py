@@ -9,8 +9,6 @@ from typing import Annotated
 
 import tyro
 
-from raybench.reports import attribution
-from raybench.reports.page import as_html
 from raybench.reports.summary import summary
 from raybench.reports.text import as_text
 from raybench.results.read import read
@@ -55,9 +53,14 @@ def run(options: Report) -> int:
         results = read(options.folder)
         print(summary(results, options.threshold))
         if options.attribution:
+            from raybench.reports import attribution
+
             found = attribution.table(attribution.attribute(results))
             print(as_text(attribution.TITLE, found))
         if options.html is not None:
+            # Imported here: Matplotlib takes half a second, which a table can do without.
+            from raybench.reports.page import as_html
+
             page = as_html(results, options.threshold, attributed=options.attribution)
             options.html.write_text(page)
             print(f"wrote {options.html}")

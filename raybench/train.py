@@ -28,7 +28,8 @@ from raybench.experiment import (
 )
 from raybench.models.check import check as check_model
 from raybench.results import core, failures, schema
-from raybench.results.store import Row, Store
+from raybench.results.rows import Row
+from raybench.results.store import Store
 from raybench.training import measure, process
 from raybench.training.staged import MakeStages
 from raybench.training.trainer import check, trainer

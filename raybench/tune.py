@@ -13,6 +13,7 @@ import tyro
 from raybench.reports.summary import reading, summary
 from raybench.results.read import read
 from raybench.search.progress import Progress
+from raybench.search.proposals import DUPLICATES
 from raybench.search.rungs import Rungs
 from raybench.search.space import Overrides, load
 from raybench.search.sweep import Sweep
@@ -93,6 +94,8 @@ def run(options: Tune) -> int:
         )
     except (ValueError, OSError) as error:
         return _refused(error)
+    for remark in sweep.store.remarks:
+        print(f"raybench.tune: {remark}", file=sys.stderr)
     try:
         if sweep.unfinished:
             _execute(sweep, options)
@@ -120,9 +123,14 @@ def _execute(sweep: Sweep, options: Tune) -> None:
 
 
 def _outcome(sweep: Sweep, folder: Path) -> int:
-    statuses = [row["status"] for row in sweep.store.trials.values()]
-    if sweep.exhausted:
-        print(f"raybench.tune: the space holds only {len(statuses)} different experiments")
+    tally = sweep.tally
+    if sweep.proposals.exhausted:
+        print(f"raybench.tune: the space holds only {tally.trials} different experiments")
+    if sweep.proposals.repeating:
+        print(
+            f"raybench.tune: {DUPLICATES} suggestions in a row were there before, so no more are "
+            "tried. Does the space use all that it suggests?"
+        )
     if sweep.unfinished:
         print(
             f"raybench.tune: interrupted with {sweep.unfinished} trials to go; "
@@ -133,7 +141,7 @@ def _outcome(sweep: Sweep, folder: Path) -> int:
     results = read(folder)
     for text in (summary(results), reading(folder)):
         print(text)
-    return 1 if all(status == "FAILED" for status in statuses) else 0
+    return 1 if tally.counts["FAILED"] == tally.trials else 0
 
 
 def _refused(error: Exception) -> int:

@@ -144,6 +144,7 @@ def told(folder: Path) -> dict[int, optuna.trial.FrozenTrial]:
 
 def abandon(sweep: Sweep) -> None:
     """What a kill does: the process's lock goes, and nobody closes anything."""
+    sweep.store._log.close()
     sweep._lock.release()
 
 

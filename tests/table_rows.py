@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raybench.experiment import flatten, tables
-from raybench.results.store import Row, Store
+from raybench.results.rows import Row
+from raybench.results.store import Store
 from trainers.pruning import base
 
 ABOUT = {"family": "pruning", "sweep": "s", "objectives": {"accuracy": "max", "loss": "min"}}

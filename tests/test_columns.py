@@ -31,8 +31,8 @@ def written(tmp_path) -> Callable[[str, Experiment], Path]:
         about = {"family": experiment.family, "sweep": name, "objectives": {"accuracy": "max"}}
         store = Store(tmp_path / name, *tables.schemas(about))
         row = {"sweep": name, "trial": f"{name}-0", "number": 0, "status": "COMPLETE"}
-        store.put_trial({**row, **flatten(experiment), **metrics})
         store.put_epoch({"sweep": name, "trial": f"{name}-0", "number": 0, "epoch": 1, **metrics})
+        store.put_trial({**row, **flatten(experiment), **metrics})
         store.close()
         return tmp_path / name
 

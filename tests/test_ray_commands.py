@@ -195,9 +195,9 @@ def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    tail = tmp_path / "trivial_space" / ".state" / "study.journal"
+    tail = tmp_path / "trivial_space" / ".state" / "log"
     deadline = time.monotonic() + DEADLINE_S
-    while not tail.exists() or tail.stat().st_size < 20_000:
+    while not tail.exists() or tail.stat().st_size < 100_000:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -220,8 +220,8 @@ def test_full_disk_stops_the_sweep_and_keeps_what_was_there(tmp_path: Path) -> N
     arguments = ["--space", "raybench/bench/trivial_space.py", "--results", str(tmp_path)]
     assert command("tune", *arguments, "--trials", "20").returncode == 0
     before = pd.read_parquet(tmp_path / "trivial_space" / "trials")
-    journal = tmp_path / "trivial_space" / ".state" / "study.journal"
-    limit = journal.stat().st_size + 4096
+    log = tmp_path / "trivial_space" / ".state" / "log"
+    limit = log.stat().st_size + 20_000
     stopped = subprocess.run(
         [sys.executable, "-c", LIMITED.format(limit=limit), *arguments, "--trials", "200"],
         cwd=ROOT,
@@ -236,21 +236,20 @@ def test_full_disk_stops_the_sweep_and_keeps_what_was_there(tmp_path: Path) -> N
     assert command("tune", *arguments, "--trials", "30").returncode == 0  # space was made
 
 
-# A disk of few bytes, for the journal alone: every write to it beyond the limit fails.
+# A disk of few bytes, for the log alone: every write to it beyond the limit fails.
 LIMITED = """
 import sys
-import optuna.storages.journal._file as file
+from raybench.results.log import Log
 from raybench.tune import Tune, run
 import tyro
 
-append = file.JournalFileBackend.append_logs
+append = Log.append
 
-def limited(self, logs):
-    import os
-    if os.path.getsize(self._file_path) > {limit}:
-        raise OSError(27, "File too large", self._file_path)
-    append(self, logs)
+def limited(self, *record, **options):
+    if self._size > {limit}:
+        raise OSError(27, "File too large", "log")
+    return append(self, *record, **options)
 
-file.JournalFileBackend.append_logs = limited
+Log.append = limited
 sys.exit(run(tyro.cli(Tune)))
 """

@@ -1,4 +1,4 @@
-"""The writer of the tables: rows that survive anything, and what it refuses."""
+"""The writer of the results: rows that survive anything, and what it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from table_rows import epoch_row, epochs_on_disk, opened, schemas, trial_row, trials_on_disk
 from table_rows import tmp_path as tmp_path
 
-from raybench.results import schema, store
+from raybench.results import log, schema
 from raybench.results.read import read
 from raybench.results.store import Store
 
@@ -23,6 +23,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     """The tables' files. Opening anew may rewrite nothing of a sweep that it refuses."""
     found = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path): path.read_bytes() for path in found}
+
+
+def log_of(folder: Path) -> Path:
+    return folder / ".state" / "log"
 
 
 class TestStore:
@@ -40,49 +44,72 @@ class TestStore:
             0: "COMPLETE",
             1: "RUNNING",
         }
-        assert [(row["number"], row["loss"]) for row in second.epoch_rows()] == [
-            (0, 0.5),
-            (0, 0.25),
-        ]
         assert trials_on_disk(tmp_path)[0]["loss"] == 0.25
         assert epochs_on_disk(tmp_path) == [(0, 1), (0, 2)]
+        assert second.remarks == []
 
-    def test_the_last_word_on_a_trial_counts(self, tmp_path):
+    def test_columns_are_set_one_by_one(self, tmp_path):
         first = opened(tmp_path)
         first.put_trial(trial_row(0, loss=3.0))
         first.snapshot()
-        first.put_trial(trial_row(0, loss=2.0))
+        first.put_trial({"number": 0, "cpu": "a processor"})
+        first.put_epoch(epoch_row(0, 1, loss=2.0, accuracy=0.5))
+        first.put_epoch(epoch_row(0, 2, loss=1.0, accuracy=None))
         assert trials_on_disk(tmp_path)[0]["loss"] == 3.0
-        second = opened(tmp_path)
-        assert second.trials[0]["loss"] == 2.0
-        assert trials_on_disk(tmp_path)[0]["loss"] == 2.0
+        for table in (first, opened(tmp_path)):
+            row = table.trials[0]
+            assert (row["loss"], row["cpu"], row["accuracy"]) == (1.0, "a processor", None)
+        assert trials_on_disk(tmp_path)[0]["loss"] == 1.0
+
+    def test_what_has_ended_changes_no_more(self, tmp_path):
+        table = opened(tmp_path)
+        table.put_trial(trial_row(0, status="COMPLETE", loss=1.0))
+        before = log_of(tmp_path).read_bytes()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="trial 0 has ended"):
+                table.put_trial({"number": 0, "loss": 2.0})
+            with pytest.raises(ValueError, match="trial 0 has ended"):
+                table.put_epoch(epoch_row(0, 1))
+            table.snapshot()
+        assert log_of(tmp_path).read_bytes() == before
+        assert trials_on_disk(tmp_path)[0]["loss"] == 1.0
 
     @pytest.mark.parametrize("cut", [1, 5, 40])
     def test_a_torn_last_line_is_cut_off(self, tmp_path, cut):
         first = opened(tmp_path)
         first.put_trial(trial_row(0))
         first.put_trial(trial_row(1))
-        tail = tmp_path / ".state" / "tail.jsonl"
-        tail.write_bytes(tail.read_bytes()[:-cut])
+        log_of(tmp_path).write_bytes(log_of(tmp_path).read_bytes()[:-cut])
         second = opened(tmp_path)
         assert list(second.trials) == [0]
+        assert second.remarks == []
         second.put_trial(trial_row(2))
         assert sorted(opened(tmp_path).trials) == [0, 2]
 
-    def test_repair_keeps_every_whole_line(self, tmp_path):
+    def test_a_cut_keeps_every_whole_line(self, tmp_path):
         path = tmp_path / "lines"
-        for torn, whole in {b"": b"", b"a": b"", b"a\nb": b"a\n", b"a\nb\n": b"a\nb\n"}.items():
+        long = b"x" * 70_000
+        for torn, whole in {
+            b"": b"",
+            b"a": b"",
+            b"a\nb": b"a\n",
+            b"a\nb\n": b"a\nb\n",
+            long + b"\n" + long: long + b"\n",
+            long + long: b"",
+        }.items():
             path.write_bytes(torn)
-            store.repair_tail(path)
+            log.cut_torn_end(path)
             assert path.read_bytes() == whole
 
-    def test_a_repeated_epoch_stands_once(self, tmp_path):
+    def test_a_repeated_epoch_stands_once_with_what_was_said_last(self, tmp_path):
         """A trial that goes on from an older checkpoint reports epochs again."""
         table = opened(tmp_path)
         for epoch, loss in [(1, 0.9), (2, 0.8), (2, 0.7)]:
             table.put_epoch(epoch_row(0, epoch, loss=loss))
+            table.snapshot()
         table.close()
         assert epochs_on_disk(tmp_path) == [(0, 1), (0, 2)]
+        assert pq.read_table(tmp_path / "epochs")["loss"].to_pylist() == [0.9, 0.7]
 
     def test_no_number_becomes_null(self, tmp_path):
         table = opened(tmp_path)
@@ -119,16 +146,27 @@ class TestStore:
         assert sorted(trials_on_disk(tmp_path)) == [0, 1]
         assert epochs_on_disk(tmp_path) == []
 
-    def test_a_snapshot_empties_the_tail_and_is_due_only_now_and_then(self, tmp_path):
+    def test_a_snapshot_is_due_only_now_and_then(self, tmp_path):
         table = opened(tmp_path)
-        tail = tmp_path / ".state" / "tail.jsonl"
         table.put_trial(trial_row(0))
         table.snapshot_if_due()  # opening has just written one
-        assert tail.read_text().count("\n") == 1
+        assert trials_on_disk(tmp_path) == {}
         table._next_snapshot = 0.0
         table.snapshot_if_due()
-        assert tail.read_text() == ""
         assert list(trials_on_disk(tmp_path)) == [0]
+
+    def test_listeners_hear_the_same_again(self, tmp_path):
+        live, again = [], []
+        table = Store(tmp_path, *schemas(), [live.append])
+        table.put_trial(trial_row(0))
+        table.put("suggested", {"number": 0, "params": {}})
+        table.put_epoch(epoch_row(0, 1, loss=0.5))
+        table.put_trial(trial_row(0, status="FAILED"))
+        table.close()
+        Store(tmp_path, *schemas(), [again.append]).close()
+        assert [list(record) for record in live] == [list(record) for record in again]
+        kinds = [kind for kind, _, _ in live]
+        assert kinds == ["sweep", "trial", "suggested", "epoch", "trial"]
 
     def test_a_reader_keeps_the_table_that_it_has_opened(self, tmp_path):
         """A snapshot is another file in the old one's place."""
@@ -149,74 +187,6 @@ class TestStore:
         assert [path.name for path in (tmp_path / "epochs").iterdir()] == ["epochs-00000.parquet"]
 
 
-class TestParts:
-    @pytest.fixture(autouse=True)
-    def _small_parts(self, monkeypatch):
-        monkeypatch.setattr(store, "PART_ROWS", 4)
-
-    def written(self, folder: Path, trials: int) -> list[tuple[int, int]]:
-        table, keys = opened(folder), []
-        for number in range(trials):
-            for epoch in (1, 2, 3):
-                table.put_epoch(epoch_row(number, epoch))
-                keys.append((number, epoch))
-            table.snapshot()
-        return keys
-
-    def test_a_part_is_full_at_its_rows_and_not_one_later(self, tmp_path):
-        table = opened(tmp_path)
-        for epoch in range(1, 5):
-            table.put_epoch(epoch_row(0, epoch))
-        table.snapshot()
-        table.put_epoch(epoch_row(0, 5))
-        table.close()
-        rows = [pq.read_table(p).num_rows for p in sorted((tmp_path / "epochs").iterdir())]
-        assert rows == [4, 1]
-
-    def test_rows_left_in_the_tail_of_a_sealed_part_are_not_repeated(self, tmp_path):
-        """A kill between the part's last snapshot and the tail's new start."""
-        table = opened(tmp_path)
-        for epoch in range(1, 6):
-            table.put_epoch(epoch_row(0, epoch))
-        tail = next((tmp_path / ".state").glob("*.jsonl"))
-        before = tail.read_bytes()
-        table.snapshot()
-        assert len(table.epoch_rows()) == 5
-        table.close()
-        tail.write_bytes(before)
-        again = opened(tmp_path)
-        again.put_epoch(epoch_row(1, 1))
-        again.close()
-        assert epochs_on_disk(tmp_path) == [(0, n) for n in range(1, 6)] + [(1, 1)]
-
-    def test_hold_every_epoch_once(self, tmp_path):
-        keys = self.written(tmp_path, 7)
-        assert len(list((tmp_path / "epochs").iterdir())) == 4
-        assert epochs_on_disk(tmp_path) == keys
-        again = opened(tmp_path)
-        assert [(row["number"], row["epoch"]) for row in again.epoch_rows()] == keys
-        again.put_epoch(epoch_row(0, 1))  # in a sealed part
-        again.put_epoch(epoch_row(7, 1))
-        again.close()
-        assert epochs_on_disk(tmp_path) == [*keys, (7, 1)]
-
-    def test_that_are_full_are_never_written_again(self, tmp_path):
-        self.written(tmp_path, 4)
-        full = tmp_path / "epochs" / "epochs-00000.parquet"
-        before = (full.stat().st_ino, full.stat().st_mtime_ns)
-        again = opened(tmp_path)
-        again.put_epoch(epoch_row(9, 1))
-        again.close()
-        assert (full.stat().st_ino, full.stat().st_mtime_ns) == before
-
-    def test_survive_without_a_close(self, tmp_path):
-        keys = self.written(tmp_path, 3)
-        left = opened(tmp_path)
-        left.put_epoch(epoch_row(3, 1))
-        del left
-        assert [(r["number"], r["epoch"]) for r in opened(tmp_path).epoch_rows()] == [*keys, (3, 1)]
-
-
 class TestRefusals:
     def test_an_older_schema_is_refused_and_left_alone(self, tmp_path, monkeypatch):
         monkeypatch.setattr(schema, "VERSION", 0)
@@ -233,7 +203,11 @@ class TestRefusals:
         fewer = [table.remove(table.get_field_index("sparsity")) for table in schemas()]
         Store(tmp_path, *fewer).close()
         before = contents(tmp_path)
-        with pytest.raises(ValueError, match="older or other schema"):
+        with pytest.raises(ValueError, match="log has an older or other schema"):
+            opened(tmp_path)
+        log_of(tmp_path).unlink()  # an older version had none
+        del before[str(log_of(tmp_path))]
+        with pytest.raises(ValueError, match=r"trials.parquet has an older or other schema"):
             opened(tmp_path)
         assert contents(tmp_path) == before
 
@@ -271,13 +245,22 @@ class TestFullDisk:
         assert {n: row["loss"] for n, row in trials_on_disk(tmp_path).items()} == {0: 0.5}
         assert len(read(tmp_path).trials) == 1
 
-    def test_a_row_raises_and_does_not_pass_for_safe(self, tmp_path, full, monkeypatch):
+    def test_a_row_raises_and_leaves_the_log_whole(self, tmp_path, monkeypatch):
         table = opened(tmp_path)
         table.put_trial(trial_row(0))
-        full()
+        write, before = os.write, log_of(tmp_path).read_bytes()
+
+        def half(file: int, content: bytes) -> int:
+            if len(content) < 100:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(file, content[:99])
+
+        monkeypatch.setattr(os, "write", half)
         with pytest.raises(OSError, match="No space left"):
             table.put_trial(trial_row(1))
+        assert log_of(tmp_path).read_bytes() == before
+        assert list(table.trials) == [0]
         monkeypatch.undo()  # there is room again
-        again = opened(tmp_path)
-        assert 0 in again.trials
-        assert 0 in trials_on_disk(tmp_path)
+        table.put_trial(trial_row(1))
+        table.close()
+        assert sorted(trials_on_disk(tmp_path)) == [0, 1]

@@ -17,8 +17,9 @@ from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench.results import store
+from raybench.results.core import FINISHED
 from raybench.search.space import Space
-from raybench.search.sweep import FINISHED, Sweep
+from raybench.search.sweep import Sweep
 
 fork = multiprocessing.get_context("fork")
 DIED = 9

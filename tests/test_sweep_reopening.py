@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from optuna.storages.journal import JournalFileSymlinkLock
 from small_sweep import (
     CONDITIONAL,
-    EPOCHS,
-    FOUR,
     ONE,
     PLAIN,
     TWO,
@@ -26,8 +21,9 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
+from raybench.results.core import FINISHED
 from raybench.search.space import Overrides, Space
-from raybench.search.sweep import FINISHED, Sweep, Task
+from raybench.search.sweep import Sweep, Task
 
 
 class TestReopening:
@@ -133,32 +129,6 @@ class TestReopening:
         epochs = pd.read_parquet(tmp_path / "s" / "epochs")
         assert epochs[epochs["number"] == resumed.number]["epoch"].tolist() == [1, 2]
 
-    def test_a_lock_left_by_a_kill_is_not_waited_for(self, load, tmp_path, monkeypatch):
-        space = load(ONE, CONDITIONAL)
-        Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN).close()
-        JournalFileSymlinkLock(str(tmp_path / "s/.state/study.journal")).acquire()
-
-        def sleep(seconds: float) -> None:
-            raise AssertionError("it waits")
-
-        monkeypatch.setattr(time, "sleep", sleep)
-        sweep = Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN)
-        assert sweep.ask() is not None
-        sweep.close()
-
-    def test_a_duplicate_that_was_cut_off_does_not_end_the_sweep(self, load, tmp_path):
-        """Killed after a suggestion was made, and before it was found to be there already."""
-        space = load(ONE, FOUR)
-        first = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
-        (task,) = drive(first, concurrent=1, reports=EPOCHS)
-        first._study.enqueue_trial(json.loads(first.store.trials[task.number]["params"]))
-        space.sample(first._study.ask())
-        abandon(first)
-        second = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
-        assert second.unfinished == 1
-        assert second.ask() is not None
-        second.close()
-
 
 class TestRefusals:
     @pytest.fixture
@@ -196,7 +166,8 @@ class TestRefusals:
 
     def test_tables_of_unknown_origin(self, load, tmp_path):
         (tmp_path / "s" / "trials").mkdir(parents=True)
-        with pytest.raises(ValueError, match="unknown origin"):
+        (tmp_path / "s" / "trials" / "trials.parquet").write_bytes(b"nobody knows")
+        with pytest.raises(ValueError, match=r"trials.parquet cannot be read.*another --name"):
             Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=2, overrides=PLAIN)
 
     def test_the_right_command_still_works_after_a_refusal(self, load, finished):

@@ -60,7 +60,7 @@ class TestSuggestions:
     def test_repeat_no_configuration_and_notice_when_there_is_no_other(self, load, tmp_path):
         sweep = Sweep(tmp_path / "s", load(ONE, FOUR), trials=10, overrides=PLAIN)
         drive(sweep)
-        assert sweep.exhausted
+        assert sweep.proposals.exhausted
         assert sweep.unfinished == 0
         sweep.close()
         found = rows(tmp_path / "s")

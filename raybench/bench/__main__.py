@@ -17,7 +17,16 @@ from raybench import bench
 from raybench.experiment import nearest
 from raybench.training import measure
 
-HIDDEN = {"__main__", "photos", "real_space", "subject", "timed", "trivial", "trivial_space"}
+HIDDEN = {
+    "__main__",
+    "photos",
+    "real_space",
+    "scale_space",
+    "subject",
+    "timed",
+    "trivial",
+    "trivial_space",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +41,7 @@ class Bench:
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress or search."""
+    compress, search or scale."""
     json: bool = False
     """One JSON object on standard output, and nothing else there."""
 

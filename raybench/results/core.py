@@ -20,6 +20,9 @@ names. A test compares them with the class."""
 SETTINGS = ("recipe", "parallel", "pipeline")
 """The groups of an Experiment that are no techniques."""
 
+FINISHED = ("COMPLETE", "PRUNED", "FAILED")
+"""The statuses with which a trial has ended."""
+
 IDENTITY: dict[str, Column] = {
     "sweep": Column(str, "", "Name of the sweep, and of its folder."),
     "trial": Column(str, "", "Name of the trial, and of its files under `models/`."),
@@ -31,6 +34,8 @@ OUTCOME: dict[str, Column] = {
     "stop_reason": Column(str, "", "Why a trial was stopped early or failed, in one line."),
     "failure": Column(str, "", "Path of the failed trial's traceback, relative to the folder."),
     "epoch": EPOCH,
+    "retries": Column(int, "", "How often the trial went on after its worker or node was lost."),
+    "last_failure": Column(str, "", "What was lost the last time, in one line."),
     "key": Column(str, "", "Hash of the Experiment: equal keys are equal experiments."),
     "params": Column(str, "JSON", "What the space suggested, by Optuna's names."),
 }

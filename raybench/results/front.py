@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 
 def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[int]:
@@ -15,11 +17,12 @@ def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[
         values: a point a row, an objective a column.
         directions: "max" or "min" for each objective.
     """
-    signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])
-    costs = np.asarray(values, dtype=float).reshape(len(values), len(signs)) * signs
+    costs = _costs(values, directions)
+    if costs.shape[1] == 2:
+        return _ranks_of_two(costs.tolist())
     # dominates[i, j]: i is nowhere worse than j, and somewhere better.
-    no_worse = (costs[:, None] <= costs[None]).all(-1)
-    dominates = no_worse & (costs[:, None] < costs[None]).any(-1)
+    no_worse = np.all(costs[:, None] <= costs[None], axis=-1)
+    dominates: NDArray[np.bool_] = no_worse & np.any(costs[:, None] < costs[None], axis=-1)
     rank = np.full(len(costs), -1)
     level = 0
     while (rank < 0).any():
@@ -28,6 +31,44 @@ def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[
         rank[front] = level
         level += 1
     return [int(r) for r in rank]
+
+
+def _ranks_of_two(costs: list[list[float]]) -> list[int]:
+    """By one pass in order of the first cost; the fronts' least second costs grow with the rank."""
+    rank, least = [0] * len(costs), list[float]()
+    before, at = list[float](), 0
+    for place in sorted(range(len(costs)), key=costs.__getitem__):
+        if costs[place] != before:  # equal points share their rank
+            before = costs[place]
+            at = bisect_right(least, before[1])
+            least[at : at + 1] = [before[1]]
+        rank[place] = at
+    return rank
+
+
+def on_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[bool]:
+    """Whether each point is on the front; quicker than the ranks of all.
+
+    Args:
+        values: a point a row, an objective a column.
+        directions: "max" or "min" for each objective.
+    """
+    costs = _costs(values, directions)
+    found = np.zeros(len(costs), dtype=bool)
+    kept = np.empty((0, costs.shape[1]))
+    for place in np.lexsort(costs.T[::-1]):  # who dominates comes before who is dominated
+        point = costs[place]
+        no_worse = (kept <= point).all(1)
+        found[place] = not (no_worse & (kept < point).any(1)).any()
+        if found[place]:
+            kept = np.vstack([kept, point])
+    return [bool(on) for on in found]
+
+
+def _costs(values: Sequence[Sequence[float]], directions: Sequence[str]) -> NDArray[np.float64]:
+    """All to be small: (points, objectives)."""
+    signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])
+    return np.asarray(values, dtype=float).reshape(len(values), len(signs)) * signs
 
 
 def hypervolume(costs: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -58,6 +99,7 @@ def front(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
     if complete.empty:
         return complete
     values = complete[list(objectives)].to_numpy(dtype=float).tolist()
-    on_front = [rank == 0 for rank in ranks(values, list(objectives.values()))]
     first, direction = next(iter(objectives.items()))
-    return complete[on_front].sort_values(first, ascending=direction == "min")
+    return complete[on_front(values, list(objectives.values()))].sort_values(
+        first, ascending=direction == "min"
+    )

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raybench.results.column import Column
 
-VERSION = 2
+VERSION = 3
 """Raised when a column changes its meaning or type, or the set of columns changes."""
 
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -72,12 +72,12 @@ def validate(schema: pa.Schema, row: Mapping[str, Any]) -> None:
 
 
 def started(
-    sweep: str, number: int, key: str, inputs: Mapping[str, Any], params: Mapping[str, Any]
+    sweep: str, number: int, key: str | None, inputs: Mapping[str, Any], params: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The row of a trial that has just started.
 
     Args:
-        key: of the Experiment.
+        key: of the Experiment; None where the space gave none.
         inputs: the Experiment as columns.
         params: what the space suggested.
     """

@@ -1,194 +1,221 @@
-"""Store: the one writer of a sweep's tables, which any kill leaves whole.
+"""Store: the one writer of a sweep's results, which any kill leaves whole.
 
-    put ──▶ .state/tail.jsonl ──(at most once a second)──▶ trials/trials.parquet
-            a line a row, fsync                            epochs/epochs-00000.parquet, …
+    put ──▶ .state/log ──▶ listeners: what the sweep knows
+                │
+                ╰──(once a second at most)──▶ trials/trials.parquet
+                                              epochs/epochs-00000.parquet, …
 
-A row is safe once its line is on disk. A snapshot is written elsewhere, fsynced and renamed over
-the old one, so a reader never sees half a table; then the tail starts anew. A kill between the
-two only leaves rows in both, and opening puts the tail's over the snapshot's.
+The log is the truth (`log`), the tables are derived from it: opening reads the log alone and
+writes the tables anew. Only where the log is damaged are rows taken back from the tables
+(`recovery`). A full part of the epochs is sealed: it is not written again, and its rows leave the
+memory.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
+import io
 import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybench.results import schema
+from raybench.results import log, recovery, schema
+from raybench.results.core import FINISHED
+from raybench.results.log import Log, Record
+from raybench.results.rows import Row, Rows, as_table
 
-Row = dict[str, Any]
-
-PART_ROWS = 50_000  # of the epochs table; a full part is never written again
+PART_ROWS = 20_000  # of the epochs table, before a part is sealed
 SNAPSHOT_EVERY_S = 1.0
 SNAPSHOT_SHARE = 0.05  # a large table may take this share of the driver's time
 
 
 class Store:
-    """The tables of one sweep, open for writing by one process.
+    """The results of one sweep, open for writing by one process.
+
+    Args:
+        listeners: get every record, those that are there first.
 
     Raises:
-        ValueError: the folder's tables have another schema.
+        ValueError: the folder holds something else, or the tables of another version.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, trials: pa.Schema, epochs: pa.Schema) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        trials: pa.Schema,
+        epochs: pa.Schema,
+        listeners: Iterable[Callable[[Record], None]] = (),
+    ) -> None:
         self.folder = folder
         self._schemas = {"trials": trials, "epochs": epochs}
-        self.trials: dict[int, Row] = {}
-        self._epochs: dict[tuple[int, int], Row] = {}  # of the part that is still open
-        self._sealed: set[tuple[int, int]] = set()
+        self.trials: Rows[int] = Rows(trials)
+        self._epochs: Rows[tuple[int, int]] = Rows(epochs)
+        self._finished: set[int] = set()
+        self._to_freeze: list[int] = []
+        self._epochs_of: dict[int, dict[int, None]] = defaultdict(dict)  # those not sealed
         self._part = 0
         for name in ("trials", "epochs", ".state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self._read_snapshots()
-        self._tail_path = folder / ".state" / "tail.jsonl"
-        self._replay_tail()
-        self._tail = self._tail_path.open("a")
-        self._next_snapshot = 0.0
+        self.remarks = recovery.made_whole(folder, trials, epochs)
+        """What had to be restored, a sentence each."""
+        self._listeners = [self._apply, *listeners]
+        path = log.path_in(folder)
+        found = log.survey(path)
+        for record in log.read(path):
+            assert record is not None
+            self._tell(record)
+        self._log = Log(path, found.records)
+        if found.sweep is None:
+            self._add("sweep", recovery.heading(trials, epochs), safe=True)
+        self._keep_sealed(found)
         self.snapshot()
+        for stale in folder.glob("epochs/epochs-*.parquet"):
+            if int(stale.stem[-5:]) > self._part:
+                stale.unlink()
+
+    def put(self, kind: str, content: Row) -> None:
+        """Adds a record that is no row of a table; it is there for the listeners."""
+        self._add(kind, content)
 
     def put_trial(self, row: Row) -> None:
-        """Sets the row of trial `row["number"]`; it is on disk when this returns.
+        """Sets columns of trial `row["number"]`; a row that has ended is on disk afterwards.
 
         Raises:
-            ValueError: a column is not declared or has another type; nothing is written.
+            ValueError: a column is not declared or has another type, or the trial has ended;
+                nothing is written.
         """
         self.validate("trials", row)
-        self.trials[row["number"]] = row
-        self._append("trials", row)
+        number = row["number"]
+        if number in self._finished:
+            raise ValueError(f"trial {number} has ended; its row changes no more")
+        before = self.trials.get(number, {})
+        ended = row.get("status") in FINISHED
+        if ended:  # with all that is known, so that it needs no other line of the log
+            row = {**before, **row}
+            row = {name: value for name, value in row.items() if value is not None}
+        else:
+            row = {n: v for n, v in row.items() if n == "number" or before.get(n) != v}
+        self._add("trial", row, safe=ended)
 
     def put_epoch(self, row: Row) -> None:
-        """Sets the row of a trial's epoch; it is on disk when this returns.
+        """Sets the row of a trial's epoch. What it reports becomes the trial's latest metrics.
 
         Raises:
-            ValueError: a column is not declared or has another type; nothing is written.
+            ValueError: a column is not declared or has another type, or the trial has ended;
+                nothing is written.
         """
         self.validate("epochs", row)
-        key = (row["number"], row["epoch"])
-        if key not in self._sealed:  # a repeated epoch of a resumed trial
-            self._epochs[key] = row
-            self._append("epochs", row)
+        if row["number"] in self._finished:
+            raise ValueError(f"trial {row['number']} has ended; it reports no more epochs")
+        before = self.trials.get(row["number"], {})
+        said = {n: v for n, v in row.items() if v is not None or before.get(n) is not None}
+        self._add("epoch", said)
 
     def validate(self, table: str, row: Row) -> None:
         """Raises ValueError where a row does not fit the table, `trials` or `epochs`."""
         schema.validate(self._schemas[table], row)
 
-    def epoch_rows(self) -> list[Row]:
-        """All rows of the epochs table, oldest first."""
-        sealed = [
-            row
-            for part in range(self._part)
-            for row in pq.read_table(self._part_path(part)).to_pylist()
-        ]
-        return sealed + list(self._epochs.values())
-
     def snapshot(self) -> None:
-        """Writes both tables and empties the tail."""
+        """Writes both tables."""
         began = time.monotonic()
-        self._write("trials", list(self.trials.values()), self.folder / "trials/trials.parquet")
-        self._write("epochs", list(self._epochs.values()), self._part_path(self._part))
-        if len(self._epochs) >= PART_ROWS:
-            self._sealed |= self._epochs.keys()
-            self._epochs = {}
-            self._part += 1
-        self._tail.close()
-        self._tail = self._tail_path.open("w")
+        self._log.sync()  # the tables never know more than the log
+        self.trials.freeze(self._to_freeze)
+        numbers = [n for n in self._to_freeze if n in self._epochs_of]
+        self._epochs.freeze((n, epoch) for n in numbers for epoch in self._epochs_of[n])
+        self._to_freeze = []
+        if self._epochs.frozen >= PART_ROWS:
+            self._seal()
+        records = {recovery.RECORDS: str(self._log.records)}
+        trials = self.trials.table()
+        trials = trials.replace_schema_metadata({**trials.schema.metadata, **records})
+        self._write(trials, self.folder / "trials/trials.parquet")
+        self._write(self._epochs.table(), self._part_path(self._part))
+        self._snapshot_records = self._log.records
         cost = time.monotonic() - began
         self._next_snapshot = time.monotonic() + max(SNAPSHOT_EVERY_S, cost / SNAPSHOT_SHARE)
 
     def snapshot_if_due(self) -> None:
-        if self._tail.tell() and time.monotonic() >= self._next_snapshot:
+        new = self._log.records > self._snapshot_records
+        if new and time.monotonic() >= self._next_snapshot:
             self.snapshot()
 
     def close(self) -> None:
-        self.snapshot()
-        self._tail.close()
+        """Writes the tables where they lack a record, and lets go of the log."""
+        try:
+            if self._log.records > self._snapshot_records:
+                self.snapshot()
+        finally:
+            self._log.close()
+
+    # --- Records --------------------------------------------------------------------------------
+
+    def _add(self, kind: str, content: Row, *, safe: bool = False) -> None:
+        self._tell(self._log.append(kind, content, safe=safe))
+
+    def _tell(self, record: Record) -> None:
+        for listener in self._listeners:
+            listener(record)
+
+    def _apply(self, record: Record) -> None:
+        """What a record makes of the rows."""
+        kind, _, content = record
+        if kind == "sealed":
+            self._drop_sealed(content)
+        if kind not in ("trial", "epoch") or content["number"] in self._finished:
+            return
+        number = content["number"]
+        known = self.trials.get(number)
+        if kind == "trial":
+            self.trials[number] = {**(known or {}), **content}
+            if content.get("status") in FINISHED:
+                self._finished.add(number)
+                self._to_freeze.append(number)
+            return
+        self._epochs[number, content["epoch"]] = content
+        self._epochs_of[number][content["epoch"]] = None
+        if known is not None:
+            self.trials[number] = {**known, **content}
+
+    # --- Parts of the epochs --------------------------------------------------------------------
+
+    def _seal(self) -> None:
+        """Makes a part of the epochs of all trials that have ended."""
+        ended = [number for number in self._epochs_of if number in self._finished]
+        crc = self._write(self._epochs.drain(), self._part_path(self._part))
+        self._add("sealed", {"part": self._part, "crc": crc, "numbers": ended}, safe=True)
+
+    def _drop_sealed(self, content: Row) -> None:
+        self._part = max(self._part, content["part"] + 1)
+        for number in content["numbers"]:
+            self._epochs.discard((number, epoch) for epoch in self._epochs_of.pop(number, ()))
+
+    def _keep_sealed(self, found: log.Survey) -> None:
+        """Writes those sealed parts anew whose files are not as they were written."""
+        latest = {content["part"]: content for content in found.sealed}
+        for part, content in latest.items():
+            path = self._part_path(part)
+            if path.exists() and zlib.crc32(path.read_bytes()) == content["crc"]:
+                continue
+            numbers, rows = set(content["numbers"]), {}
+            for record in log.read(log.path_in(self.folder)):
+                if record and record[0] == "epoch" and record[2]["number"] in numbers:
+                    rows[record[2]["number"], record[2]["epoch"]] = record[2]
+            ordered = [rows[key] for key in sorted(rows)]
+            crc = self._write(as_table(ordered, self._schemas["epochs"]), path)
+            self._add("sealed", {**content, "crc": crc}, safe=True)
+            self.remarks.append(f"{path} was damaged; it was written anew from the log")
 
     def _part_path(self, part: int) -> Path:
         return self.folder / "epochs" / f"epochs-{part:05d}.parquet"
 
-    def _append(self, table: str, row: Row) -> None:
-        self._tail.write(json.dumps([table, row]) + "\n")
-        self._tail.flush()
-        os.fsync(self._tail.fileno())
-
-    def _write(self, table: str, rows: list[Row], path: Path) -> None:
-        partial = self.folder / ".state" / f"{table}.partial"
-        names = self._schemas[table].names
-        clean = [{name: _finite(row.get(name)) for name in names} for row in rows]
-        content = pa.Table.from_pylist(clean, schema=self._schemas[table])
-        with partial.open("wb") as file:
-            pq.write_table(content, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-
-    def _read_snapshots(self) -> None:
-        for path in [*self.folder.glob("trials/*"), *self.folder.glob("epochs/*")]:
-            expected = self._schemas[path.parent.name]
-            try:
-                found = pq.read_schema(path)
-                version = schema.about(found)["schema"]
-            except (pa.ArrowInvalid, ValueError) as error:
-                raise ValueError(f"{path} does not belong here ({error}); move it away") from error
-            if version != schema.VERSION or not found.equals(expected):
-                raise ValueError(
-                    f"{path} has an older or other schema (version {version}, this is "
-                    f"{schema.VERSION}); take another --name, or move {self.folder} away"
-                )
-        trials = self.folder / "trials/trials.parquet"
-        if trials.exists():
-            self.trials = {row["number"]: row for row in pq.read_table(trials).to_pylist()}
-        parts = sorted(self.folder.glob("epochs/epochs-*.parquet"))
-        self._part = max(0, len(parts) - 1)
-        for part in range(self._part):
-            keys = pq.read_table(self._part_path(part), columns=["number", "epoch"]).to_pylist()
-            self._sealed |= {(row["number"], row["epoch"]) for row in keys}
-        if parts:
-            rows = pq.read_table(parts[-1]).to_pylist()
-            self._epochs = {(row["number"], row["epoch"]): row for row in rows}
-
-    def _replay_tail(self) -> None:
-        if not self._tail_path.exists():
-            return
-        repair_tail(self._tail_path)
-        for line in self._tail_path.read_text().splitlines():
-            table, row = json.loads(line)
-            if table == "trials":
-                self.trials[row["number"]] = row
-            elif (row["number"], row["epoch"]) not in self._sealed:
-                self._epochs[row["number"], row["epoch"]] = row
-
-
-def repair_tail(path: Path) -> None:
-    """Cuts a file of lines after its last newline.
-
-    A kill in the middle of a write leaves half a line, and the next write would be glued onto
-    it: neither our tail nor an Optuna journal could be read again.
-    """
-    with path.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder last through a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity are no values in a table: they would win or lose every comparison."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    def _write(self, content: pa.Table, path: Path) -> int:
+        """Writes a table; gives the checksum of the file."""
+        buffer = io.BytesIO()
+        pq.write_table(content, buffer, compression="zstd", write_page_checksum=True)
+        log.replace(path, buffer.getbuffer(), scratch=self.folder / ".state")
+        return zlib.crc32(buffer.getbuffer())

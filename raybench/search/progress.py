@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from raybench.search.sweep import FINISHED, Sweep
+from raybench.search.sweep import Sweep
+from raybench.search.tally import LATEST
 
 LINE_EVERY_S = 30.0
-SHOWN = 12  # rows of the live table
+SHOWN = LATEST  # rows of the live table
 
 
 class Progress:
@@ -23,7 +24,7 @@ class Progress:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self._began = time.monotonic()
-        self._done_before = self._count(*FINISHED)
+        self._done_before = sweep.tally.ended
         self._next = self._began + LINE_EVERY_S
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
@@ -52,20 +53,13 @@ class Progress:
 
     def line(self) -> str:
         """Counts, the best so far and the time left, in one line."""
-        done = self._count(*FINISHED)
-        parts = [f"{done}/{done + self.sweep.unfinished} trials"]
+        tally = self.sweep.tally
+        parts = [f"{tally.ended}/{tally.ended + self.sweep.unfinished} trials"]
         for status in ("RUNNING", "PRUNED", "FAILED"):
-            if count := self._count(status):
+            if count := tally.counts[status]:
                 parts.append(f"{count} {status.lower()}")
-        name, direction = next(iter(self.sweep.space.objectives.items()))
-        values = [
-            row[name]
-            for row in self.sweep.store.trials.values()
-            if row["status"] == "COMPLETE" and row.get(name) is not None
-        ]
-        if values:
-            best = max(values) if direction == "max" else min(values)
-            parts.append(f"best {name} {best:.4g}")
+        if tally.best is not None:
+            parts.append(f"best {next(iter(tally.objectives))} {tally.best:.4g}")
         parts.append(f"{_span(time.monotonic() - self._began)} gone")
         left = self.seconds_left()
         if left is not None:
@@ -74,25 +68,23 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """Estimate from the trials that have ended in this run; None before the first."""
-        done = self._count(*FINISHED) - self._done_before
+        done = self.sweep.tally.ended - self._done_before
         if not done:
             return None
         return (time.monotonic() - self._began) / done * self.sweep.unfinished
-
-    def _count(self, *statuses: str) -> int:
-        return sum(row["status"] in statuses for row in self.sweep.store.trials.values())
 
     def _table(self) -> Table:
         table = Table(title=f"{self.sweep.name}: {self.line()}", title_justify="left")
         objectives = list(self.sweep.space.objectives)
         for column in ("trial", "status", "epoch", *objectives, "suggested"):
             table.add_column(column, overflow="fold")
-        rows = sorted(self.sweep.store.trials.values(), key=lambda row: row["number"])
-        running = [row for row in rows if row["status"] == "RUNNING"]
-        ended = [row for row in rows if row["status"] != "RUNNING"]
-        for row in ended[-max(0, SHOWN - len(running)) :] + running:
+        tally = self.sweep.tally
+        running = list(tally.running)[-SHOWN:]
+        latest = list(tally.latest)[len(running) - SHOWN :] if len(running) < SHOWN else []
+        for number in [*sorted(latest), *running]:
+            row = self.sweep.store.trials[number]
             values = [_short(row.get(name)) for name in objectives]
-            epoch = f"{row.get('epoch') or 0}/{row['recipe.epochs']}"
+            epoch = f"{row.get('epoch') or 0}/{row.get('recipe.epochs') or '?'}"
             table.add_row(str(row["number"]), row["status"], epoch, *values, _said(row["params"]))
         return table
 

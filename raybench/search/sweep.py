@@ -1,12 +1,14 @@
 """Sweep: what a sweep decides and remembers, without a word about who runs the trials.
 
     ask ──▶ Task ──▶ (somebody trains it) ──▶ report, report, … ──▶ finish
-     │                                          │ stop?                │
-     └─ Optuna study, a journal file            └─ rungs               └─ rows, then the study
+     │        ▲                                 │ stop?      │         │
+     │        ╰─────────── lost: it goes on ────┼────────────╯         │
+     ╰──────────────┬───────────────────────────┴──────────────────────╯
+                    ▼
+              .state/log ──▶ tally, rungs, sampling, Optuna's journal, Parquet
 
-The order of writing makes every kill harmless: an outcome is first a row on disk, then told to
-the study. On opening, a trial that has its row but is still running for Optuna is told; one that
-has neither is run again, under its old number and with its old parameters.
+Whatever happens is first a record of the log. All that the sweep knows is made from the records,
+one by one, so opening a sweep and running it are the same code, and no kill can part them.
 """
 
 from __future__ import annotations
@@ -15,23 +17,28 @@ import json
 import math
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from raybench.experiment import Experiment, flatten, tables
-from raybench.results import core, failures, schema
-from raybench.results.front import ranks
-from raybench.results.store import Row, Store
-from raybench.search import study
+from raybench.results import core, failures, recovery, schema
+from raybench.results.rows import Row
+from raybench.results.store import Store
+from raybench.search import identity
+from raybench.search.journal import Journal
+from raybench.search.kept_models import KeptModels
+from raybench.search.proposals import Proposals, outcome_of
 from raybench.search.rungs import Rungs
+from raybench.search.sampling import Sampling
 from raybench.search.space import Overrides, Space
+from raybench.search.tally import Tally
 
-DUPLICATES = 50  # so many suggestions in a row that were there before: the space is exhausted
-FINISHED = ("COMPLETE", "PRUNED", "FAILED")
+RETRIES = 3  # times that a trial goes on after its worker was lost
 
 
 @dataclass(frozen=True)
@@ -75,60 +82,48 @@ class Sweep:
             raise ValueError(f"--evidence is {evidence}: a number of trials, 0 or more")
         # Absolute: the workers that write the models have another working directory.
         self.folder, self.space, self.trials, self.keep = folder.absolute(), space, trials, keep
-        self.name = folder.name
-        self._seed, self._sampler = overrides.seed, sampler
+        self.name, self.early_stopping = folder.name, early_stopping
         self._state = self.folder / ".state"
-        for path in (self._state / "checkpoints", self.folder / "models"):
-            path.mkdir(parents=True, exist_ok=True)
+        (self._state / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self._models = KeptModels(self.folder, keep)
         self._lock = FileLock(self._state / "lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(f"another process is running the sweep in {folder}") from error
-        about = {"family": space.family, "sweep": self.name, "objectives": space.objectives}
+        objectives = space.objectives
+        longest = max(example.recipe.epochs for example in space.examples)
+        self.tally = Tally(objectives)
+        self.rungs = Rungs(objectives, longest, evidence=evidence)
+        self._sampling = Sampling(objectives, sampler, overrides.seed)
+        self._journal = Journal(self._state / "study.journal", self.name, objectives)
+        listeners = (self.tally, self.rungs, self._sampling, self._journal)
         try:
-            self._check_identity(overrides)
-            self.store = Store(self.folder, *tables.schemas(about))
+            same = identity.of(space, overrides)
+            identity.require(self.folder, same, recovery.about(self.folder))
+            about = {"family": space.family, "sweep": self.name, "objectives": objectives}
+            schemas = tables.schemas({**about, "identity": same})
+            self.store = Store(self.folder, *schemas, [known.take for known in listeners])
+            self._journal.open()
         except BaseException:
             self._lock.release()
             raise
-        self.early_stopping = early_stopping
-        longest = max(example.recipe.epochs for example in space.examples)
-        self.rungs = Rungs(space.objectives, longest, evidence=evidence)
-        self._reached: dict[int, int] = {}  # trial -> last epoch that it had reported before
-        for row in self.store.epoch_rows():
-            self.rungs.record(row["number"], row["epoch"], row)
-            self._reached[row["number"]] = max(row["epoch"], self._reached.get(row["number"], 0))
-        self._study = study.open_study(
-            self._state / "study.journal", self.name, space.objectives, space.enqueue
-        )
-        self._running: dict[int, Trial] = {}
-        self._waiting = self._reconcile()
-        self._keys = {row["key"]: n for n, row in self.store.trials.items()}
-        self.exhausted = False
+        self._waiting = deque(self.tally.running)
+        self.proposals = Proposals(space, self._sampling)
+        self._experiments: dict[int, str] = {}  # of the running trials, as JSON
+        wanted = {*self.tally.running, *self._to_keep()}
+        self._models.drop_all_but((self._name(number) for number in wanted), self.name)
 
-    # --- The three verbs ------------------------------------------------------------------------
+    # --- The verbs ------------------------------------------------------------------------------
 
     def ask(self) -> Task | None:
-        """The next trial to run, or None when the sweep has all that it was to have."""
-        for _ in range(DUPLICATES + len(self._waiting)):
-            if self._waiting:
-                number, identifier = self._waiting.pop(0)
-                self._study.sampler = study.sampler(self._sampler, self._seed, number)
-                trial = Trial(self._study, identifier)
-            elif len(self.store.trials) >= self.trials:
-                return None
-            else:
-                # A seed a number: neither a restart nor the order of arrival repeats one.
-                known = self._study.get_trials(deepcopy=False)
-                enqueued = (t.number for t in known if t.state == TrialState.WAITING)
-                number = next(enqueued, len(known))
-                self._study.sampler = study.sampler(self._sampler, self._seed, number)
-                trial = self._study.ask()
-            task = self._start(trial)
-            if task is not None:
+        """The next trial to run, or None when the sweep has no more to give now."""
+        while self._waiting:
+            if (task := self._again(self._waiting.popleft())) is not None:
                 return task
-        self.exhausted = True
+        while self.tally.trials < self.trials and not self.proposals.over:
+            if (task := self._next()) is not None:
+                return task
         return None
 
     def report(self, number: int, epoch: int, metrics: Row) -> bool:
@@ -138,16 +133,9 @@ class Sweep:
             ValueError: a metric is not declared, or has another type.
         """
         row = self.store.trials[number]
-        identity = {name: row[name] for name in core.IDENTITY}
-        self.store.put_epoch({**identity, "epoch": epoch, **metrics})
-        row = {**row, **metrics, "epoch": epoch}
-        self.store.trials[number] = row  # goes into the next snapshot; the epoch's row is safe
-        reached = self._reached.get(number, 0)
-        if len(self.space.objectives) == 1 and epoch > reached:
-            value = metrics.get(next(iter(self.space.objectives)))
-            if value is not None:
-                self._running[number].report(float(value), epoch)
-        self.rungs.record(number, epoch, metrics)
+        reached = self.tally.reached.get(number, 0)
+        identified = {name: row[name] for name in core.IDENTITY}
+        self.store.put_epoch({**identified, "epoch": epoch, **metrics})
         # What goes on from an older checkpoint has passed this rung before: it is not asked again,
         # or the rows of its later epochs would be those of a trial that never had them.
         return self.early_stopping and epoch >= reached and not self.rungs.keeps(number, epoch)
@@ -164,133 +152,149 @@ class Sweep:
         Args:
             traceback: of a failed one; it is kept in a file that the row names.
         """
-        row = dict(self.store.trials[number])
-        values = [row.get(name) for name in self.space.objectives]
-        if status == "COMPLETE" and any(v is None or not math.isfinite(v) for v in values):
-            reported = zip(self.space.objectives, values, strict=True)
-            missing = [n for n, v in reported if v is None or not math.isfinite(v)]
-            status, stop_reason = "FAILED", f"it reported no finite {', '.join(missing)}"
-        row |= {"status": status, "stop_reason": stop_reason}
-        if traceback is not None:
-            row["failure"] = failures.keep(self.folder, number, traceback)
+        row = self.store.trials[number]
+        values = {name: row.get(name) for name in self.space.objectives}
         if status == "COMPLETE":
-            path = self.folder / "models" / f"{row['trial']}.json"
-            path.write_text(self._experiments[number] + "\n")
-        self.store.put_trial(row)
-        study.tell(self._study, self._running.pop(number), row, self.space.objectives)
-        (self._state / "checkpoints" / f"{number}.pt").unlink(missing_ok=True)
-        self._drop_models()
+            missing = [n for n, v in values.items() if v is None or not math.isfinite(v)]
+            if missing:
+                status = "FAILED"
+                stop_reason = f"it reported no finite {', '.join(missing)}"
+        experiment = self._experiments.pop(number, None)
+        if status == "COMPLETE" and experiment is not None:
+            self._models.describe(row["trial"], experiment)
+        self._end(number, status, stop_reason, traceback)
+        for path in (self._state / "checkpoints").glob(f"{number}.*"):
+            path.unlink(missing_ok=True)
         self.store.snapshot_if_due()
+
+    def lost(self, number: int, what: str) -> bool:
+        """A trial whose worker or node is gone: it will be given out again, from its checkpoint.
+
+        Returns:
+            Whether it will; after `RETRIES` times it has failed.
+        """
+        retries = self.store.trials[number].get("retries", 0)
+        self.store.put_trial({"number": number, "last_failure": what})
+        if retries == RETRIES:
+            self.finish(number, "FAILED", f"lost {RETRIES + 1} times, the last time: {what}")
+            return False
+        self.store.put_trial({"number": number, "retries": retries + 1})
+        self._waiting.append(number)
+        return True
 
     def note(self, number: int, **columns: Any) -> None:
         """Sets columns of a running trial's row, such as what the worker says about its machine."""
-        self.store.validate("trials", columns)
-        self.store.trials[number] = {**self.store.trials[number], **columns}
+        self.store.put_trial({"number": number, **columns})
 
     def close(self) -> None:
-        self.store.close()
-        self._lock.release()
+        try:
+            self.store.close()
+            self._journal.close()
+        finally:
+            self._lock.release()
 
     @property
     def unfinished(self) -> int:
         """Trials that have been started or are still to come."""
-        done = sum(row["status"] in FINISHED for row in self.store.trials.values())
-        total = (
-            len(self.store.trials) if self.exhausted else max(self.trials, len(self.store.trials))
-        )
-        return total - done
+        known = self.tally.trials
+        total = known if self.proposals.over else max(self.trials, known)
+        return total - self.tally.ended
 
     # --- Starting -------------------------------------------------------------------------------
 
-    def _start(self, trial: Trial) -> Task | None:
-        """The trial's Task and its RUNNING row, or None for an experiment that was there before."""
+    def _next(self) -> Task | None:
+        """A trial with parameters that were not there before; None where there is none to run."""
+        for trial, place in self.proposals.of(self.tally.next_number):
+            started, task = self._try(trial, place)
+            if started:
+                return task
+        return None
+
+    def _try(self, trial: Trial, enqueued: int | None) -> tuple[bool, Task | None]:
+        """Whether the trial has a row now, and its Task where there is something to run.
+
+        Whatever the space raises is the trial's outcome.
+        """
+        number, experiment, error = trial.number, None, None
+        try:
+            experiment = self._sampled(trial)
+        except Exception as raised:
+            error = raised
+        if experiment is not None and experiment.key() in self.tally.keys:
+            return False, None
+        suggested = self._sampling.suggested(trial).record()
+        self.store.put("suggested", {**suggested, "enqueued": enqueued})
+        key = experiment.key() if experiment else None
+        inputs = flatten(experiment) if experiment else {}
+        row = schema.started(self.name, number, key, inputs, trial.params)
+        self.store.put_trial(row)
+        if error is not None:
+            self._end(number, *outcome_of(error))
+            return True, None
+        assert experiment is not None
+        return True, self._task(number, experiment)
+
+    def _again(self, number: int) -> Task | None:
+        """A trial that was given out before, with its old parameters; None where it ends here."""
+        row = self.store.trials[number]
+        known = self._sampling.running.get(number)
+        params = known.external() if known else json.loads(row["params"])
+        trial = self._sampling.ask(number, 0, params)
+        try:
+            experiment = self._sampled(trial)
+        except Exception as error:
+            self._end(number, *outcome_of(error))
+            return None
+        if experiment.key() != row["key"]:
+            self._end(
+                number,
+                "FAILED",
+                f"its parameters give another experiment ({experiment.key()}) than when it "
+                f"started ({row['key']}): raybench or what the space imports has changed",
+            )
+            return None
+        if known is None:  # lost with a part of the log
+            self.store.put("suggested", self._sampling.suggested(trial).record())
+        return self._task(number, experiment)
+
+    def _sampled(self, trial: Trial) -> Experiment:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna's about `enqueue` values outside a range
-            try:
-                experiment = self.space.sample(trial)
-            except ValueError:  # a branch that the dry run did not meet
-                self._study.tell(trial, state=TrialState.FAIL)
-                raise
-        key, number = experiment.key(), trial.number
-        if self._keys.setdefault(key, number) != number:
-            trial.set_user_attr("duplicate_of", self._keys[key])
-            self._study.tell(trial, state=TrialState.FAIL)
-            return None
-        if number not in self.store.trials:
-            self.store.put_trial(
-                schema.started(self.name, number, key, flatten(experiment), trial.params)
-            )
-        row = self.store.trials[number]
-        self._running[number] = trial
+            return self.space.sample(trial)
+
+    def _task(self, number: int, experiment: Experiment) -> Task:
         self._experiments[number] = experiment.to_json()
+        trial = self._name(number)
         return Task(
             number=number,
-            trial=row["trial"],
+            trial=trial,
             experiment=experiment,
             checkpoint=self._state / "checkpoints" / f"{number}.pt",
-            model=self.folder / "models" / f"{row['trial']}.safetensors",
+            model=self._models.path(trial),
             asked=time.time(),
         )
 
-    # --- Opening --------------------------------------------------------------------------------
-
-    def _check_identity(self, overrides: Overrides) -> None:
-        """Refuses a folder of another space or other settings: their trials do not compare."""
-        identity = {
-            "space": f"{self.space.path.name} {self.space.fingerprint}",
-            "objectives": self.space.objectives,
-            **{f"--{name}": value for name, value in asdict(overrides).items()},
-        }
-        path = self._state / "sweep.json"
-        if path.exists():
-            before = json.loads(path.read_text())
-            changed = [name for name in identity if before.get(name) != identity[name]]
-            if changed:
-                said = "; ".join(
-                    f"{name} was {before.get(name)}, is {identity[name]}" for name in changed
-                )
-                raise ValueError(
-                    f"{self.folder} holds another sweep ({said}). Take another --name, or move "
-                    "the folder away"
-                )
-        elif (self.folder / "trials").exists():
-            raise ValueError(f"{self.folder} holds tables of unknown origin; take another --name")
-        else:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(identity, indent=1) + "\n")
-            partial.replace(path)
-        self._experiments: dict[int, str] = {}
-
-    def _reconcile(self) -> list[tuple[int, int]]:
-        """Tells the study what the rows know; gives number and Optuna's id of the trials that are
-        to be run again."""
-        waiting = []
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state != TrialState.RUNNING:
-                continue
-            row = self.store.trials.get(frozen.number)
-            if row is not None and row["status"] in FINISHED:
-                trial = Trial(self._study, frozen._trial_id)
-                study.tell(self._study, trial, row, self.space.objectives)
-            else:
-                waiting.append((frozen.number, frozen._trial_id))
-        return waiting
+    def _name(self, number: int) -> str:
+        return str(self.store.trials[number]["trial"])
 
     # --- Ending ---------------------------------------------------------------------------------
 
-    def _drop_models(self) -> None:
-        """Deletes the stored models that `--keep` does not want."""
-        files = list((self.folder / "models").iterdir())
-        stored = {path.stem for path in files}
-        rows = [row for row in self.store.trials.values() if row["trial"] in stored]
-        complete = [row for row in rows if row["status"] == "COMPLETE"]
-        kept = {"all": complete, "none": []}.get(self.keep)
-        if kept is None:  # the front of what is there: what was dropped before was not on it
-            values = [[float(row[name]) for name in self.space.objectives] for row in complete]
-            order = ranks(values, list(self.space.objectives.values())) if complete else []
-            kept = [row for row, rank in zip(complete, order, strict=True) if rank == 0]
-        ended = {row["trial"] for row in rows if row["status"] in FINISHED}
-        unwanted = ended - {row["trial"] for row in kept}
-        for path in files:
-            if path.stem in unwanted:
-                path.unlink()
+    def _end(
+        self, number: int, status: str, stop_reason: str | None, traceback: str | None = None
+    ) -> None:
+        row: Row = {"number": number, "status": status, "stop_reason": stop_reason}
+        if traceback is not None:
+            row["failure"] = failures.keep(self.folder, number, traceback)
+        before = set(self.tally.front)
+        self.store.put_trial(row)
+        if self.keep != "all" or status != "COMPLETE":
+            kept = set() if self.keep == "none" else self.tally.front.keys()
+            self._models.drop(self._name(gone) for gone in (before | {number}) - kept)
+
+    def _to_keep(self) -> set[int]:
+        """Numbers of the ended trials whose models stay."""
+        if self.keep == "best":
+            return set(self.tally.front)
+        if self.keep == "none":
+            return set()
+        return {n for n, row in self.store.trials.items() if row["status"] == "COMPLETE"}

@@ -1,0 +1,133 @@
+"""The engine alone, without Ray: what a trial costs after 500 and after 5,000 others."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from raybench.bench import scale_space
+from raybench.search.space import Overrides, Space, load
+from raybench.search.sweep import Sweep, Task
+from raybench.training import measure as measured
+
+TRIALS = 5000
+EARLY = 500  # the trials around it are what the last ones are compared with
+AROUND = 200
+CONCURRENT = 2
+EPOCHS = 9
+
+claims = {
+    "scale_ratio_1": "at most 1.3",
+    "scale_ratio_2": "at most 1.3",
+    "engine_ms": "at most 30",
+    "reopen_s": "at most 3",
+    "report_s": "at most 3",
+    "report_html_s": "at most 6",
+}
+
+
+def measure(trials: int = TRIALS, early: int = EARLY, around: int = AROUND) -> dict[str, float]:
+    """Milliseconds a trial (ask, nine reports, finish) with one and with two objectives.
+
+    The times of reopening and of the reports are those of whole commands, on the sweep of two
+    objectives.
+    """
+    figures: dict[str, float] = {}
+    two = load(Path(str(scale_space.__file__)), Overrides())
+    one = replace(two, objectives={"accuracy": "max"})
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, space in (("1", one), ("2", two)):
+            folder = Path(scratch) / name / "scale_space"
+            late = _driven(folder, space, trials)
+            times = list(islice(late, trials - around))
+            small = _driven(Path(scratch) / name / "small", space, early)
+            deque(islice(small, early - around), maxlen=0)
+            # Side by side, as the machine's own speed changes.
+            pairs = list(zip(small, late, strict=True))
+            times += [after for _, after in pairs]
+            before, after = (median(side) for side in zip(*pairs, strict=True))
+            figures |= {
+                f"scale_ratio_{name}": after / before,
+                f"early_ms_{name}": 1000 * before,
+                f"late_ms_{name}": 1000 * after,
+                f"mean_ms_{name}": 1000 * sum(times) / len(times),
+            }
+            began = time.perf_counter()
+            Sweep(folder, space, trials=trials, overrides=Overrides()).close()
+            figures[f"open_s_{name}"] = time.perf_counter() - began
+        figures["engine_ms"] = max(figures["mean_ms_1"], figures["mean_ms_2"])
+        space_file, results = str(scale_space.__file__), str(folder.parent)
+        tune = ["tune", "--space", space_file, "--results", results, "--trials", str(trials)]
+        figures["reopen_s"] = _command(*tune)
+        figures["report_s"] = _command("report", str(folder))
+        page = str(Path(scratch) / "page.html")
+        figures["report_html_s"] = _command("report", str(folder), "--html", page)
+    return {**figures, "trials": trials}
+
+
+def _driven(folder: Path, space: Space, trials: int) -> Iterator[float]:
+    """Seconds of each trial, in the order of their ends.
+
+    The decision to stop is taken, but nobody stops: all trials are of the same work.
+    """
+    sweep = Sweep(folder, space, trials=trials, overrides=Overrides())
+    machine = {**measured.machine(), **measured.provenance(), "threads": 1, "queue_s": 0.0}
+    spent: dict[int, float] = {}
+    running: list[tuple[Task, Iterator[dict[str, Any]]]] = []
+    while True:
+        while len(running) < CONCURRENT:
+            began = time.perf_counter()
+            task = sweep.ask()
+            if task is None:
+                break
+            sweep.note(task.number, **machine)
+            spent[task.number] = time.perf_counter() - began
+            running.append((task, _metrics(task)))
+        if not running:
+            break
+        task, reports = running.pop(0)
+        metrics = next(reports)
+        epoch = int(metrics.pop("epoch"))
+        began = time.perf_counter()
+        sweep.report(task.number, epoch, metrics)
+        if epoch == EPOCHS:
+            sweep.finish(task.number, "COMPLETE")
+        spent[task.number] += time.perf_counter() - began
+        if epoch == EPOCHS:
+            yield spent.pop(task.number)
+        else:
+            running.append((task, reports))
+    sweep.close()
+
+
+def _metrics(task: Task) -> Iterator[dict[str, Any]]:
+    """As many metrics as training reports, of which the early ones tell the last ones."""
+    draw = random.Random(task.experiment.key())
+    best, size = draw.random(), draw.randrange(10_000, 1_000_000)
+    for epoch in range(1, EPOCHS + 1):
+        accuracy = best * epoch / (epoch + 1)
+        times = {name: draw.random() for name in ("train_s", "eval_s", "wall_s", "s_per_epoch")}
+        sizes = dict.fromkeys(("model_bytes", "parameters", "flops", "peak_memory_bytes"), size)
+        losses = dict.fromkeys(("loss", "validation_loss", "lr", "s_per_batch"), 1 - accuracy)
+        yield {"epoch": epoch, "accuracy": accuracy, **times, **sizes, **losses}
+
+
+def _command(name: str, *arguments: str) -> float:
+    """Seconds of a whole command, imports and all."""
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", f"raybench.{name}", *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - began

@@ -1,0 +1,191 @@
+"""Log: everything that a sweep decided and heard, in order, a record a line with its checksum.
+
+    3f0c9a11 ["trial",1764072000.125,{"number":0,"status":"RUNNING",…}]
+    91d27c5e ["epoch",1764072004.5,{"number":0,"epoch":1,"loss":1.9,…}]
+
+It is the only truth about a sweep. The Parquet tables and the Optuna journal are derived from it.
+Lines are only ever added, so a kill leaves at most the last one cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Record = tuple[str, float, dict[str, Any]]
+"""Kind, time in seconds since the epoch, content."""
+
+SYNC_EVERY_S = 1.0  # what a power failure may take of the records that do not have to be safe
+
+
+def path_in(folder: Path) -> Path:
+    """Where the log of the sweep in `folder` lies."""
+    return folder / ".state" / "log"
+
+
+class Log:
+    """The end of a whole log, to which records are added.
+
+    Args:
+        records: how many the file holds.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, records: int) -> None:
+        self.records = records
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._size = os.fstat(self._file).st_size
+        self._unsynced, self._next_sync = False, 0.0
+
+    def append(self, kind: str, content: dict[str, Any], *, safe: bool = False) -> Record:
+        """Adds a record, which any kill of this process leaves.
+
+        Args:
+            safe: whether a power failure shall leave it too, for some milliseconds.
+
+        Raises:
+            OSError: it could not be written; the log is as it was.
+        """
+        record = (kind, round(time.time(), 3), content)
+        line = line_of(record)
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(line)
+        self.records += 1
+        self._unsynced = True
+        if safe or time.monotonic() >= self._next_sync:
+            self.sync()
+        return record
+
+    def sync(self) -> None:
+        """Waits until all records are on the disk."""
+        if self._unsynced:
+            os.fsync(self._file)
+            self._unsynced = False
+            self._next_sync = time.monotonic() + SYNC_EVERY_S
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def line_of(record: Record) -> bytes:
+    text = json.dumps(record, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def read(path: Path) -> Iterator[Record | None]:
+    """The records in order, with None for each line that is not as it was written.
+
+    A last line without its end is left out: it is what a kill in the midst of a write leaves.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield _parsed(line)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a log looks like before anything in it is believed."""
+
+    records: int
+    damaged: int
+    """Lines that are not as they were written."""
+    sweep: dict[str, Any] | None
+    """The content of its first `sweep` record."""
+    sealed: list[dict[str, Any]]
+    """The contents of the `sealed` records, in order."""
+
+
+def survey(path: Path) -> Survey:
+    """Compares all checksums, and parses next to nothing."""
+    records, damaged = 0, 0
+    sweep, sealed = None, []
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    continue
+                if not _is_whole(line):
+                    damaged += 1
+                    continue
+                records += 1
+                if sweep is None and line.startswith(b'["sweep"', 9):
+                    sweep = json.loads(line[9:])[2]
+                elif line.startswith(b'["sealed"', 9):
+                    sealed.append(json.loads(line[9:])[2])
+    return Survey(records, damaged, sweep, sealed)
+
+
+def cut_torn_end(path: Path) -> None:
+    """Removes what follows the last whole line; the next record would be glued onto it."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = end
+        while start > 0:
+            start = max(0, start - 65536)
+            file.seek(start)
+            found = file.read(65536).rfind(b"\n")
+            if found >= 0:
+                start += found + 1
+                break
+        if start < end:
+            file.truncate(start)
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    """A log of these records in the place of the old one, if there is one."""
+    replace(path, b"".join(map(line_of, records)))
+
+
+def replace(path: Path, content: bytes | memoryview, *, scratch: Path | None = None) -> None:
+    """Writes a file so that a kill leaves either the old content or the new one.
+
+    Args:
+        scratch: folder for the file while it is not whole; by default that of `path`.
+    """
+    partial = (scratch or path.parent) / f"{path.name}.partial"
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder last through a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return int(line[:8], 16) == zlib.crc32(line[9:-1])
+    except ValueError:
+        return False
+
+
+def _parsed(line: bytes) -> Record | None:
+    if not _is_whole(line):
+        return None
+    kind, when, content = json.loads(line[9:])
+    return kind, when, content

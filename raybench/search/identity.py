@@ -1,0 +1,40 @@
+"""Which sweep a folder holds: its space and the settings under which its trials compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from raybench.search.space import Overrides, Space
+
+
+def of(space: Space, overrides: Overrides) -> dict[str, Any]:
+    """What may not change while a sweep goes on."""
+    return {
+        "space": f"{space.path.name} {space.fingerprint}",
+        "objectives": space.objectives,
+        **{f"--{name}": value for name, value in asdict(overrides).items()},
+    }
+
+
+def require(folder: Path, same: Mapping[str, Any], about: Mapping[str, Any] | None) -> None:
+    """Raises ValueError for a folder of another sweep: their trials do not compare.
+
+    Args:
+        about: what the folder's files say they are; None where it is new.
+    """
+    if about is None:
+        if (folder / "trials").exists() and any((folder / "trials").iterdir()):
+            raise ValueError(f"{folder} holds tables of unknown origin; take another --name")
+        return
+    before = about.get("identity")
+    if before is None:
+        raise ValueError(f"{folder} holds no sweep, but single runs; take another --name")
+    changed = [name for name in same if before.get(name) != same[name]]
+    if changed:
+        said = "; ".join(f"{name} was {before.get(name)}, is {same[name]}" for name in changed)
+        raise ValueError(
+            f"{folder} holds another sweep ({said}). Take another --name, or move the folder away"
+        )

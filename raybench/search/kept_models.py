@@ -1,0 +1,36 @@
+"""The stored models of a sweep: which stay, as `--keep` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class KeptModels:
+    """`models/TRIAL.*`, of the front (`best`), of all complete trials (`all`) or of `none`."""
+
+    def __init__(self, folder: Path, keep: str) -> None:
+        self.folder, self.keep = folder / "models", keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, trial: str) -> Path:
+        """Where a trial stores its model."""
+        return self.folder / f"{trial}.safetensors"
+
+    def describe(self, trial: str, experiment: str) -> None:
+        """Puts the experiment, as JSON, beside the model."""
+        if self.keep != "none":
+            (self.folder / f"{trial}.json").write_text(experiment + "\n")
+
+    def drop(self, trials: Iterable[str]) -> None:
+        """Deletes the models of these trials."""
+        for trial in trials:
+            for path in self.folder.glob(f"{trial}.*"):
+                path.unlink(missing_ok=True)
+
+    def drop_all_but(self, trials: Iterable[str], sweep: str) -> None:
+        """Deletes what a kill left between a trial's end and the end of its files."""
+        kept = set(trials)
+        for path in self.folder.iterdir():
+            if path.stem not in kept and path.stem.startswith(f"{sweep}-"):
+                path.unlink()

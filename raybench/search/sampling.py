@@ -1,0 +1,250 @@
+"""Sampling: Optuna's samplers over a part of the sweep's trials whose size does not grow.
+
+    all trials that ended   ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○
+    what TPE sees             ●     ●   ●       ● ● ● ● ● ● ● ●   + those that run
+                              the best of old ones    the last ones
+
+TPE splits the trials that it sees into the best 25 at most and the others, and a suggestion costs
+as much time as there are trials. Among some hundreds that hold the best of all, the best 25 are
+the same as among thousands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import warnings
+from collections import deque
+from collections.abc import Container, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from raybench.results.core import FINISHED
+from raybench.results.front import ranks
+from raybench.results.log import Record
+from raybench.search.journal import STATES
+from raybench.search.suggestions import Suggestion, suggestion
+
+RECENT = 128  # trials that ended last
+ELITE = 48  # the best of those that ended before
+
+
+class Sampling:
+    """Suggests, and is told what came out by the records of the log.
+
+    Args:
+        objectives: column -> "max" or "min".
+        kind: "tpe" or "random".
+    """
+
+    def __init__(self, objectives: dict[str, str], kind: str, seed: int) -> None:
+        self.objectives, self._kind, self._seed = objectives, kind, seed
+        self.running: dict[int, Suggestion] = {}
+        self.enqueued: set[int] = set()
+        """Places in the space's `enqueue` of what was suggested from there."""
+        self._recent: deque[Suggestion] = deque()
+        self._old: list[Suggestion] = []
+        self._window = _Window(self)
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._study = optuna.create_study(
+            storage=self._window,
+            directions=["maximize" if way == "max" else "minimize" for way in objectives.values()],
+        )
+
+    def ask(self, number: int, attempt: int = 0, fixed: dict[str, Any] | None = None) -> Trial:
+        """A trial for a space to sample from.
+
+        Args:
+            attempt: how many suggestions for this number were there before.
+            fixed: parameters that are not to be suggested.
+        """
+        self._study.sampler = sampler(self._kind, self._seed, number, attempt)
+        self._window.wait(number, fixed or {})
+        return self._study.ask()
+
+    def suggested(self, trial: Trial) -> Suggestion:
+        """What was suggested for a trial that a space has sampled from."""
+        return suggestion(trial.number, trial.params, trial.distributions)
+
+    def take(self, record: Record) -> None:
+        kind, _, content = record
+        if kind == "suggested":
+            known = Suggestion(content["number"], content["params"], content["distributions"])
+            self.running[known.number] = known
+            if content.get("enqueued") is not None:
+                self.enqueued.add(content["enqueued"])
+            return
+        running = self.running.get(content.get("number", -1))
+        if running is None:
+            return
+        if kind == "epoch" and len(self.objectives) == 1:
+            value = content.get(next(iter(self.objectives)))
+            if value is not None and math.isfinite(value):
+                running.report(content["epoch"], float(value))
+        elif kind == "trial" and content.get("status") in FINISHED:
+            del self.running[running.number]
+            state = STATES[content["status"]]
+            complete = state == TrialState.COMPLETE
+            values = [float(content[name]) for name in self.objectives] if complete else None
+            running.ended(state, values)
+            if state != TrialState.FAIL:  # samplers look at no failed one
+                self._remember(running)
+
+    def visible(self) -> list[FrozenTrial]:
+        """What a sampler sees."""
+        seen = [*self._old, *self._recent, *self.running.values()]
+        return sorted((known.frozen() for known in seen), key=lambda trial: trial.number)
+
+    def _remember(self, ended: Suggestion) -> None:
+        self._recent.append(ended)
+        if len(self._recent) <= RECENT:
+            return
+        self._old.append(self._recent.popleft())
+        if len(self._old) < 2 * ELITE:
+            return
+        complete = [known for known in self._old if known.values is not None]
+        values = [known.values or [] for known in complete]
+        order = ranks(values, list(self.objectives.values())) if complete else []
+        best = sorted(zip(order, range(len(order)), strict=True))[:ELITE]
+        self._old = [complete[place] for _, place in sorted(best, key=lambda found: found[1])]
+
+
+def sampler(kind: str, seed: int, number: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
+    """TPE, or `random`, with a seed of its own for each trial number and attempt.
+
+    One seed for the study would be rewound by a restart, which then repeats configurations.
+    """
+    text = f"{seed} {number} {attempt}" if attempt else f"{seed} {number}"
+    own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+    if kind == "random":
+        return optuna.samplers.RandomSampler(seed=own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # group=True is marked experimental
+        return optuna.samplers.TPESampler(
+            seed=own,
+            # The branches of a conditional space are modelled one by one.
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+        )
+
+
+class _Window(BaseStorage):
+    """Optuna's storage of one study: the trial that is being sampled, beside what is visible."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._asked: FrozenTrial | None = None
+        self._directions: list[StudyDirection] = []
+        self._attributes: dict[str, Any] = {}
+
+    def wait(self, number: int, fixed: dict[str, Any]) -> None:
+        """Makes this the trial that `Study.ask` gives next."""
+        self._asked = FrozenTrial(
+            number=number,
+            trial_id=number,
+            state=TrialState.WAITING,
+            value=None,
+            datetime_start=None,
+            datetime_complete=None,
+            params={},
+            distributions={},
+            user_attrs={},
+            system_attrs={"fixed_params": fixed},
+            intermediate_values={},
+        )
+
+    # The study: there is one.
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        self._directions = list(directions)
+        return 0
+
+    def delete_study(self, study_id: int) -> None:
+        raise NotImplementedError
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        raise NotImplementedError
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._attributes[key] = value
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return 0
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return "sweep"
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self._directions
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return {}
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return dict(self._attributes)
+
+    def get_all_studies(self) -> list[Any]:
+        return []
+
+    # Trials: the one that is asked for can be written, the others are read.
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        raise NotImplementedError
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._the(trial_id)
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        asked = [] if self._asked is None else [self._asked]
+        if states == (TrialState.WAITING,):
+            return [trial for trial in asked if trial.state == TrialState.WAITING]
+        seen = [t for t in self._sampling.visible() if not asked or t.number != asked[0].number]
+        return [trial for trial in [*seen, *asked] if states is None or trial.state in states]
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        trial = self._the(trial_id)
+        value = distribution.to_external_repr(param_value_internal)
+        trial.params = {**trial.params, param_name: value}
+        trial.distributions = {**trial.distributions, param_name: distribution}
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        self._the(trial_id).state = state
+        return True
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        self._the(trial_id).intermediate_values[step] = intermediate_value
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._the(trial_id).user_attrs[key] = value
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._the(trial_id).system_attrs[key] = value
+
+    def _the(self, trial_id: int) -> FrozenTrial:
+        if self._asked is None or self._asked.number != trial_id:
+            raise KeyError(f"trial {trial_id} is not being sampled")
+        return self._asked
