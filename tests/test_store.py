@@ -166,7 +166,7 @@ class TestStore:
         Store(tmp_path, *schemas(), [again.append]).close()
         assert [list(record) for record in live] == [list(record) for record in again]
         kinds = [kind for kind, _, _ in live]
-        assert kinds == ["sweep", "trial", "suggested", "epoch", "trial"]
+        assert kinds == ["sweep", "trial", "suggested", "epoch", "trial", "closed"]
 
     def test_a_reader_keeps_the_table_that_it_has_opened(self, tmp_path):
         """A snapshot is another file in the old one's place."""

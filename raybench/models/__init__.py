@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from raybench.experiment import nearest
 from raybench.models import imported
@@ -82,7 +84,7 @@ def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
     if is_import_path(name):
         imported.factory_of(name)  # tensors of the file itself are none of the model's
     try:
-        with torch.device("meta"), warnings.catch_warnings():
+        with torch.device("meta"), _Undrawn(), warnings.catch_warnings():
             if is_import_path(name):
                 warnings.simplefilter("ignore")  # that weights were loaded into nothing
             return build(name, classes=classes, image_size=image_size)
@@ -90,6 +92,24 @@ def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
         if not is_import_path(name):
             raise
         return build(name, classes=classes, image_size=image_size)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Initial values are not drawn: on the meta device that imports torch's compiler, 1 s."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _DRAWS and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = {Tensor.normal_, Tensor.uniform_}
 
 
 def avoid_slow_bf16(model: nn.Module) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from raybench.experiment import Experiment
 
@@ -61,7 +60,7 @@ class Activations(torch.autograd.graph.saved_tensors_hooks):
 
     def _seen(self, tensor: Tensor) -> Tensor:
         base = tensor if tensor._base is None else tensor._base
-        if not isinstance(base, nn.Parameter) and not isinstance(tensor, DTensor):
+        if not isinstance(base, nn.Parameter) and not is_spread(tensor):
             storage = tensor.untyped_storage()
             if storage.data_ptr() != self._inputs:
                 self._found[storage.data_ptr()] = storage.nbytes()
@@ -126,10 +125,21 @@ def _vit_activations(model: nn.Module, experiment: Experiment) -> int | None:
     return int(4 * (depth * block + rest))
 
 
+def is_spread(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, of which this process holds a part."""
+    return hasattr(tensor, "to_local")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    part: Tensor = tensor.to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
 def _bytes(tensors: Iterable[Tensor]) -> int:
     storages = {}
     for tensor in tensors:
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        local = local_part(tensor)
         storage = local.detach().untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from io import StringIO
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from raybench.reports.attribution import Attribution
 from raybench.results.front import front
 from raybench.results.read import Results
 
 AGAINST = {"sparsity": "sparsity", "model_bytes": "bytes of the stored file"}
+MOST_CURVES = 500
 COLORS = ("#3b6ea5", "#c1553b", "#5a9367", "#8a5a9e")
 
 
@@ -35,26 +40,35 @@ def _scatter(results: Results, complete: pd.DataFrame, column: str, label: str) 
     if column in results.objectives and len(best) > 1:
         best = best.sort_values(column)
         axes.plot(best[column], best["accuracy"], color="#999", label="Pareto front", zorder=2)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     return _svg(figure)
 
 
 def _curves(results: Results) -> str:
     figure, axes = _axes("epoch", "validation accuracy")
-    status = results.trials.set_index("number")["status"]
-    for number, rows in results.epochs.groupby("number"):
-        complete = status.get(number) == "COMPLETE"
-        axes.plot(
-            rows["epoch"],
-            rows["accuracy"],
-            color=COLORS[0] if complete else "#bbb",
-            linewidth=1.5 if complete else 0.8,
-            zorder=3 if complete else 2,
-        )
-    axes.plot([], [], color=COLORS[0], label="complete")
-    axes.plot([], [], color="#bbb", label="stopped early or failed")
-    axes.legend(frameon=False)
+    complete = set(results.trials.loc[results.trials["status"] == "COMPLETE", "number"])
+    curves = _by_trial(results.epochs)
+    shown = set(list(curves)[:: math.ceil(len(curves) / MOST_CURVES)])
+    for ended, color, width, label in (
+        (False, "#bbb", 0.8, "stopped early or failed"),
+        (True, COLORS[0], 1.5, "complete"),
+    ):
+        lines = [line for n, line in curves.items() if n in shown and (n in complete) == ended]
+        axes.add_collection(LineCollection(lines, colors=color, linewidths=width))
+        axes.plot([], [], color=color, label=label)
+    axes.autoscale()
+    title = f"{len(shown)} of {len(curves):,} trials" if len(shown) < len(curves) else None
+    axes.legend(frameon=False, loc="lower right", title=title)
     return _svg(figure)
+
+
+def _by_trial(epochs: pd.DataFrame) -> dict[int, NDArray[np.float64]]:
+    """Epoch and accuracy of each trial: (epochs, 2)."""
+    found = epochs[["number", "epoch", "accuracy"]].dropna().to_numpy(dtype=float)
+    found = found[np.lexsort((found[:, 1], found[:, 0]))]
+    starts = np.flatnonzero(np.diff(found[:, 0])) + 1
+    pieces = np.split(found, starts) if len(found) else []
+    return {int(piece[0, 0]): piece[:, 1:] for piece in pieces}
 
 
 def attributed(found: Sequence[Attribution]) -> str:

@@ -110,12 +110,14 @@ class Survey:
     """The content of its first `sweep` record."""
     sealed: list[dict[str, Any]]
     """The contents of the `sealed` records, in order."""
+    closed: dict[str, Any] | None
+    """The content of the last record, where it is a `closed` one."""
 
 
 def survey(path: Path) -> Survey:
     """Compares all checksums, and parses next to nothing."""
     records, damaged = 0, 0
-    sweep, sealed = None, []
+    sweep, sealed, last = None, [], b""
     if path.exists():
         with path.open("rb") as file:
             for line in file:
@@ -124,12 +126,13 @@ def survey(path: Path) -> Survey:
                 if not _is_whole(line):
                     damaged += 1
                     continue
-                records += 1
+                records, last = records + 1, line
                 if sweep is None and line.startswith(b'["sweep"', 9):
                     sweep = json.loads(line[9:])[2]
                 elif line.startswith(b'["sealed"', 9):
                     sealed.append(json.loads(line[9:])[2])
-    return Survey(records, damaged, sweep, sealed)
+    closed = json.loads(last[9:])[2] if last.startswith(b'["closed"', 9) else None
+    return Survey(records, damaged, sweep, sealed, closed)
 
 
 def cut_torn_end(path: Path) -> None:

@@ -115,7 +115,7 @@ def _merged(path: Path, trials: list[Row], epochs: list[Row]) -> Iterator[Record
     heard: dict[tuple[int, int], tuple[float, Row]] = {}
     others: dict[int, list[Record]] = {}
     for record in log.read(path):
-        if record is None or record[0] in ("sweep", "sealed"):
+        if record is None or record[0] in ("sweep", "sealed", "closed"):
             continue
         kind, when, content = record
         number = content["number"]

@@ -59,6 +59,7 @@ class Store:
         self._to_freeze: list[int] = []
         self._epochs_of: dict[int, dict[int, None]] = defaultdict(dict)  # those not sealed
         self._part = 0
+        self._checksums: Row = {}  # of the tables' files
         for name in ("trials", "epochs", ".state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.remarks = recovery.made_whole(folder, trials, epochs)
@@ -73,6 +74,10 @@ class Store:
         if found.sweep is None:
             self._add("sweep", recovery.heading(trials, epochs), safe=True)
         self._keep_sealed(found)
+        if found.closed is not None and self._are_those_of(found.closed):
+            self._snapshot_records, self._next_snapshot = self._log.records, 0.0
+            self._checksums = found.closed
+            return
         self.snapshot()
         for stale in folder.glob("epochs/epochs-*.parquet"):
             if int(stale.stem[-5:]) > self._part:
@@ -133,8 +138,10 @@ class Store:
         records = {recovery.RECORDS: str(self._log.records)}
         trials = self.trials.table()
         trials = trials.replace_schema_metadata({**trials.schema.metadata, **records})
-        self._write(trials, self.folder / "trials/trials.parquet")
-        self._write(self._epochs.table(), self._part_path(self._part))
+        self._checksums = {
+            "trials": self._write(trials, self.folder / "trials/trials.parquet"),
+            "epochs": self._write(self._epochs.table(), self._part_path(self._part)),
+        }
         self._snapshot_records = self._log.records
         cost = time.monotonic() - began
         self._next_snapshot = time.monotonic() + max(SNAPSHOT_EVERY_S, cost / SNAPSHOT_SHARE)
@@ -145,10 +152,15 @@ class Store:
             self.snapshot()
 
     def close(self) -> None:
-        """Writes the tables where they lack a record, and lets go of the log."""
+        """Writes the tables where they lack a record, and lets go of the log.
+
+        Their checksums are the log's last record: while they stay, opening leaves them as they are.
+        """
         try:
             if self._log.records > self._snapshot_records:
                 self.snapshot()
+            if "part" not in self._checksums:
+                self._add("closed", {"part": self._part, **self._checksums}, safe=True)
         finally:
             self._log.close()
 
@@ -209,6 +221,17 @@ class Store:
             crc = self._write(as_table(ordered, self._schemas["epochs"]), path)
             self._add("sealed", {**content, "crc": crc}, safe=True)
             self.remarks.append(f"{path} was damaged; it was written anew from the log")
+
+    def _are_those_of(self, closed: Row) -> bool:
+        """Whether the tables are as they were when the sweep was closed."""
+        paths = {
+            "trials": self.folder / "trials/trials.parquet",
+            "epochs": self._part_path(self._part),
+        }
+        return closed["part"] == self._part and all(
+            path.exists() and zlib.crc32(path.read_bytes()) == closed[name]
+            for name, path in paths.items()
+        )
 
     def _part_path(self, part: int) -> Path:
         return self.folder / "epochs" / f"epochs-{part:05d}.parquet"

@@ -61,6 +61,9 @@ class Rungs:
     _told: dict[tuple[str, int], bool] = field(default_factory=dict)
     _complete: list[int] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._noted = {*self.levels(), self.epochs}
+
     def levels(self) -> list[int]:
         """Epochs of the rungs; the last epoch is none, there a trial is complete."""
         found = sorted({math.ceil(share * self.epochs) for share in RUNGS})
@@ -74,7 +77,7 @@ class Rungs:
 
     def record(self, number: int, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Notes what a trial reported, where that epoch is a rung or the last."""
-        if epoch != self.epochs and epoch not in self.levels():
+        if epoch not in self._noted:
             return
         found = {name: metrics.get(name) for name in self.objectives}
         values = {name: float(value) for name, value in found.items() if value is not None}

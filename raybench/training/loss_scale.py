@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from raybench.parallel.ddp import Replicas
+from raybench.parallel.memory import local_part
 
 FIRST, PATIENCE = 2.0**16, 2000
 
@@ -40,7 +40,7 @@ class LossScale:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     gradient = parameter.grad
-                    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+                    local = local_part(gradient)
                     local /= self.state["factor"]
                     finite &= local.isfinite().all().to(finite.device)
         state = self.state
