@@ -31,6 +31,7 @@ from raybench.results import core, failures, schema
 from raybench.results.rows import Row
 from raybench.results.store import Store
 from raybench.training import measure, process
+from raybench.training.checkpoint import usable
 from raybench.training.staged import MakeStages
 from raybench.training.trainer import check, trainer
 
@@ -218,10 +219,9 @@ def _epochs(options: Train, *stages: MakeStages) -> Iterator[tuple[int, dict[str
     """A run driven from this process; a checkpoint of every epoch where one is asked for."""
     checkpoint = options.checkpoint
     train = trainer(options.experiment, *stages)
-    resume = checkpoint if checkpoint and checkpoint.exists() else None
+    resume = usable(checkpoint) if checkpoint else None
     for epoch in train(options.experiment, resume=resume, store=options.store):
         if checkpoint and not epoch.last:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
             epoch.save(checkpoint)
         yield epoch.number, epoch.metrics
 

@@ -12,7 +12,7 @@ import tyro
 
 from raybench.reports.summary import reading, summary
 from raybench.results.read import read
-from raybench.search.progress import Progress
+from raybench.search.progress import Progress, left
 from raybench.search.proposals import DUPLICATES
 from raybench.search.rungs import Rungs
 from raybench.search.space import Overrides, load
@@ -64,6 +64,9 @@ class Tune:
     evidence: int = Rungs.evidence
     """Complete trials that must have shown that a rung's order is that of the end, before it stops
     any. 0 stops from the first trial on: for more slots than that, and long trials."""
+    silent: float | None = None
+    """Seconds without a report of any trial after which Ray is taken for gone, and the sweep ends
+    as by Ctrl-C. Default: never."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How trials are suggested. random is what a search is to be compared with."""
 
@@ -101,6 +104,8 @@ def run(options: Tune) -> int:
             _execute(sweep, options)
     except (ValueError, OSError) as error:
         return _refused(error)
+    except KeyboardInterrupt:
+        pass  # before Tune takes the signal, or a second one: the outcome says what is left
     finally:
         with contextlib.suppress(OSError):  # a full disk has been reported already
             sweep.close()
@@ -118,7 +123,13 @@ def _execute(sweep: Sweep, options: Tune) -> None:
         concurrent, gpus = concurrency(max(workers, stages), options.gpus, options.concurrent)
         with Progress(sweep) as progress:
             execute(
-                sweep, progress, workers=workers, stages=stages, gpus=gpus, concurrent=concurrent
+                sweep,
+                progress,
+                workers=workers,
+                stages=stages,
+                gpus=gpus,
+                concurrent=concurrent,
+                silent_s=options.silent,
             )
 
 
@@ -132,11 +143,7 @@ def _outcome(sweep: Sweep, folder: Path) -> int:
             "tried. Does the space use all that it suggests?"
         )
     if sweep.unfinished:
-        print(
-            f"raybench.tune: interrupted with {sweep.unfinished} trials to go; "
-            "the same command goes on",
-            file=sys.stderr,
-        )
+        print(f"raybench.tune: interrupted with {left(sweep)}", file=sys.stderr)
         return 130
     results = read(folder)
     for text in (summary(results), reading(folder)):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raybench.experiment import Experiment
+from raybench.training import checkpoint
 from raybench.training.loop import Epoch
 
 
@@ -13,12 +14,12 @@ def train(
     experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
 ) -> Iterator[Epoch]:
     """One epoch at a time, whose accuracy is a hash of the experiment and its number."""
-    start = int(resume.read_text()) if resume else 0
+    start = int(checkpoint.load(resume)["epoch"]) if resume else 0
     for number in range(start + 1, experiment.recipe.epochs + 1):
         accuracy = int(experiment.key(), 16) / 16**16 * number / experiment.recipe.epochs
         metrics = {"accuracy": accuracy, "loss": 1 - accuracy, "startup_s": 0.0}
 
         def save(path: Path, number: int = number) -> None:
-            path.write_text(str(number))
+            checkpoint.write({"epoch": number}, path)
 
         yield Epoch(number, experiment.recipe.epochs, metrics, save)

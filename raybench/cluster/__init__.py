@@ -10,10 +10,12 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative --data paths keep their meaning in workers
     # A stage that dies fails both results of its call, of which one is looked at.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # or Tune would begin the trial again by itself
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     # Train looks at its workers' results every 2 s otherwise; ours come by another way.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_worker_niceness": "0",  # 15 by default: it would distort every ratio to plain torch
+    "SPT_NOENV": "1",  # the titles of Ray's processes leave their environment readable
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tfevents a trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots: the study and the rows are ours

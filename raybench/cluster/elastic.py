@@ -20,13 +20,12 @@ from typing import Any
 import ray
 
 from raybench.cluster.trial import Job, raised
-from raybench.cluster.workers import WorkerGroup
+from raybench.cluster.workers import DYING_S, WorkerGroup
 from raybench.experiment import Experiment, elastic_counts
 
 TRIES = 3  # groups in a row that may die without an epoch
 AGAIN_S = 120.0  # deadline for lost workers to be replaced, where too few are left
 OWN_FAILURES = ("diverged", "out_of_memory", "ValueError")
-DYING_S = 15.0  # a worker that is alone tells of a broken connection before its group ends
 
 
 def run_elastic(

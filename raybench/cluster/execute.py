@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import sys
 import tempfile
 import warnings
+from functools import partial
 
 from ray import tune
 
 from raybench.cluster.scheduler import Heartbeat, SweepScheduler
 from raybench.cluster.searcher import SweepSearcher
 from raybench.cluster.trial import TrialActor
+from raybench.cluster.watchdog import Watchdog
 from raybench.cluster.workers import WorkersActor
-from raybench.search.progress import Progress
+from raybench.search.progress import Progress, left
 from raybench.search.sweep import Sweep
 
 
@@ -23,11 +29,13 @@ def execute(
     gpus: float,
     concurrent: int,
     stages: int = 1,
+    silent_s: float | None = None,
 ) -> None:
     """Runs trials until the sweep has no more; an interrupt ends it after the current events.
 
     Args:
         stages: the most that a trial may have; every slot holds a CPU for each of them.
+        silent_s: how long no trial may report, before Ray is taken for gone.
 
     Raises:
         OSError: the results could not be written any more.
@@ -71,6 +79,19 @@ def execute(
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-        tuner.fit()
+        with Watchdog(partial(_give_up, sweep, progress, scratch), silent_s) as watchdog:
+            heartbeat.heard = watchdog.heard
+            tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure
+
+
+def _give_up(sweep: Sweep, progress: Progress, scratch: str, what: str) -> None:
+    """Ends this process from the watchdog's thread: the main one would wait for Ray for ever."""
+    with contextlib.suppress(Exception):
+        sweep.store.snapshot()
+    with contextlib.suppress(Exception):
+        progress.__exit__()
+    shutil.rmtree(scratch, ignore_errors=True)
+    print(f"raybench.tune: {what}; {left(sweep)}", file=sys.stderr, flush=True)
+    os._exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -33,6 +34,12 @@ class SweepScheduler(FIFOScheduler):
             ends = True
         return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Keeps what ended the actor for the searcher, which Tune tells next, without it."""
+        error = trial.get_pickled_error()
+        if error is not None:
+            self.searcher.errors[trial.trial_id] = error
+
     def _take(self, task: Task, result: dict[str, Any]) -> bool:
         """Whether the trial ends with this result."""
         sweep, number = self.searcher.sweep, task.number
@@ -40,6 +47,9 @@ class SweepScheduler(FIFOScheduler):
         if "environment" in result:
             queued = max(0.0, result["started"] - task.asked)
             sweep.note(number, queue_s=queued, **json.loads(result["environment"]))
+        if "lost" in said:
+            sweep.lost(number, said["lost"])
+            return True
         if "failed" in said:
             sweep.finish(number, "FAILED", said["failed"], said.get("traceback"))
             return True
@@ -63,6 +73,18 @@ class Heartbeat(Callback, Stopper):
     def __init__(self, searcher: SweepSearcher, progress: Progress) -> None:
         self.searcher = searcher
         self.progress = progress
+        self.heard: Callable[[], None] = lambda: None
+        """Called at every sign of life of a trial."""
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self.heard()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any
+    ) -> None:
+        self.heard()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         try:

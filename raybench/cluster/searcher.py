@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from raybench.cluster.trial import Job
+from raybench.cluster.trial import Job, LostError, lost, reason
 from raybench.search.sweep import Sweep, Task
 
 
@@ -22,6 +23,8 @@ class SweepSearcher(Searcher):
         self.sweep = sweep
         self.threads = threads
         self.tasks: dict[str, Task] = {}  # by Tune's trial id
+        self.errors: dict[str, BaseException] = {}
+        """What ended an actor, by Tune's trial id, until its trial is told complete."""
         self.failure: Exception | None = None
         """What ended the sweep from here, such as a full disk."""
 
@@ -33,7 +36,9 @@ class SweepSearcher(Searcher):
         except Exception as error:
             self.failure = error
         if task is None:
-            return Searcher.FINISHED
+            # One that runs may be lost, and is then to be given out again.
+            over = self.failure is not None or not self.tasks
+            return Searcher.FINISHED if over else None
         self.tasks[trial_id] = task
         job = Job(
             experiment=task.experiment.to_json(),
@@ -47,11 +52,17 @@ class SweepSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         task = self.tasks.pop(trial_id)
-        if error:  # the process is gone; everything milder came as a result
-            try:
-                self.sweep.finish(task.number, "FAILED", "the worker process died")
-            except OSError as broken:
-                self.failure = broken
+        if not error:  # the scheduler has taken the last result
+            return
+        said = self.errors.pop(trial_id, None) or LostError("its worker process died")
+        try:
+            if (what := lost(said)) is not None:
+                self.sweep.lost(task.number, what)
+            else:
+                trace = "".join(traceback.format_exception(said))
+                self.sweep.finish(task.number, "FAILED", reason(said), trace)
+        except OSError as broken:
+            self.failure = broken
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The scheduler takes the results: it gets the last one too, and decides on it."""

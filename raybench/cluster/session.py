@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 import ray
 
 from raybench.cluster import SETTINGS
+from raybench.cluster.guardian import Guardian
 
 
 @contextmanager
@@ -31,6 +33,7 @@ def session() -> Iterator[None]:
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     passed = [*SETTINGS, "RAYBENCH_DATA", "RAYBENCH_CACHE", "RAYBENCH_COMMIT"]
     environment = {name: os.environ[name] for name in passed if name in os.environ}
+    guardian = None if joins else Guardian()
     try:
         ray.init(
             address=address or "local",
@@ -47,11 +50,15 @@ def session() -> Iterator[None]:
     # Said once a process otherwise, on top of our own table.
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray ends the process with a stack of its own; ours is to end in order, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         yield
     finally:
         sys.stdout.flush()
         ray.shutdown()
+        if guardian is not None:
+            guardian.close()
 
 
 def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[int, float]:
@@ -65,6 +72,8 @@ def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[i
     Raises:
         ValueError: not one trial fits, or fewer than `wanted`.
     """
+    if wanted is not None and wanted < 1:
+        raise ValueError(f"--concurrent is {wanted}: 1 or more trials run at once")
     has = ray.cluster_resources()
     cpus, all_gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
     each = gpus if gpus is not None else (1.0 if all_gpus else 0.0)
@@ -86,4 +95,4 @@ def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[i
             f"--concurrent {wanted} does not fit: the cluster holds {fits} trial(s) of "
             f"{workers} worker(s) at once"
         )
-    return wanted or fits, each
+    return fits if wanted is None else wanted, each

@@ -137,7 +137,7 @@ class Staged:
 
         Raises:
             Diverged: a stage saw a loss or a tensor that is not finite.
-            RuntimeError: stages died again and again.
+            PeerLost: stages died again and again.
         """
         for _ in range(RESTARTS + 1):
             calls = [actor.epoch.remote(number) for actor in self._actors]
@@ -150,7 +150,7 @@ class Staged:
             for rank in gone:
                 self._pool.renew(rank)
             self._begin()
-        raise RuntimeError(f"stages died {RESTARTS + 1} times in epoch {number}")
+        raise PeerLost(f"stages died {RESTARTS + 1} times in epoch {number}")
 
     def state(self) -> State:
         return merged(ray.get(self._saved))

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from raybench import data
 from raybench.cluster.stages import Staged
 from raybench.experiment import Experiment, from_json
 from raybench.parallel.ddp import Replicas
+from raybench.parallel.pipeline.transport import PeerLost
 from raybench.training import measure, process
+from raybench.training.checkpoint import usable
 from raybench.training.loop import Diverged, Epoch
 from raybench.training.trainer import trainer
 
@@ -44,9 +47,18 @@ def report(epoch: Epoch, started: float) -> dict[str, Any]:
     return {"report": json.dumps(said), "started": started}
 
 
+class LostError(RuntimeError):
+    """A process or a node that ran the trial is gone, in one line: no failure of the trial's."""
+
+
 def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
-    """A failed trial as a result: no exception for Tune, which would end the warm actor."""
+    """A failed trial as a result: no exception for Tune, which would end the warm actor.
+
+    Where the trial itself has not failed, but what ran it was lost, `lost` says so in one line.
+    """
     said = {"failed": reason(error), "traceback": "".join(traceback.format_exception(error))}
+    if (what := lost(error)) is not None:
+        said["lost"] = what
     return {"report": json.dumps(said), "started": started}
 
 
@@ -62,16 +74,36 @@ def reason(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, Diverged):
         return "diverged"
-    if isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text:
+    if (
+        isinstance(error, MemoryError | OutOfMemoryError)
+        or "out of memory" in text
+        or "not enough memory" in text
+        or "running low on memory" in text  # Ray, which has killed the worker for it
+    ):
         return "out_of_memory"
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def lost(error: BaseException) -> str | None:
+    """What was lost, in one line, where the error says that the trial's process or node is gone."""
+    if isinstance(error, LostError):
+        return str(error)
+    if isinstance(error, PeerLost):
+        return "a stage's process died"
+    if not isinstance(error, RayError) or isinstance(error, RayTaskError):
+        return None
+    text = str(error)
+    if reason(error) == "out_of_memory" or "creation task" in text:
+        return None
+    node = "node" in text and ("dead" in text or "died" in text or "unreachable" in text)
+    return "its node was lost" if node else "its worker process died"
 
 
 def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     """The experiment's epochs, resumed where there is a checkpoint, and saved now and then."""
     workers = Replicas()
     checkpoint = Path(job.checkpoint)
-    resume = checkpoint if checkpoint.exists() else None
+    resume = usable(checkpoint)
     store = Path(job.model) if job.model else None
     saved = time.monotonic()
     train = trainer(experiment, Staged)
@@ -79,7 +111,6 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
         # By the first worker's clock: saving is done by all workers or by none.
         due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
         if not epoch.last and workers.any(due or job.every_epoch):
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
             epoch.save(checkpoint)
             saved = time.monotonic()
         yield epoch

@@ -30,13 +30,15 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raybench.cluster import trial
-from raybench.cluster.trial import Job
+from raybench.cluster.trial import Job, LostError
 from raybench.experiment import Experiment, from_json
 from raybench.training import process
 
 START_S = 300.0  # deadline for a group of workers to be there
 STOP_S = 30.0  # deadline for a stopped trial to let go of its workers
 COLLECTIVE_S = 120  # deadline of one collective operation
+DYING_S = 15.0  # a worker that is alone tells of a broken connection before its group ends
+LINK_SIGNS = ("Gloo", "gloo", "NCCL", "nccl", "Connection", "connection", "Broken pipe")
 GO, STOP = "go", "stop"
 
 
@@ -123,13 +125,19 @@ class WorkerGroup:
         ray.get(self._mailbox.put_job.remote(job.config()))
 
     def next_report(self) -> dict[str, Any]:
-        """The next epoch's report. A group whose process died gives a failure, and is rebuilt."""
+        """The next epoch's report; where a process of the group died, that the trial is lost.
+
+        The next job then gets a new group.
+        """
         report = self.hear()
-        if report is None:
-            self._kill()
-            self._open()
-            return trial.failure(RuntimeError("a worker process died"))
+        if report is None or self._is_of_a_broken_link(json.loads(report["report"])):
+            return trial.failure(LostError("a worker process of its group died"))
         return report
+
+    def _is_of_a_broken_link(self, said: dict[str, Any]) -> bool:
+        """Whether a failure is that of a worker whose peer is gone: its group ends soon then."""
+        told = said.get("traceback", "") if "failed" in said else ""
+        return any(sign in told for sign in LINK_SIGNS) and self.ended(DYING_S)
 
     def hear(self) -> dict[str, Any] | None:
         """The next epoch's report; None where a worker process died, and the group with it."""

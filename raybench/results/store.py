@@ -14,6 +14,7 @@ memory.
 from __future__ import annotations
 
 import io
+import threading
 import time
 import zlib
 from collections import defaultdict
@@ -59,6 +60,7 @@ class Store:
         self._to_freeze: list[int] = []
         self._epochs_of: dict[int, dict[int, None]] = defaultdict(dict)  # those not sealed
         self._part = 0
+        self._lock = threading.RLock()
         self._checksums: Row = {}  # of the tables' files
         for name in ("trials", "epochs", ".state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -126,7 +128,11 @@ class Store:
         schema.validate(self._schemas[table], row)
 
     def snapshot(self) -> None:
-        """Writes both tables."""
+        """Writes both tables; any thread may ask for it."""
+        with self._lock:
+            self._snapshot()
+
+    def _snapshot(self) -> None:
         began = time.monotonic()
         self._log.sync()  # the tables never know more than the log
         self.trials.freeze(self._to_freeze)
@@ -167,7 +173,8 @@ class Store:
     # --- Records --------------------------------------------------------------------------------
 
     def _add(self, kind: str, content: Row, *, safe: bool = False) -> None:
-        self._tell(self._log.append(kind, content, safe=safe))
+        with self._lock:
+            self._tell(self._log.append(kind, content, safe=safe))
 
     def _tell(self, record: Record) -> None:
         for listener in self._listeners:

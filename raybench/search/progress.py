@@ -18,6 +18,11 @@ LINE_EVERY_S = 30.0
 SHOWN = LATEST  # rows of the live table
 
 
+def left(sweep: Sweep) -> str:
+    """What is still to be done, for whoever was interrupted."""
+    return f"{sweep.unfinished} trials to go; the same command goes on"
+
+
 class Progress:
     """Draws the sweep whenever `update` is called, as often as the medium allows."""
 

@@ -1,7 +1,15 @@
-"""The state from which a run goes on: with any strategy, and with any number of workers."""
+"""The state from which a run goes on: with any strategy, and with any number of workers.
+
+FILE            the latest state, and its checksum at the end
+FILE.previous   the one before, for when that file is damaged
+FILE.damaged    a damaged one, set aside
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +18,65 @@ import torch
 
 from raybench.experiment import Experiment, Parallel, flatten, from_json
 
+MARK = b"raybench"  # before the checksum; torch reads files with something behind their end
+
 
 def write(state: dict[str, Any], path: Path) -> None:
-    """Writes a state, whole or not at all."""
+    """Writes a state, whole or not at all; the one that was there stays as the previous one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    torch.save(state, partial)
+    with partial.open("wb") as file:
+        torch.save(state, file)
+    with partial.open("rb+") as file:
+        crc = _crc(file)
+        file.write(MARK + crc.to_bytes(4, "big"))
+    if path.exists():
+        path.replace(_previous(path))
     partial.replace(path)
+
+
+def usable(path: Path) -> Path | None:
+    """The latest state that is as it was written: at `path`, or the one before; None for none.
+
+    A damaged file is set aside. Any number of processes may ask at once.
+    """
+    for candidate in (path, _previous(path)):
+        with contextlib.suppress(FileNotFoundError):  # another process has set it aside
+            if _is_whole(candidate):
+                return candidate
+            candidate.replace(path.with_name(f"{path.name}.damaged"))
+    return None
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state in a file that is whole."""
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def _is_whole(path: Path) -> bool:
+    size = path.stat().st_size - len(MARK) - 4
+    if size <= 0:
+        return False
+    with path.open("rb") as file:
+        crc = _crc(file, size)
+        return file.read() == MARK + crc.to_bytes(4, "big")
+
+
+def _crc(file: io.BufferedIOBase, size: int | None = None) -> int:
+    """Of the next `size` bytes, or of all that are left."""
+    crc, left = 0, size
+    while left is None or left > 0:
+        block = file.read(1 << 20 if left is None else min(left, 1 << 20))
+        if not block:
+            break
+        crc = zlib.crc32(block, crc)
+        left = None if left is None else left - len(block)
+    return crc
 
 
 def read(path: Path, experiment: Experiment, device: torch.device) -> dict[str, Any]:
@@ -24,7 +85,7 @@ def read(path: Path, experiment: Experiment, device: torch.device) -> dict[str, 
     Raises:
         ValueError: it is of another experiment; the first field that differs is named.
     """
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    state = load(path, device)
     other = from_json(state["experiment"])
     if _alike(other) == _alike(experiment):
         return state

@@ -1,0 +1,85 @@
+"""Watchdog: a thread that sees when Ray itself is gone, which the driver would wait for for ever.
+
+Every second it asks whether the raylet of this node takes a connection and whether the GCS
+answers. Where one of them does not for some seconds, or no trial has said a word for very long, the
+sweep is over in this process: what is known is written, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+LOOK_EVERY_S = 1.0
+GONE_S = {"raylet": 1.5, "GCS": 5.0}  # without an answer; no socket of a raylet takes that long
+SLEPT_S = 5.0  # a look that comes so late: this process was stopped, and the others had no chance
+ANSWER_S = 2.0
+
+
+class Watchdog:
+    """Calls `lost` once, with a sentence, from its own thread.
+
+    Args:
+        silent_s: how long no trial may report; None for as long as it takes.
+    """
+
+    def __init__(self, lost: Callable[[str], None], silent_s: float | None = None) -> None:
+        self._lost, self._silent_s = lost, silent_s
+        self._heard = time.monotonic()
+        self._over = threading.Event()
+        node: Any = ray._private.worker._global_node
+        self._raylet = str(node.raylet_socket_name)
+        worker: Any = ray._private.worker.global_worker
+        self._gcs = worker.gcs_client
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+
+    def heard(self) -> None:
+        """A trial has reported, or another has begun."""
+        self._heard = time.monotonic()
+
+    def _watch(self) -> None:
+        answered = dict.fromkeys(GONE_S, time.monotonic())
+        looked = time.monotonic()
+        while not self._over.wait(LOOK_EVERY_S):
+            now = time.monotonic()
+            if now - looked > SLEPT_S + ANSWER_S:
+                answered = dict.fromkeys(answered, now)
+                self._heard += now - looked
+            looked = now
+            for name, answers in (("raylet", self._raylet_answers), ("GCS", self._gcs_answers)):
+                if answers():
+                    answered[name] = time.monotonic()
+                elif time.monotonic() - answered[name] > GONE_S[name] and not self._over.is_set():
+                    self._lost(f"Ray's {name} is gone")
+                    return
+            if self._silent_s is not None and now - self._heard > self._silent_s:
+                self._lost(f"no trial has reported for {self._silent_s:g} s")
+                return
+
+    def _raylet_answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(ANSWER_S)
+            try:
+                client.connect(self._raylet)
+            except OSError:
+                return False
+        return True
+
+    def _gcs_answers(self) -> bool:
+        try:
+            self._gcs.internal_kv_exists(b"raybench", None, timeout=ANSWER_S)
+        except Exception:  # of several kinds; each says that there was no answer
+            return False
+        return True
