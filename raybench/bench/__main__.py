@@ -21,11 +21,15 @@ HIDDEN = {
     "__main__",
     "photos",
     "real_space",
+    "staged_space",
+    "steady",
+    "steady_space",
     "scale_space",
     "subject",
     "timed",
     "trivial",
     "trivial_space",
+    "victim",
 }
 
 
@@ -41,7 +45,7 @@ class Bench:
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search or scale."""
+    compress, search, scale or chaos."""
     json: bool = False
     """One JSON object on standard output, and nothing else there."""
 

@@ -19,6 +19,7 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tfevents a trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots: the study and the rows are ours
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a line of ours says what was lost
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }

@@ -40,7 +40,7 @@ def execute(
     Raises:
         OSError: the results could not be written any more.
     """
-    searcher = SweepSearcher(sweep, threads=1)
+    searcher = SweepSearcher(sweep, threads=1, say=progress.say)
     heartbeat = Heartbeat(searcher, progress)
     if stages > 1:
         # The trial itself, which drives the stages and evaluates between their epochs, holds no

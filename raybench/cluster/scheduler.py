@@ -48,7 +48,7 @@ class SweepScheduler(FIFOScheduler):
             queued = max(0.0, result["started"] - task.asked)
             sweep.note(number, queue_s=queued, **json.loads(result["environment"]))
         if "lost" in said:
-            sweep.lost(number, said["lost"])
+            self.searcher.lose(number, said["lost"])
             return True
         if "failed" in said:
             sweep.finish(number, "FAILED", said["failed"], said.get("traceback"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -18,9 +19,10 @@ class SweepSearcher(Searcher):
     repeats configurations after a restore.
     """
 
-    def __init__(self, sweep: Sweep, threads: int) -> None:
+    def __init__(self, sweep: Sweep, threads: int, say: Callable[[str], None]) -> None:
         super().__init__()
         self.sweep = sweep
+        self._say = say
         self.threads = threads
         self.tasks: dict[str, Task] = {}  # by Tune's trial id
         self.errors: dict[str, BaseException] = {}
@@ -57,12 +59,17 @@ class SweepSearcher(Searcher):
         said = self.errors.pop(trial_id, None) or LostError("its worker process died")
         try:
             if (what := lost(said)) is not None:
-                self.sweep.lost(task.number, what)
+                self.lose(task.number, what)
             else:
                 trace = "".join(traceback.format_exception(said))
                 self.sweep.finish(task.number, "FAILED", reason(said), trace)
         except OSError as broken:
             self.failure = broken
+
+    def lose(self, number: int, what: str) -> None:
+        """A trial whose worker or node is gone."""
+        if self.sweep.lost(number, what):
+            self._say(f"trial {number} goes on from its last checkpoint: {what}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The scheduler takes the results: it gets the last one too, and decides on it."""

@@ -47,9 +47,12 @@ def session() -> Iterator[None]:
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). Is it up, and is "
             "RAY_AUTH_MODE=token set where it wants a token? Unset RAY_ADDRESS to run here"
         ) from error
-    # Said once a process otherwise, on top of our own table.
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Said on top of our own table otherwise; Tune counts what was lost and goes on as its error.
+    for name, level in (("ray", logging.ERROR), ("ray.tune", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    # The raylet's words about a dead worker, a paragraph on standard output; ours are a line.
+    ray._private.worker.print_worker_logs = lambda *_: None
     # Ray ends the process with a stack of its own; ours is to end in order, as by Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:

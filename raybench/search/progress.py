@@ -56,6 +56,10 @@ class Progress:
             self._next = now + LINE_EVERY_S
             print(f"raybench: {self.line()}", file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the table."""
+        self._console.print(f"raybench: {text}", markup=False, highlight=False, soft_wrap=True)
+
     def line(self) -> str:
         """Counts, the best so far and the time left, in one line."""
         tally = self.sweep.tally
