@@ -24,6 +24,7 @@ class Report:
       python -m raybench.report results/pruning --html pruning.html
       python -m raybench.report results/experts --threshold 0.6
       python -m raybench.report results/attribution --attribution
+      python -m raybench.report results/pruning --rebuild
       python -m raybench.report --columns
     """
 
@@ -35,6 +36,8 @@ class Report:
     """Which ingredient gave what, of a sweep in which one is left out at a time."""
     columns: bool = False
     """Prints what every column means, as Markdown; no folder is needed."""
+    rebuild: bool = False
+    """First writes the Parquet files and Optuna's journal anew from the sweep's log."""
     html: Path | None = None
     """One HTML file to write, which needs nothing from the network."""
 
@@ -50,6 +53,12 @@ def run(options: Report) -> int:
     try:
         if options.folder is None:
             raise ValueError("name a sweep's folder, such as results/pruning")
+        if options.rebuild:
+            # Imported here: the columns are the techniques', which need torch.
+            from raybench.search.rebuild import rebuild
+
+            for remark in rebuild(options.folder):
+                print(f"raybench.report: {remark}", file=sys.stderr)
         results = read(options.folder)
         print(summary(results, options.threshold))
         if options.attribution:

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybench.results import schema
+from raybench.results import log, recovery, schema
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,39 @@ def read(folder: Path) -> Results:
     """The tables of the sweep in `folder`, at any moment of its run.
 
     Raises:
-        ValueError: there are no tables, or raybench did not write them.
+        ValueError: there are no tables, raybench did not write them, or one is damaged.
     """
     path = folder / "trials" / "trials.parquet"
     if not path.exists():
         raise ValueError(f"{folder} holds no results: there is no {path}")
+    parts = sorted((folder / "epochs").glob("*.parquet"))
+    trials, *epochs = (_read(folder, file) for file in (path, *parts))
     try:
-        about = schema.about(pq.read_schema(path))
-        trials = pd.read_parquet(folder / "trials", dtype_backend="numpy_nullable")
-        epochs = pd.read_parquet(folder / "epochs", dtype_backend="numpy_nullable")
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{folder} holds a broken Parquet file: {error}") from error
-    return Results(trials, epochs, about)
+        about = schema.about(trials.schema)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    together = pa.concat_tables(epochs) if epochs else pa.table({})
+    return Results(_frame(trials), _frame(together), about)
+
+
+def _read(folder: Path, path: Path) -> pa.Table:
+    """A file's table, its checksums compared."""
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except recovery.BROKEN as error:
+        advice = ""
+        if log.path_in(folder).exists():
+            advice = f". Write it anew with `python -m raybench.report {folder} --rebuild`"
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({said}){advice}") from error
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """With pandas' own nullable types, as `pd.read_parquet(..., dtype_backend=...)` gives them."""
+    types = {
+        pa.int64(): pd.Int64Dtype(),
+        pa.float64(): pd.Float64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): pd.StringDtype(),
+    }
+    return table.to_pandas(types_mapper=types.get)

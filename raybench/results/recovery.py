@@ -53,7 +53,7 @@ def about(folder: Path) -> dict[str, Any] | None:
     if not table.exists():
         return None
     try:
-        return schema.about(pq.read_schema(table))
+        return {k: v for k, v in schema.about(pq.read_schema(table)).items() if k != "schema"}
     except BROKEN as error:
         raise ValueError(
             f"{folder} holds tables of unknown origin: {log.path_in(folder)} and {table} cannot "

@@ -39,6 +39,7 @@ class Store:
 
     Args:
         listeners: get every record, those that are there first.
+        anew: whether the tables are written even where they are as they were.
 
     Raises:
         ValueError: the folder holds something else, or the tables of another version.
@@ -51,6 +52,8 @@ class Store:
         trials: pa.Schema,
         epochs: pa.Schema,
         listeners: Iterable[Callable[[Record], None]] = (),
+        *,
+        anew: bool = False,
     ) -> None:
         self.folder = folder
         self._schemas = {"trials": trials, "epochs": epochs}
@@ -76,7 +79,7 @@ class Store:
         if found.sweep is None:
             self._add("sweep", recovery.heading(trials, epochs), safe=True)
         self._keep_sealed(found)
-        if found.closed is not None and self._are_those_of(found.closed):
+        if found.closed is not None and not anew and self._are_those_of(found.closed):
             self._snapshot_records, self._next_snapshot = self._log.records, 0.0
             self._checksums = found.closed
             return

@@ -7,6 +7,7 @@ A space is a function of an `optuna.Trial` that returns an Experiment, beside a 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import re
@@ -165,12 +166,15 @@ def _dry_run(
                 study.enqueue_trial(params)
             for _ in range(len(enqueue) + DRY_RUNS):
                 trial = study.ask()
-                examples.append(sample(trial))
+                with contextlib.suppress(optuna.TrialPruned):
+                    examples.append(sample(trial))
                 suggested |= trial.params.keys()
     except Exception as error:
         raise ValueError(_explained(path, error)) from error
     finally:
         optuna.logging.set_verbosity(before)
+    if not examples:
+        raise ValueError(f"{path}: space(trial) pruned each of {DRY_RUNS} random trials")
     for name in {name for params in enqueue for name in params} - suggested:
         advice = nearest(name, list(suggested))
         raise ValueError(f"{path}: enqueue sets {name!r}, which is never suggested; {advice}")

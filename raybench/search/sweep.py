@@ -18,6 +18,7 @@ import math
 import time
 import warnings
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,11 +188,10 @@ class Sweep:
         self.store.put_trial({"number": number, **columns})
 
     def close(self) -> None:
-        try:
-            self.store.close()
-            self._journal.close()
-        finally:
-            self._lock.release()
+        with ExitStack() as all_of_them:  # whichever of them fails
+            all_of_them.callback(self._lock.release)
+            all_of_them.callback(self._journal.close)
+            all_of_them.callback(self.store.close)
 
     @property
     def unfinished(self) -> int:

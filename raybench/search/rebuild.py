@@ -1,0 +1,36 @@
+"""Making a sweep's derived files anew from its log: the Parquet tables and Optuna's journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from raybench.experiment import tables
+from raybench.results import recovery
+from raybench.results.store import Store
+from raybench.search.journal import Journal
+
+
+def rebuild(folder: Path) -> list[str]:
+    """Writes the tables and the journal of the sweep in `folder` anew; what was done, in sentences.
+
+    Raises:
+        ValueError: there is neither a log nor a table that can be read, or a process has it open.
+    """
+    about = recovery.about(folder)
+    if about is None:
+        raise ValueError(f"{folder} holds no sweep: there is neither a log nor a table")
+    with_journal = about.get("identity") is not None  # single runs have none
+    journal = Journal(folder / ".state" / "study.journal", about["sweep"], about["objectives"])
+    try:
+        with FileLock(folder / ".state" / "lock", timeout=0):
+            listeners = [journal.take] if with_journal else []
+            store = Store(folder, *tables.schemas(about), listeners, anew=True)
+            if with_journal:
+                journal.open()
+                journal.close()
+            store.close()
+    except Timeout as error:
+        raise ValueError(f"another process is running the sweep in {folder}") from error
+    return [*store.remarks, f"wrote {len(store.trials)} trials of {folder} anew"]
