@@ -47,8 +47,8 @@ def sweep(folder: Path, name: str) -> Path:
     row = flatten(module.base)
     for number, status in enumerate(("FAILED", "RUNNING")):
         identity = {"sweep": name, "trial": f"{name}-{number}", "number": number}
-        store.put_trial({**identity, **row, "status": status, "stop_reason": "diverged"})
         store.put_epoch({**identity, "epoch": 1, "accuracy": 0.5})
+        store.put_trial({**identity, **row, "status": status, "stop_reason": "diverged"})
     store.close()
     return folder / name
 

@@ -129,7 +129,8 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     reasons = trials["stop_reason"].to_dict()
     assert reasons[0] == "diverged"
     assert reasons[1] == "RuntimeError: no such luck"
-    assert reasons[2] == "the worker process died"
+    assert reasons[2] == "lost 4 times, the last time: its worker process died"
+    assert trials.loc[2, "retries"] == 3
     assert reasons[3] == "out_of_memory"
     assert (trials["epoch"] >= 1).all()  # what a failed trial had reported is kept
 
@@ -169,6 +170,7 @@ def test_two_workers_in_a_sweep_and_alone(tmp_path: Path) -> None:
         (("--space", "search_spaces/pruning.py", "--data", "cifar1"), "did you mean 'cifar10'"),
         (("--space", "search_spaces/pruning.py", "--workers", "64"), "does not fit"),
         (("--space", "search_spaces/pruning.py", "--concurrent", "99"), "--concurrent 99"),
+        (("--space", "search_spaces/pruning.py", "--concurrent", "0"), "--concurrent is 0"),
         (("--space", "search_spaces/pruning.py", "--results", "/proc/1/nope"), "/proc/1/nope"),
     ],
 )
@@ -184,7 +186,8 @@ def test_bad_input_is_one_line_and_exit_2(
     assert not list(tmp_path.glob("*/models/*"))
 
 
-def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path, sent: signal.Signals) -> None:
     """Ctrl-C ends the sweep in order; the next run has the same trials and finishes them."""
     arguments = ["--space", "raybench/bench/trivial_space.py", "--trials", "300"]
     arguments += ["--results", str(tmp_path)]
@@ -201,10 +204,12 @@ def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert "*** SIG" not in errors  # Ray's own account of a signal
     table = tmp_path / "trivial_space" / "trials"
     before = pd.read_parquet(table, dtype_backend="numpy_nullable").set_index("number")
     ended = before[before["status"] != "RUNNING"]

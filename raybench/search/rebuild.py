@@ -21,16 +21,13 @@ def rebuild(folder: Path) -> list[str]:
     about = recovery.about(folder)
     if about is None:
         raise ValueError(f"{folder} holds no sweep: there is neither a log nor a table")
-    with_journal = about.get("identity") is not None  # single runs have none
     journal = Journal(folder / ".state" / "study.journal", about["sweep"], about["objectives"])
     try:
         with FileLock(folder / ".state" / "lock", timeout=0):
-            listeners = [journal.take] if with_journal else []
-            store = Store(folder, *tables.schemas(about), listeners, anew=True)
-            if with_journal:
-                journal.open()
-                journal.close()
+            store = Store(folder, *tables.schemas(about), [journal.take], anew=True)
+            journal.open()
             store.close()
+            journal.close()
     except Timeout as error:
         raise ValueError(f"another process is running the sweep in {folder}") from error
     return [*store.remarks, f"wrote {len(store.trials)} trials of {folder} anew"]

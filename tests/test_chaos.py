@@ -1,0 +1,58 @@
+"""Real processes of real sweeps are killed at random moments; nothing may be lost, or hang."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raybench.bench import chaos
+from raybench.bench.chaos import Chaos
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+
+def assert_nothing_was_lost(found: Chaos) -> None:
+    told = {name: getattr(found, name) for name in ("lost", "duplicates", "wrong", "zombies")}
+    assert told == dict.fromkeys(told, 0)
+    assert found.hangs == 0
+
+
+def test_a_trials_actor_dies(tmp_path: Path) -> None:
+    found = Chaos(seed=0)
+    found.passing(tmp_path, "trial", 2)
+    assert_nothing_was_lost(found)
+    assert len(found.recovered["trial"]) == 2
+    said = (tmp_path / "driver.log").read_text()
+    assert "goes on from its last checkpoint: its worker process died" in said
+    assert "Traceback" not in said
+
+
+def test_the_driver_its_group_and_ray_itself_die(tmp_path: Path) -> None:
+    found = Chaos(seed=1)
+    found.ending(tmp_path, 1)
+    assert_nothing_was_lost(found)
+    assert found.kills == dict.fromkeys(chaos.ENDING, 1)
+    said = (tmp_path / "driver.log").read_text()
+    for process in ("raylet", "GCS"):
+        assert f"Ray's {process} is gone;" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["worker", "stage"])
+def test_a_worker_of_a_group_or_a_stage_dies(tmp_path: Path, kind: str) -> None:
+    found = Chaos(seed=2)
+    found.passing(tmp_path, kind, 3)
+    assert_nothing_was_lost(found)
+    assert "gloo" not in (tmp_path / "driver.log").read_text().lower()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3 * 3600)
+def test_two_hundred_kills() -> None:
+    figures = chaos.measure()
+    assert figures["kills"] >= 200
+    wrong = {name: figures[name] for name in ("lost", "duplicates", "wrong", "zombies", "hangs")}
+    assert wrong == dict.fromkeys(wrong, 0)
+    assert figures["recover_s"] <= 5

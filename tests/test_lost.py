@@ -1,0 +1,110 @@
+"""Whose failure is it: the trial's own, or that of the process or node that ran it?"""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
+from small_sweep import CONDITIONAL, EPOCHS, ONE, PLAIN, abandon, drive, metrics, rows
+from small_sweep import _quick_disk as _quick_disk
+from small_sweep import load as load
+from small_sweep import tmp_path as tmp_path
+
+from raybench.cluster import trial
+from raybench.parallel.pipeline.transport import PeerLost
+from raybench.search.sweep import RETRIES, Sweep
+from raybench.training.loop import Diverged
+
+OF_NODE = "The actor died because its node has died. Node Id: 1f"
+OF_MEMORY = "Task was killed due to the node running low on memory.\nMemory on the node"
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (RayActorError(), "its worker process died"),
+        (ActorDiedError(), "its worker process died"),
+        (ActorUnavailableError("the actor is temporarily away", None), "its worker process died"),
+        (ObjectLostError("00", None, ""), "its worker process died"),
+        (PeerLost("no word from stage 1: [../gloo/transport/tcp] Read error"), "a stage's process"),
+        (trial.LostError("a worker process of its group died"), "a worker process of its group"),
+    ],
+)
+def test_what_is_lost_is_said_in_one_clean_line(error, what):
+    said = trial.lost(error)
+    assert said.startswith(what)
+    assert "\n" not in said
+    assert json.loads(trial.failure(error)["report"])["lost"] == said
+
+
+def test_a_node_is_named():
+    class Died(RayActorError):
+        def __str__(self) -> str:
+            return OF_NODE
+
+    assert trial.lost(Died()) == "its node was lost"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Diverged("loss is nan"), "diverged"),
+        (ValueError("no such model"), "ValueError: no such model"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "out_of_memory"),
+        (OutOfMemoryError(OF_MEMORY), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (RayTaskError("f", "Traceback: ValueError", ValueError("x")), "RayTaskError"),
+    ],
+)
+def test_what_is_the_trials_own(error, reason):
+    assert trial.lost(error) is None
+    said = json.loads(trial.failure(error)["report"])
+    assert "lost" not in said
+    assert said["failed"].startswith(reason)
+
+
+class TestSweep:
+    def test_the_same_number_goes_on(self, load, tmp_path):
+        sweep = Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=3, overrides=PLAIN)
+        task = sweep.ask()
+        sweep.report(task.number, 1, metrics(task, 1))
+        task.checkpoint.write_bytes(b"state")
+        assert sweep.lost(task.number, "its node was lost")
+        again = sweep.ask()
+        assert (again.number, again.experiment) == (task.number, task.experiment)
+        assert again.checkpoint.read_bytes() == b"state"
+        for epoch in range(1, EPOCHS + 1):
+            assert not sweep.report(again.number, epoch, metrics(again, epoch))
+        sweep.finish(again.number, "COMPLETE")
+        drive(sweep)
+        sweep.close()
+        found = rows(tmp_path / "s")
+        assert len(found) == 3
+        assert (found[0]["status"], found[0]["retries"]) == ("COMPLETE", 1)
+        assert found[0]["last_failure"] == "its node was lost"
+        assert pd.isna(found[0]["stop_reason"])
+        assert all(pd.isna(found[number]["last_failure"]) for number in (1, 2))
+
+    def test_no_more_than_three_times_across_restarts(self, load, tmp_path):
+        space = load(ONE, CONDITIONAL)
+        for lost in range(RETRIES + 1):
+            sweep = Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN)
+            task = sweep.ask()
+            assert task.number == 0
+            assert sweep.lost(0, f"its node {lost} was lost") == (lost < RETRIES)
+            abandon(sweep)
+        sweep = Sweep(tmp_path / "s", space, trials=1, overrides=PLAIN)
+        assert sweep.unfinished == 0
+        sweep.close()
+        row = rows(tmp_path / "s")[0]
+        assert (row["status"], row["retries"]) == ("FAILED", RETRIES)
+        assert row["stop_reason"] == "lost 4 times, the last time: its node 3 was lost"
