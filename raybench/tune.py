@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,21 +94,27 @@ def run(options: Tune) -> int:
             evidence=options.evidence,
             sampler=options.sampler,
         )
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, OSError) as error:
         return _refused(error)
     for remark in sweep.store.remarks:
         print(f"raybench.tune: {remark}", file=sys.stderr)
+    refused: Exception | None = None
     try:
         if sweep.unfinished:
             _execute(sweep, options)
     except (ValueError, OSError) as error:
-        return _refused(error)
+        refused = error
+    except RuntimeError as error:  # of Ray: what is known is on the disk
+        print(f"raybench.tune: {' '.join(str(error).split())}", file=sys.stderr)
     except KeyboardInterrupt:
         pass  # before Tune takes the signal, or a second one: the outcome says what is left
-    finally:
-        with contextlib.suppress(OSError):  # a full disk has been reported already
-            sweep.close()
-    return _outcome(sweep, folder)
+    try:
+        sweep.close()
+    except OSError as error:  # a disk that is full once more has been reported
+        refused = refused or error
+    return _outcome(sweep, folder) if refused is None else _refused(refused)
 
 
 def _execute(sweep: Sweep, options: Tune) -> None:

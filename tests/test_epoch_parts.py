@@ -11,6 +11,7 @@ from table_rows import epoch_row, epochs_on_disk, opened, trial_row
 from table_rows import tmp_path as tmp_path
 
 from raybench.results import store
+from raybench.results.store import Store
 
 
 class TestParts:
@@ -79,6 +80,28 @@ class TestParts:
         assert pq.read_table(path).equals(before)
         assert epochs_on_disk(tmp_path) == keys
         assert opened(tmp_path).remarks == []
+
+    def test_a_full_disk_while_one_is_sealed_loses_no_epoch(self, tmp_path, monkeypatch):
+        table = opened(tmp_path)
+        for number in range(3):
+            for epoch in (1, 2):
+                table.put_epoch(epoch_row(number, epoch))
+            table.put_trial(trial_row(number, status="COMPLETE"))
+        write, fails = Store._write, [True]
+
+        def full(self, content, path):
+            if fails.pop() if fails else False:
+                raise OSError("No space left on device")
+            return write(self, content, path)
+
+        monkeypatch.setattr(Store, "_write", full)
+        with pytest.raises(OSError, match="No space"):
+            table.snapshot()
+        table.close()  # there is room again
+        keys = [(number, epoch) for number in range(3) for epoch in (1, 2)]
+        assert epochs_on_disk(tmp_path) == keys
+        opened(tmp_path).close()
+        assert epochs_on_disk(tmp_path) == keys
 
     def test_survive_without_a_close(self, tmp_path):
         keys = self.written(tmp_path, 3)

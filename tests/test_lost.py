@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
@@ -20,6 +24,7 @@ from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench.cluster import trial
+from raybench.cluster.losses import every_loss_an_actors
 from raybench.parallel.pipeline.transport import PeerLost
 from raybench.search.sweep import RETRIES, Sweep
 from raybench.training.loop import Diverged
@@ -70,6 +75,25 @@ def test_what_is_the_trials_own(error, reason):
     said = json.loads(trial.failure(error)["report"])
     assert "lost" not in said
     assert said["failed"].startswith(reason)
+
+
+def test_tune_hears_of_any_loss_as_an_actors():
+    """Tune 2.60 ends the whole run for a RayError of another class."""
+    heard: list[Exception] = []
+    actor = SimpleNamespace(actor_id="a", _on_error=None)
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda _, error: heard.append(error))
+    manager = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda **_: None)
+    before = RayActorManager._actor_task_failed
+    with pytest.raises(RuntimeError, match="unexpected exception"):
+        before(manager, task, OutOfMemoryError(OF_MEMORY))
+    with every_loss_an_actors():
+        for error in (OutOfMemoryError(OF_MEMORY), NodeDiedError("the node died")):
+            RayActorManager._actor_task_failed(manager, task, error)
+    assert RayActorManager._actor_task_failed is before
+    assert trial.reason(heard[0]) == "out_of_memory"
+    assert [trial.lost(error) for error in heard] == [None, "its node was lost"]
+    again = pickle.loads(pickle.dumps(heard[0]))
+    assert str(again) == str(heard[0])
 
 
 class TestSweep:

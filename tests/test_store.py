@@ -74,7 +74,18 @@ class TestStore:
         assert log_of(tmp_path).read_bytes() == before
         assert trials_on_disk(tmp_path)[0]["loss"] == 1.0
 
-    @pytest.mark.parametrize("cut", [1, 5, 40])
+    @pytest.mark.parametrize("end", [b"", b"\x8a"])
+    def test_a_line_that_lacks_its_end_alone_is_kept(self, tmp_path, end):
+        first = opened(tmp_path)
+        first.put_trial(trial_row(0))
+        first.put_trial(trial_row(1))
+        log_of(tmp_path).write_bytes(log_of(tmp_path).read_bytes()[:-1] + end)
+        second = opened(tmp_path)
+        assert list(second.trials) == [0, 1]
+        second.put_trial(trial_row(2))
+        assert sorted(opened(tmp_path).trials) == [0, 1, 2]
+
+    @pytest.mark.parametrize("cut", [2, 5, 40])
     def test_a_torn_last_line_is_cut_off(self, tmp_path, cut):
         first = opened(tmp_path)
         first.put_trial(trial_row(0))

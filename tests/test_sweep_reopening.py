@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from small_sweep import (
     CONDITIONAL,
+    EPOCHS,
     ONE,
     PLAIN,
     TWO,
@@ -128,6 +130,38 @@ class TestReopening:
         second.close()
         epochs = pd.read_parquet(tmp_path / "s" / "epochs")
         assert epochs[epochs["number"] == resumed.number]["epoch"].tolist() == [1, 2]
+
+    def test_a_kill_before_the_row_leaves_what_is_enqueued(self, load, tmp_path, monkeypatch):
+        wanted = [{"lr": 0.5, "dense": True}, {"lr": 0.25, "dense": True}]
+        space = load(ONE, f"enqueue = {wanted}\n", CONDITIONAL)
+        first = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
+
+        def die(row: object) -> None:
+            raise SystemExit
+
+        monkeypatch.setattr(first.store, "put_trial", die)
+        with pytest.raises(SystemExit):
+            first.ask()
+        abandon(first)
+        second = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
+        drive(second)
+        second.close()
+        found = rows(tmp_path / "s")
+        assert [json.loads(found[number]["params"]) for number in (0, 1)] == wanted
+
+    def test_a_kill_between_the_end_and_its_files_leaves_none(self, load, tmp_path):
+        first = Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=3, overrides=PLAIN)
+        drive(first, reports=EPOCHS + 2)
+        (running,) = list(first.tally.running)[:1]
+        checkpoints = tmp_path / "s/.state/checkpoints"
+        ended = next(number for number in range(3) if number not in first.tally.running)
+        for number in (ended, running):
+            for suffix in ("pt", "pt.previous"):
+                (checkpoints / f"{number}.{suffix}").write_bytes(b"state")
+        abandon(first)
+        Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=3, overrides=PLAIN).close()
+        kept = sorted(path.name for path in checkpoints.iterdir())
+        assert kept == [f"{running}.pt", f"{running}.pt.previous"]
 
 
 class TestRefusals:

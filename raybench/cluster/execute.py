@@ -12,6 +12,7 @@ from functools import partial
 
 from ray import tune
 
+from raybench.cluster.losses import every_loss_an_actors
 from raybench.cluster.scheduler import Heartbeat, SweepScheduler
 from raybench.cluster.searcher import SweepSearcher
 from raybench.cluster.trial import TrialActor
@@ -39,6 +40,7 @@ def execute(
 
     Raises:
         OSError: the results could not be written any more.
+        RuntimeError: Ray ended the run.
     """
     searcher = SweepSearcher(sweep, threads=1, say=progress.say)
     heartbeat = Heartbeat(searcher, progress)
@@ -81,7 +83,8 @@ def execute(
         )
         with Watchdog(partial(_give_up, sweep, progress, scratch), silent_s) as watchdog:
             heartbeat.heard = watchdog.heard
-            tuner.fit()
+            with every_loss_an_actors():
+                tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure
 

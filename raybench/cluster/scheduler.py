@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -36,9 +39,10 @@ class SweepScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keeps what ended the actor for the searcher, which Tune tells next, without it."""
-        error = trial.get_pickled_error()
-        if error is not None:
-            self.searcher.errors[trial.trial_id] = error
+        with contextlib.suppress(Exception):  # of a class that cannot be made from its pickle
+            # Trial.get_pickled_error looks where Tune copies the file once an hour.
+            content = Path(str(trial.pickled_error_file)).read_bytes()
+            self.searcher.errors[trial.trial_id] = cloudpickle.loads(content)
 
     def _take(self, task: Task, result: dict[str, Any]) -> bool:
         """Whether the trial ends with this result."""

@@ -63,7 +63,7 @@ class SweepSearcher(Searcher):
             else:
                 trace = "".join(traceback.format_exception(said))
                 self.sweep.finish(task.number, "FAILED", reason(said), trace)
-        except OSError as broken:
+        except Exception as broken:
             self.failure = broken
 
     def lose(self, number: int, what: str) -> None:

@@ -42,7 +42,11 @@ def session() -> Iterator[None]:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": environment} if joins and not submitted else None,
         )
-    except ConnectionError as error:
+    except BaseException as error:
+        if guardian is not None:
+            guardian.close()
+        if not isinstance(error, ConnectionError):
+            raise
         raise ValueError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). Is it up, and is "
             "RAY_AUTH_MODE=token set where it wants a token? Unset RAY_ADDRESS to run here"

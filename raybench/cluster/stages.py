@@ -124,9 +124,13 @@ class Staged:
         self._experiment = experiment
         self._pool = pool(pipeline.stages, pipeline.transport == "shm")
         self._mailbox: Any = None
-        self.cuts = self._balanced()
         self._saved: list[Any] = [state and ray.put(state)] * pipeline.stages
-        self._begin()
+        try:
+            self.cuts = self._balanced()
+            self._begin()
+        except RayError:  # a stage died before this trial: the next one gets others
+            release()
+            raise
 
     @property
     def _actors(self) -> list[Any]:
@@ -149,7 +153,11 @@ class Staged:
             self._end()
             for rank in gone:
                 self._pool.renew(rank)
-            self._begin()
+            try:
+                self._begin()
+            except RayError:
+                release()
+                raise
         raise PeerLost(f"stages died {RESTARTS + 1} times in epoch {number}")
 
     def state(self) -> State:

@@ -17,7 +17,7 @@ import ray
 
 LOOK_EVERY_S = 1.0
 GONE_S = {"raylet": 1.5, "GCS": 5.0}  # without an answer; no socket of a raylet takes that long
-SLEPT_S = 5.0  # a look that comes so late: this process was stopped, and the others had no chance
+SLEPT_S = 4.0  # two looks that are so far apart: this process was stopped, and nobody could answer
 ANSWER_S = 2.0
 
 
@@ -53,15 +53,16 @@ class Watchdog:
         answered = dict.fromkeys(GONE_S, time.monotonic())
         looked = time.monotonic()
         while not self._over.wait(LOOK_EVERY_S):
-            now = time.monotonic()
-            if now - looked > SLEPT_S + ANSWER_S:
-                answered = dict.fromkeys(answered, now)
-                self._heard += now - looked
-            looked = now
             for name, answers in (("raylet", self._raylet_answers), ("GCS", self._gcs_answers)):
                 if answers():
                     answered[name] = time.monotonic()
-                elif time.monotonic() - answered[name] > GONE_S[name] and not self._over.is_set():
+            now = time.monotonic()
+            if now - looked > SLEPT_S:  # stopped, wherever: nobody's silence counts
+                answered = dict.fromkeys(answered, now)
+                self._heard += now - looked
+            looked = now
+            for name, moment in answered.items():
+                if now - moment > GONE_S[name] and not self._over.is_set():
                     self._lost(f"Ray's {name} is gone")
                     return
             if self._silent_s is not None and now - self._heard > self._silent_s:

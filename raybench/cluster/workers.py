@@ -164,8 +164,8 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Ends the workers and gives their resources back."""
-        self.stop()
-        with contextlib.suppress(RayError):
+        with contextlib.suppress(RayError):  # of a mailbox that is gone with its node
+            self.stop()
             ray.get(self._mailbox.put_job.remote(None), timeout=STOP_S)
         self._thread.join(STOP_S)
         self._kill()
@@ -195,6 +195,8 @@ class WorkerGroup:
         self._thread = threading.Thread(target=fit, daemon=True)
         self._thread.start()
         if not self._wait_until_idle(START_S):
+            if not self._thread.is_alive():
+                raise LostError("a worker process of its group died at its start")
             raise RuntimeError(f"{self.workers} workers were not ready after {START_S:g} s")
 
     def _wait_until_idle(self, deadline: float = STOP_S) -> bool:
@@ -220,23 +222,42 @@ class WorkersActor(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], gpus: float = 0.0) -> None:
-        self._gpus = gpus
-        self._group = WorkerGroup(_workers(config), gpus)
-        self._group.start(Job(**config))
+        self._gpus, self._job = gpus, config
+        self._group: WorkerGroup | None = None
+        self._begun = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._group.stop()
-        if self._group.workers != _workers(new_config):
-            self._group.close()
-            self._group = WorkerGroup(_workers(new_config), self._gpus)
-        self._group.start(Job(**new_config))
+        if self._group is not None:
+            with contextlib.suppress(RayError):  # it is looked at before the next job
+                self._group.stop()
+        self._job, self._begun = new_config, False
         return True
 
     def step(self) -> dict[str, Any]:
-        return self._group.next_report()
+        try:
+            if not self._begun:
+                self._begin()
+            assert self._group is not None
+            return self._group.next_report()
+        except Exception as error:
+            # Such as a mailbox that is gone with its node: the next job gets another group.
+            self.cleanup()
+            return trial.failure(error)
 
     def cleanup(self) -> None:
-        self._group.close()
+        group, self._group = self._group, None
+        if group is not None:
+            with contextlib.suppress(Exception):
+                group.close()
+
+    def _begin(self) -> None:
+        """Starts the job, in a new group where its number of workers asks for one."""
+        if self._group is not None and self._group.workers != _workers(self._job):
+            self.cleanup()
+        if self._group is None:
+            self._group = WorkerGroup(_workers(self._job), self._gpus)
+        self._group.start(Job(**self._job))
+        self._begun = True
 
 
 def _workers(config: dict[str, Any]) -> int:

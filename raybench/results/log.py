@@ -43,6 +43,8 @@ class Log:
         self.records = records
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._size = os.fstat(self._file).st_size
+        if not self._size:
+            sync_folder(path.parent)
         self._unsynced, self._next_sync = False, 0.0
 
     def append(self, kind: str, content: dict[str, Any], *, safe: bool = False) -> Record:
@@ -91,12 +93,20 @@ def read(path: Path) -> Iterator[Record | None]:
 
     A last line without its end is left out: it is what a kill in the midst of a write leaves.
     """
+    for line in _lines(path):
+        yield _parsed(line)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines with their ends, without a last one that is cut off."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield _parsed(line)
+                yield line
+            elif _is_whole(line + b"\n") or _is_whole(line):  # but for its very last byte
+                yield line if _is_whole(line) else line + b"\n"
 
 
 @dataclass(frozen=True)
@@ -118,37 +128,40 @@ def survey(path: Path) -> Survey:
     """Compares all checksums, and parses next to nothing."""
     records, damaged = 0, 0
     sweep, sealed, last = None, [], b""
-    if path.exists():
-        with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    continue
-                if not _is_whole(line):
-                    damaged += 1
-                    continue
-                records, last = records + 1, line
-                if sweep is None and line.startswith(b'["sweep"', 9):
-                    sweep = json.loads(line[9:])[2]
-                elif line.startswith(b'["sealed"', 9):
-                    sealed.append(json.loads(line[9:])[2])
-    closed = json.loads(last[9:])[2] if last.startswith(b'["closed"', 9) else None
+    for line in _lines(path):
+        if not _is_whole(line):
+            damaged += 1
+            continue
+        records, last = records + 1, line
+        if sweep is None and line.startswith(b'["sweep"', 9):
+            sweep = json.loads(line[9:-1])[2]
+        elif line.startswith(b'["sealed"', 9):
+            sealed.append(json.loads(line[9:-1])[2])
+    closed = json.loads(last[9:-1])[2] if last.startswith(b'["closed"', 9) else None
     return Survey(records, damaged, sweep, sealed, closed)
 
 
 def cut_torn_end(path: Path) -> None:
-    """Removes what follows the last whole line; the next record would be glued onto it."""
+    """Removes what follows the last whole line; the next record would be glued onto it.
+
+    Where only the last line's end is missing or damaged, it is put there.
+    """
     with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        start = end
-        while start > 0:
-            start = max(0, start - 65536)
-            file.seek(start)
-            found = file.read(65536).rfind(b"\n")
-            if found >= 0:
-                start += found + 1
-                break
-        if start < end:
-            file.truncate(start)
+        end = start = file.seek(0, os.SEEK_END)
+        last = b""
+        while start > 0 and b"\n" not in last:
+            block = min(start, 65536)
+            start = file.seek(start - block)
+            last = file.read(block) + last
+        last = last[last.rfind(b"\n") + 1 :]
+        if not last:
+            return
+        file.truncate(end - len(last))
+        file.seek(end - len(last))
+        if _is_whole(last):
+            file.write(last[:-1] + b"\n")
+        elif _is_whole(last + b"\n"):
+            file.write(last + b"\n")
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
@@ -190,5 +203,5 @@ def _is_whole(line: bytes) -> bool:
 def _parsed(line: bytes) -> Record | None:
     if not _is_whole(line):
         return None
-    kind, when, content = json.loads(line[9:])
+    kind, when, content = json.loads(line[9:-1])
     return kind, when, content

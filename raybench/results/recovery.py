@@ -131,13 +131,13 @@ def _merged(path: Path, trials: list[Row], epochs: list[Row]) -> Iterator[Record
     now = round(time.time(), 3)
     for row in (_without_nulls(row) for row in trials):
         number = row["number"]
-        if number not in ended and (
-            row["status"] in FINISHED or "started" not in known.get(number, ())
-        ):
-            known[number] = row
-            started.setdefault(number, now)
-            if row["status"] in FINISHED:
-                ended[number] = now
+        if number in ended:
+            continue
+        if row["status"] in FINISHED:
+            known[number], ended[number] = row, now
+        else:  # a line that set one of its columns may be damaged
+            known[number] = {**row, **known.get(number, {})}
+        started.setdefault(number, now)
     for row in (_without_nulls(row) for row in epochs):
         heard.setdefault((row["number"], row["epoch"]), (now, row))
     by_number: dict[int, list[Record]] = {}

@@ -54,12 +54,13 @@ class Rows(Mapping[Key, Row]):
 
     def freeze(self, keys: Iterable[Key]) -> None:
         """Lets these rows change no more."""
-        ended = {key: self._open.pop(key) for key in keys}
+        ended = {key: self._open[key] for key in keys}
         if not ended:
             return
+        self._frozen.append(as_table(ended.values(), self.schema))
         for key in ended:
             self._place[key] = len(self._place)
-        self._frozen.append(as_table(ended.values(), self.schema))
+            del self._open[key]
         if len(self._frozen) > CHUNKS:
             self._frozen = [pa.concat_tables(self._frozen).combine_chunks()]
 
@@ -72,11 +73,13 @@ class Rows(Mapping[Key, Row]):
         """All rows, in the order of their keys."""
         return self._sorted([*self._frozen, as_table(self._open.values(), self.schema)])
 
-    def drain(self) -> pa.Table:
-        """The rows that change no more, in the order of their keys; they are here no longer."""
-        table = self._sorted(self._frozen)
+    def frozen_table(self) -> pa.Table:
+        """The rows that change no more, in the order of their keys."""
+        return self._sorted(self._frozen)
+
+    def drop_frozen(self) -> None:
+        """Forgets the rows that change no more."""
         self._frozen, self._place = [], {}
-        return table
 
     def _sorted(self, pieces: list[pa.Table]) -> pa.Table:
         together = pa.concat_tables([self.schema.empty_table(), *pieces])

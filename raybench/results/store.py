@@ -208,8 +208,9 @@ class Store:
     def _seal(self) -> None:
         """Makes a part of the epochs of all trials that have ended."""
         ended = [number for number in self._epochs_of if number in self._finished]
-        crc = self._write(self._epochs.drain(), self._part_path(self._part))
+        crc = self._write(self._epochs.frozen_table(), self._part_path(self._part))
         self._add("sealed", {"part": self._part, "crc": crc, "numbers": ended}, safe=True)
+        self._epochs.drop_frozen()
 
     def _drop_sealed(self, content: Row) -> None:
         self._part = max(self._part, content["part"] + 1)

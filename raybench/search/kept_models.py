@@ -25,8 +25,8 @@ class KeptModels:
     def drop(self, trials: Iterable[str]) -> None:
         """Deletes the models of these trials."""
         for trial in trials:
-            for path in self.folder.glob(f"{trial}.*"):
-                path.unlink(missing_ok=True)
+            for suffix in (".safetensors", ".json"):
+                (self.folder / f"{trial}{suffix}").unlink(missing_ok=True)
 
     def drop_all_but(self, trials: Iterable[str], sweep: str) -> None:
         """Deletes what a kill left between a trial's end and the end of its files."""

@@ -75,14 +75,18 @@ class Sampling:
     def take(self, record: Record) -> None:
         kind, _, content = record
         if kind == "suggested":
-            known = Suggestion(content["number"], content["params"], content["distributions"])
-            self.running[known.number] = known
-            if content.get("enqueued") is not None:
-                self.enqueued.add(content["enqueued"])
+            self.running[content["number"]] = Suggestion(
+                content["number"],
+                content["params"],
+                content["distributions"],
+                enqueued=content.get("enqueued"),
+            )
             return
         running = self.running.get(content.get("number", -1))
         if running is None:
             return
+        if kind == "trial" and running.enqueued is not None:  # not before it has a row
+            self.enqueued.add(running.enqueued)
         if kind == "epoch" and len(self.objectives) == 1:
             value = content.get(next(iter(self.objectives)))
             if value is not None and math.isfinite(value):

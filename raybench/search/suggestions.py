@@ -30,6 +30,8 @@ class Suggestion:
     values: list[float] | None = None
     reports: dict[int, float] = field(default_factory=dict)
     """The objective by epoch, where there is one objective."""
+    enqueued: int | None = None
+    """The place in the space's `enqueue` from where it is."""
     _frozen: FrozenTrial | None = None
 
     def record(self) -> dict[str, Any]:
@@ -84,15 +86,21 @@ def suggestion(
     )
 
 
+def suggested_values(params: str) -> dict[str, Any]:
+    """The values of a row's `params`, with tuples where JSON has lists."""
+    return {name: tuples(value) for name, value in json.loads(params).items()}
+
+
 @cache
 def distribution(text: str) -> BaseDistribution:
     """From JSON, which has lists where a choice was a tuple."""
     found = json_to_distribution(text)
     if isinstance(found, CategoricalDistribution):
         choices = json.loads(text)["attributes"]["choices"]
-        return CategoricalDistribution([_tuples(choice) for choice in choices])
+        return CategoricalDistribution([tuples(choice) for choice in choices])
     return found
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def tuples(value: Any) -> Any:
+    """The same value with a tuple in place of every list."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value

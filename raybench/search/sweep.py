@@ -13,7 +13,6 @@ one by one, so opening a sweep and running it are the same code, and no kill can
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
@@ -37,6 +36,7 @@ from raybench.search.proposals import Proposals, outcome_of
 from raybench.search.rungs import Rungs
 from raybench.search.sampling import Sampling
 from raybench.search.space import Overrides, Space
+from raybench.search.suggestions import suggested_values
 from raybench.search.tally import Tally
 
 RETRIES = 3  # times that a trial goes on after its worker was lost
@@ -114,6 +114,9 @@ class Sweep:
         self._experiments: dict[int, str] = {}  # of the running trials, as JSON
         wanted = {*self.tally.running, *self._to_keep()}
         self._models.drop_all_but((self._name(number) for number in wanted), self.name)
+        for path in (self._state / "checkpoints").iterdir():
+            if path.name.partition(".")[0] not in map(str, self.tally.running):
+                path.unlink()  # of a trial that ended as the process was killed
 
     # --- The verbs ------------------------------------------------------------------------------
 
@@ -238,19 +241,19 @@ class Sweep:
         """A trial that was given out before, with its old parameters; None where it ends here."""
         row = self.store.trials[number]
         known = self._sampling.running.get(number)
-        params = known.external() if known else json.loads(row["params"])
+        params = known.external() if known else suggested_values(row["params"])
         trial = self._sampling.ask(number, 0, params)
         try:
             experiment = self._sampled(trial)
         except Exception as error:
             self._end(number, *outcome_of(error))
             return None
-        if experiment.key() != row["key"]:
+        if experiment.key() != row.get("key"):
             self._end(
                 number,
                 "FAILED",
                 f"its parameters give another experiment ({experiment.key()}) than when it "
-                f"started ({row['key']}): raybench or what the space imports has changed",
+                f"started ({row.get('key')}): raybench or what the space imports has changed",
             )
             return None
         if known is None:  # lost with a part of the log
@@ -293,8 +296,5 @@ class Sweep:
 
     def _to_keep(self) -> set[int]:
         """Numbers of the ended trials whose models stay."""
-        if self.keep == "best":
-            return set(self.tally.front)
-        if self.keep == "none":
-            return set()
-        return {n for n, row in self.store.trials.items() if row["status"] == "COMPLETE"}
+        kept = {"best": self.tally.front, "all": self.tally.complete}
+        return set(kept.get(self.keep, ()))

@@ -30,6 +30,8 @@ class Tally:
         """Numbers of those that ended last."""
         self.front: dict[int, tuple[float, ...]] = {}
         """Number and costs, which are all to be small, of the complete trials on the front."""
+        self.complete: set[int] = set()
+        """Numbers of the complete trials."""
         self.reached: dict[int, int] = {}
         """The last epoch that a running trial has reported, in any of its runs."""
 
@@ -72,6 +74,7 @@ class Tally:
             self.counts[status] += 1
             self.latest.append(number)
             if status == "COMPLETE":
+                self.complete.add(number)
                 self._enter(number, [float(content[name]) for name in self.objectives])
 
     def _enter(self, number: int, values: list[float]) -> None:
