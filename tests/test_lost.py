@@ -24,12 +24,17 @@ from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench.cluster import trial
-from raybench.cluster.losses import every_loss_an_actors
+from raybench.cluster.losses import ActorLostError, every_loss_an_actors
 from raybench.parallel.pipeline.transport import PeerLost
 from raybench.search.sweep import RETRIES, Sweep
 from raybench.training.loop import Diverged
 
-OF_NODE = "The actor died because its node has died. Node Id: 1f"
+OF_NODE = "The actor is dead because its node has died. Node Id: 1f"
+OF_PROCESS = (
+    "The actor is dead because its worker process has died. Some common causes include: (1) the "
+    "process was killed by the OOM killer due to high memory usage. Consider enabling resource "
+    "isolation via --enable-resource-isolation to prevent node deaths by resource contention"
+)
 OF_MEMORY = "Task was killed due to the node running low on memory.\nMemory on the node"
 
 
@@ -51,12 +56,9 @@ def test_what_is_lost_is_said_in_one_clean_line(error, what):
     assert json.loads(trial.failure(error)["report"])["lost"] == said
 
 
-def test_a_node_is_named():
-    class Died(RayActorError):
-        def __str__(self) -> str:
-            return OF_NODE
-
-    assert trial.lost(Died()) == "its node was lost"
+def test_a_node_is_named_and_no_process_is_taken_for_one():
+    assert trial.lost(ActorLostError(OF_NODE)) == "its node was lost"
+    assert trial.lost(ActorLostError(OF_PROCESS)) == "its worker process died"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 from collections.abc import Generator
@@ -23,6 +24,8 @@ from raybench.training.checkpoint import usable
 from raybench.training.loop import Diverged, Epoch
 from raybench.training.trainer import trainer
 
+OF_A_NODE = re.compile(r"(its|the) node (has died|was|is dead)|NodeDiedError|node is either dead")
+"""In Ray's words, of which the usual ones about a process advise against "node deaths"."""
 CHECKPOINT_EVERY_S = 15.0  # at most so much of a trial's work is done again after a kill
 
 
@@ -95,8 +98,7 @@ def lost(error: BaseException) -> str | None:
     text = str(error)
     if reason(error) == "out_of_memory" or "creation task" in text:
         return None
-    node = "node" in text and ("dead" in text or "died" in text or "unreachable" in text)
-    return "its node was lost" if node else "its worker process died"
+    return "its node was lost" if OF_A_NODE.search(text) else "its worker process died"
 
 
 def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
