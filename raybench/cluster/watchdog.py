@@ -17,7 +17,7 @@ import ray
 
 LOOK_EVERY_S = 1.0
 GONE_S = {"raylet": 1.5, "GCS": 5.0}  # without an answer; no socket of a raylet takes that long
-SLEPT_S = 4.0  # two looks that are so far apart: this process was stopped, and nobody could answer
+SLEPT_S = 5.0  # a second's wait that takes so long: this process was stopped meanwhile
 ANSWER_S = 2.0
 
 
@@ -50,22 +50,26 @@ class Watchdog:
         self._heard = time.monotonic()
 
     def _watch(self) -> None:
-        answered = dict.fromkeys(GONE_S, time.monotonic())
-        looked = time.monotonic()
+        looks = {"raylet": self._raylet_answers, "GCS": self._gcs_answers}
+        answered, failures = dict.fromkeys(looks, time.monotonic()), dict.fromkeys(looks, 0)
+        waited = time.monotonic()
         while not self._over.wait(LOOK_EVERY_S):
-            for name, answers in (("raylet", self._raylet_answers), ("GCS", self._gcs_answers)):
+            late = time.monotonic() - waited
+            if late > SLEPT_S:  # this process was stopped: nobody's silence counts
+                answered = dict.fromkeys(looks, time.monotonic())
+                self._heard += late
+            for name, answers in looks.items():
                 if answers():
-                    answered[name] = time.monotonic()
-            now = time.monotonic()
-            if now - looked > SLEPT_S:  # stopped, wherever: nobody's silence counts
-                answered = dict.fromkeys(answered, now)
-                self._heard += now - looked
-            looked = now
-            for name, moment in answered.items():
-                if now - moment > GONE_S[name] and not self._over.is_set():
+                    answered[name], failures[name] = time.monotonic(), 0
+                    continue
+                failures[name] += 1
+                # Twice: it may have been stopped in the midst of the first look.
+                gone = time.monotonic() - answered[name] > GONE_S[name] and failures[name] > 1
+                if gone and not self._over.is_set():
                     self._lost(f"Ray's {name} is gone")
                     return
-            if self._silent_s is not None and now - self._heard > self._silent_s:
+            waited = time.monotonic()
+            if self._silent_s is not None and waited - self._heard > self._silent_s:
                 self._lost(f"no trial has reported for {self._silent_s:g} s")
                 return
 
