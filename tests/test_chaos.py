@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from raybench.bench import chaos
+from raybench.bench import chaos, steady_space
 from raybench.bench.chaos import Chaos
+from raybench.bench.victim import Driver, finished
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -56,3 +60,18 @@ def test_two_hundred_kills() -> None:
     wrong = {name: figures[name] for name in ("lost", "duplicates", "wrong", "zombies", "hangs")}
     assert wrong == dict.fromkeys(wrong, 0)
     assert figures["recover_s"] <= 5
+
+
+@pytest.mark.nightly
+def test_a_driver_that_is_stopped_for_half_a_minute_goes_on(tmp_path: Path) -> None:
+    driver = Driver(Path(str(steady_space.__file__)), tmp_path, 12)
+    folder, end = tmp_path / "steady_space", time.monotonic() + 120
+    while len(finished(folder)) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGSTOP)
+    time.sleep(30)  # that it is so long is what is tested
+    os.kill(driver.pid, signal.SIGCONT)
+    assert driver.wait(180) == 0
+    assert len(finished(folder)) == 12
+    assert "gone" not in (tmp_path / "driver.log").read_text().replace(" s gone", "")
