@@ -74,5 +74,5 @@ class TestReaders:
             read(tmp_path)
         opened(tmp_path).close()
         (tmp_path / "trials/trials.parquet").write_bytes(b"PAR1 and no more")
-        with pytest.raises(ValueError, match=f"{tmp_path} holds a broken Parquet file"):
+        with pytest.raises(ValueError, match=f"{tmp_path}/trials/trials.parquet is damaged"):
             read(tmp_path)
