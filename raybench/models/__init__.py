@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "outline",
     "require_source",
     "with_source",
+    "without_memory",
 ]
 
 OWN = ("resnet20", "resnet44", "vit300", "mixer512x8")
@@ -84,7 +86,7 @@ def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
     if is_import_path(name):
         imported.factory_of(name)  # tensors of the file itself are none of the model's
     try:
-        with torch.device("meta"), _Undrawn(), warnings.catch_warnings():
+        with without_memory(), warnings.catch_warnings():
             if is_import_path(name):
                 warnings.simplefilter("ignore")  # that weights were loaded into nothing
             return build(name, classes=classes, image_size=image_size)
@@ -92,6 +94,13 @@ def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
         if not is_import_path(name):
             raise
         return build(name, classes=classes, image_size=image_size)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """What is built here is on the meta device, and takes neither memory nor random numbers."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class _Undrawn(TorchFunctionMode):

@@ -11,6 +11,8 @@ from torch.nn.parameter import is_lazy
 
 from raybench.models import build, imported, is_import_path, outline
 
+SMALL = 2_000_000  # parameters of a model that is built in some milliseconds
+
 
 @cache
 def check(name: str, *, classes: int, image_size: int) -> None:
@@ -49,22 +51,28 @@ def check(name: str, *, classes: int, image_size: int) -> None:
 def _check_size(name: str, classes: int, image_size: int) -> None:
     """Raises ValueError where a library's model is for larger images."""
     images = torch.zeros(2, 3, image_size, image_size, device="meta")
-    try:
-        with torch.no_grad():
-            outline(name, classes=classes, image_size=image_size).eval()(images)
-        return
-    except ValueError:
-        raise
-    except Exception:  # some layers have no kernel without memory: with it they may do
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model = build(name, classes=classes, image_size=image_size).eval()
-            try:
-                model(torch.zeros_like(images, device="cpu"))
-            except Exception as error:
-                raise ValueError(
-                    f"the model {name} does not take images of {image_size} pixels "
-                    f"({str(error).splitlines()[0]}): take a larger --image-size"
-                ) from error
+    sizes = outline(name, classes=classes, image_size=image_size).eval()
+    # A small one is tried with memory: without, torch imports its compiler for a batch norm, 1 s.
+    if sum(parameter.numel() for parameter in sizes.parameters()) > SMALL:
+        try:
+            with torch.no_grad():
+                sizes(images)
+            return
+        except ValueError:
+            raise
+        except Exception:  # some layers have no kernel without memory: with it they may do
+            pass
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build(name, classes=classes, image_size=image_size).eval()
+        try:
+            model(torch.zeros_like(images, device="cpu"))
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"the model {name} does not take images of {image_size} pixels "
+                f"({str(error).splitlines()[0]}): take a larger --image-size"
+            ) from error
 
 
 def _check_weights(name: str, model: nn.Module) -> None:

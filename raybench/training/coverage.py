@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raybench.experiment import Experiment
-from raybench.models import build
+from raybench.models import build, without_memory
 from raybench.techniques.layers.weights import coverage
 
 
@@ -19,7 +19,7 @@ def fits(experiment: Experiment, classes: int) -> dict[str, float]:
     if not experiment.techniques():
         return {}
     try:
-        with torch.device("meta"):  # no memory, and no random numbers taken
+        with without_memory():
             model = _reshaped(experiment, classes)
     except (NotImplementedError, RuntimeError, ValueError):  # a layer that looks at its values
         with torch.random.fork_rng():
