@@ -250,6 +250,8 @@ def _record(
     try:
         with FileLock(folder / ".state" / "lock", timeout=LOCK_S):
             store = Store(folder, *tables.schemas(about))
+            for remark in store.remarks:
+                print(f"raybench.train: {remark}", file=sys.stderr)
             number = max(store.trials, default=-1) + 1
             inputs = flatten(experiment)
             row = schema.started(folder.name, number, experiment.key(), inputs, {})

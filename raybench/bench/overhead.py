@@ -23,7 +23,7 @@ STARTS = 20
 claims = {
     "start_s_1": "at most 0.05",
     "start_s_2": "at most 0.2",
-    "per_trial_ms": "at most 50",
+    "per_trial_ms": "at most 15",
 }
 
 
