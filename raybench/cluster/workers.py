@@ -38,7 +38,17 @@ START_S = 300.0  # deadline for a group of workers to be there
 STOP_S = 30.0  # deadline for a stopped trial to let go of its workers
 COLLECTIVE_S = 120  # deadline of one collective operation
 DYING_S = 15.0  # a worker that is alone tells of a broken connection before its group ends
-LINK_SIGNS = ("Gloo", "gloo", "NCCL", "nccl", "Connection", "connection", "Broken pipe")
+LOOK_S = 1.0  # for a group to end after an error that says nothing of a link
+LINK_SIGNS = (
+    "process group",
+    "Gloo",
+    "gloo",
+    "NCCL",
+    "nccl",
+    "Connection",
+    "connection",
+    "Broken pipe",
+)
 GO, STOP = "go", "stop"
 
 
@@ -135,9 +145,14 @@ class WorkerGroup:
         return report
 
     def _is_of_a_broken_link(self, said: dict[str, Any]) -> bool:
-        """Whether a failure is that of a worker whose peer is gone: its group ends soon then."""
-        told = said.get("traceback", "") if "failed" in said else ""
-        return any(sign in told for sign in LINK_SIGNS) and self.ended(DYING_S)
+        """Whether a failure is that of a worker whose peer is gone: its group ends soon then.
+
+        It may be any error, such as that of a group which Ray Train has taken apart under it.
+        """
+        if "failed" not in said:
+            return False
+        of_a_link = any(sign in said["traceback"] for sign in LINK_SIGNS)
+        return self.ended(DYING_S if of_a_link else LOOK_S)
 
     def hear(self) -> dict[str, Any] | None:
         """The next epoch's report; None where a worker process died, and the group with it."""
