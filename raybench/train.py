@@ -197,9 +197,9 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from _epochs(options)
         return
     from raybench.cluster.elastic import run_elastic
+    from raybench.cluster.run_once import run_once
     from raybench.cluster.session import concurrency, session
     from raybench.cluster.stages import Staged
-    from raybench.cluster.workers import run_once
 
     with session(), tempfile.TemporaryDirectory() as scratch:
         if stages > 1:  # in actors, which the trainer drives from here

@@ -19,8 +19,6 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,7 +29,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raybench.cluster import trial
 from raybench.cluster.trial import Job, LostError
-from raybench.experiment import Experiment, from_json
+from raybench.experiment import from_json
 from raybench.training import process
 
 START_S = 300.0  # deadline for a group of workers to be there
@@ -151,7 +149,7 @@ class WorkerGroup:
         """
         if "failed" not in said:
             return False
-        of_a_link = any(sign in said["traceback"] for sign in LINK_SIGNS)
+        of_a_link = any(sign in said["traceback"].lower() for sign in LINK_SIGNS)
         return self.ended(DYING_S if of_a_link else LOOK_S)
 
     def hear(self) -> dict[str, Any] | None:
@@ -277,37 +275,3 @@ class WorkersActor(tune.Trainable):
 
 def _workers(config: dict[str, Any]) -> int:
     return from_json(config["experiment"]).parallel.workers
-
-
-def run_once(
-    experiment: Experiment,
-    gpus: float,
-    checkpoint: Path,
-    store: Path | None,
-    *,
-    every_epoch: bool,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Epoch number and metrics of one experiment on a worker group of its own.
-
-    Raises:
-        RuntimeError: the training failed; the message is the trial's `stop_reason`.
-    """
-    job = Job(
-        experiment=experiment.to_json(),
-        checkpoint=str(checkpoint.absolute()),
-        model=str(store.absolute()) if store else None,
-        threads=1,
-        every_epoch=every_epoch,
-    )
-    group = WorkerGroup(experiment.parallel.workers, gpus)
-    try:
-        group.start(job)
-        last = False
-        while not last:
-            said = json.loads(group.next_report()["report"])
-            if "failed" in said:
-                raise trial.raised(said)
-            yield said["epoch"], said["metrics"]
-            last = said["last"]
-    finally:
-        group.close()
