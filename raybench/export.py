@@ -76,11 +76,11 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     if options.images < 1:
         raise ValueError(f"images is {options.images}: 1 or more")
     out = options.out or options.file.with_suffix(SUFFIX)
-    experiment, classes, seen = artefact.about(options.file)
+    experiment, classes, seen, inputs = artefact.about(options.file)
     if options.model not in ("", experiment.model):
         raise ValueError(f"{options.file} holds a model of {experiment.model}, not {options.model}")
     model = artefact.load(options.file, options.model)
-    content = packed.encode(model, experiment, classes, seen=seen)
+    content = packed.encode(model, experiment, classes, seen=seen, inputs=inputs)
     back = read_back(content, model, experiment, classes)
     figures: dict[str, Any] = {"packed": str(out)}
     graph = None

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from raybench import artefact
 from raybench.artefact.sparse_safetensors import ORDER, SAFETENSORS
+from raybench.data import Inputs
 from raybench.models import build
 from raybench.models.resnet_cifar import ResNetCifar
 from raybench.techniques.monarch import Monarch
@@ -35,6 +36,12 @@ def pruned(sparsity: float, seed: int = 0, scope: str = "global") -> ResNetCifar
             module.running_mean.normal_()
             module.num_batches_tracked.fill_(seed + 12345)
     return model
+
+
+def takes(classes: int) -> Inputs:
+    names = tuple(f"kind {number} ä" for number in range(classes))
+    mean, std = (33.3, 100.0 / 3, 1.5), (1.0, 2.0, 0.1)
+    return Inputs(class_names=names, mean=mean, std=std, image_size=base.image_size)
 
 
 def assert_same_bits(one: torch.nn.Module, other: torch.nn.Module) -> None:
@@ -91,13 +98,29 @@ class TestRoundTrip:
 
 class TestAbout:
     @pytest.mark.parametrize("bits", [0, 4])
-    def test_tells_experiment_classes_and_what_was_seen(self, tmp_path, bits):
+    def test_tells_experiment_classes_inputs_and_what_was_seen(self, tmp_path, bits):
         experiment = replace(base, quantize=Quantize(bits=bits)) if bits else base
         model = artefact.skeleton(experiment, 10)
-        size = artefact.save(model, experiment, 10, tmp_path / "m", seen="AAAA digits")
+        told = {"seen": "AAAA digits", "inputs": takes(10)}
+        size = artefact.save(model, experiment, 10, tmp_path / "m", **told)
         assert artefact.is_packed(tmp_path / "m") == bool(bits)
-        assert artefact.about(tmp_path / "m") == (experiment, 10, "AAAA digits")
-        assert size == artefact.encoded_bytes(model, experiment, 10, seen="AAAA digits")
+        assert artefact.about(tmp_path / "m") == (experiment, 10, "AAAA digits", takes(10))
+        assert size == artefact.encoded_bytes(model, experiment, 10, **told)
+
+    @pytest.mark.parametrize("bits", [0, 4])
+    def test_many_class_names_take_few_bytes(self, tmp_path, bits):
+        experiment = replace(base, quantize=Quantize(bits=bits)) if bits else base
+        model = artefact.skeleton(experiment, 1000)
+        without = artefact.encoded_bytes(model, experiment, 1000)
+        size = artefact.save(model, experiment, 1000, tmp_path / "m", inputs=takes(1000))
+        assert artefact.about(tmp_path / "m").inputs == takes(1000)
+        assert size == artefact.encoded_bytes(model, experiment, 1000, inputs=takes(1000))
+        assert size - without < 6000 < len("".join(takes(1000).class_names))
+
+    def test_what_it_takes_adds_a_few_hundred_bytes(self):
+        model = pruned(0.5)
+        without = artefact.encoded_bytes(model, base, 10)
+        assert artefact.encoded_bytes(model, base, 10, inputs=takes(10)) - without < 400
 
 
 class TestSize:

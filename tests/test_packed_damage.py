@@ -95,8 +95,8 @@ class TestDamage:
 
     def test_a_later_version_is_named(self, stored, tmp_path):
         _, model, content = stored
-        later = content[:8] + b"\2" + content[9:]
-        refused(later, tmp_path / "m", model, "its version is 2, and this code reads 1")
+        later = content[:8] + b"\3" + content[9:]
+        refused(later, tmp_path / "m", model, "its version is 3, and this code reads 2")
 
     def test_another_model_is_named(self, stored, tmp_path):
         path = stored[0]

@@ -2,43 +2,74 @@
 
 A quantized model is stored as the packed file (`packed`), every other as safetensors with pruned
 weights left out (`sparse_safetensors`). Which one a file is, its first bytes say. Both hold the
-Experiment, so `load` alone gives back the plain torch module. Nothing is ever unpickled.
+Experiment, so `load` alone gives back the plain torch module; what the model takes and the names
+of its classes; and a checksum that is compared before anything is decoded. Nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raybench.artefact import grid, packed, sparse_safetensors
 from raybench.artefact.stored import Stored
+from raybench.data import Inputs
 from raybench.experiment import Experiment
 from raybench.models import build, is_import_path, outline, with_source
 from raybench.techniques import Progress
 
-LARGEST = 2**31  # values of the largest model that a file's header is believed to be of
+# A file's header is believed up to so many values of its model: techniques and codecs make them
+# small, but 2,000 in a byte would be a sparsity of 99.97 %.
+LARGEST, SMALL, VALUES_A_BYTE = 2**31, 10**7, 2000
 
 
-def encode(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> bytes:
-    """The file's content for this model; `seen` is what it was trained on (`Images.seen`)."""
+def encode(
+    model: nn.Module,
+    experiment: Experiment,
+    classes: int,
+    *,
+    seen: str = "",
+    inputs: Inputs | None = None,
+) -> bytes:
+    """The file's content for this model.
+
+    Args:
+        seen: what it was trained on (`Images.seen`).
+        inputs: what it takes, and its classes' names (`Images.inputs`).
+    """
     kind = packed if grid.is_quantized(model.state_dict()) else sparse_safetensors
-    return kind.encode(model, experiment, classes, seen=seen)
+    return kind.encode(model, experiment, classes, seen=seen, inputs=inputs)
 
 
-def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> int:
+def encoded_bytes(
+    model: nn.Module,
+    experiment: Experiment,
+    classes: int,
+    *,
+    seen: str = "",
+    inputs: Inputs | None = None,
+) -> int:
     """`len(encode(...))`; for what is not quantized without a second copy of the model."""
     if grid.is_quantized(model.state_dict()):
-        return len(packed.encode(model, experiment, classes, seen=seen))
-    return sparse_safetensors.encoded_bytes(model, experiment, classes, seen=seen)
+        return len(packed.encode(model, experiment, classes, seen=seen, inputs=inputs))
+    return sparse_safetensors.encoded_bytes(model, experiment, classes, seen=seen, inputs=inputs)
 
 
 def save(
-    model: nn.Module, experiment: Experiment, classes: int, path: Path, *, seen: str = ""
+    model: nn.Module,
+    experiment: Experiment,
+    classes: int,
+    path: Path,
+    *,
+    seen: str = "",
+    inputs: Inputs | None = None,
 ) -> int:
     """Writes the model to `path`, whole or not at all; gives the file's bytes."""
-    return write(encode(model, experiment, classes, seen=seen), path)
+    return write(encode(model, experiment, classes, seen=seen, inputs=inputs), path)
 
 
 def write(content: bytes, path: Path) -> int:
@@ -64,7 +95,7 @@ def load(path: Path | str, model: str = "") -> nn.Module:
             is not `model`, or has another source now.
     """
     stored = about(path)
-    experiment = stored[0]
+    experiment = stored.experiment
     if is_import_path(experiment.model):
         if experiment.model != model:
             raise ValueError(
@@ -75,37 +106,57 @@ def load(path: Path | str, model: str = "") -> nn.Module:
             with_source(experiment)
         except ValueError as error:
             raise ValueError(f"{path} cannot be loaded: {error}") from error
-    try:
-        loaded = skeleton(stored.experiment, stored.classes)
-    except ValueError as error:  # of a model's name, or of a technique that does not fit it
-        raise ValueError(f"{path} holds no trained model: {error}") from error
+    with refused(path):  # of a model's name, or of a technique that does not fit it
+        require_room(stored, Path(path).stat().st_size)
+        loaded = skeleton(experiment, stored.classes)
     restore(loaded, path)
     return loaded.eval()
 
 
 def about(path: Path | str) -> Stored:
-    """The Experiment that the stored model is of, its classes, and what it was trained on.
-
-    Raises ValueError."""
-    try:
+    """What the file tells of the model, once its checksum is right. Raises ValueError."""
+    with refused(path):
         if is_packed(path):
             return packed.opened(Path(path).read_bytes()).stored
         return sparse_safetensors.about(path)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no trained model: {error}") from error
+
+
+@contextmanager
+def refused(path: Path | str) -> Iterator[None]:
+    """Makes one ValueError of one line, with the file's name, of all that a bad file raises."""
+    try:
+        yield
+    except sparse_safetensors.OtherModel as error:
+        raise ValueError(f"{path} is another model: they differ in {error}") from error
+    # A forged header reaches every constructor of torch, timm and the techniques, and these raise
+    # errors of any kind.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} holds no trained model: {reason}") from error
+
+
+def require_room(stored: Stored, file_bytes: int) -> None:
+    """Raises ValueError where a file is too small for the model that its header names.
+
+    Without memory: a header can name any model.
+    """
+    experiment = stored.experiment
+    sizes = outline(experiment.model, classes=stored.classes, image_size=experiment.image_size)
+    values = sum(tensor.numel() for tensor in sizes.state_dict().values())
+    if experiment.switch is not None:  # the one technique that makes a model much larger
+        values *= 1 + experiment.switch.experts
+    if values > min(LARGEST, SMALL + VALUES_A_BYTE * file_bytes):
+        raise ValueError(
+            f"{experiment.model} would have {values:,} values, too many for {file_bytes:,} bytes"
+        )
 
 
 def skeleton(experiment: Experiment, classes: int) -> nn.Module:
     """A model of the stored one's architecture, with fresh weights; an import path is imported.
 
     Raises:
-        ValueError: no library has the model, or it is too large to be true.
+        ValueError: no library has the model.
     """
-    # Sizes without memory: a damaged header can ask for any.
-    sizes = outline(experiment.model, classes=classes, image_size=experiment.image_size)
-    values = sum(tensor.numel() for tensor in sizes.state_dict().values())
-    if values > LARGEST:
-        raise ValueError(f"{experiment.model} would have {values:,} values")
     model = build(experiment.model, classes=classes, image_size=experiment.image_size)
     for _, technique in experiment.techniques():
         technique.reshape(model)
@@ -119,21 +170,17 @@ def restore(model: nn.Module, path: Path | str) -> None:
     Raises:
         ValueError: the file holds no trained model, or another one.
     """
-    own = model.state_dict()
-    try:
+    weights = model.state_dict()
+    with refused(path):
         if not is_packed(path):
-            for name, stored in sparse_safetensors.tensors(path, own):
-                own[name].copy_(stored)
+            for name, stored in sparse_safetensors.tensors(path, weights):
+                weights[name].copy_(stored)
             return
-        found = packed.opened(Path(path).read_bytes())
-        if found.fingerprint != packed.fingerprint(own):
-            raise sparse_safetensors.OtherModel(_difference(own, found))
-        for name, stored in packed.decode(found, own).items():
-            own[name].copy_(stored)
-    except sparse_safetensors.OtherModel as error:
-        raise ValueError(f"{path} is another model: they differ in {error}") from error
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no trained model: {error}") from error
+        file = packed.opened(Path(path).read_bytes())
+        if file.fingerprint != packed.fingerprint(weights):
+            raise sparse_safetensors.OtherModel(_difference(weights, file))
+        for name, stored in packed.decode(file, weights).items():
+            weights[name].copy_(stored)
 
 
 def is_packed(path: Path | str) -> bool:
@@ -141,13 +188,14 @@ def is_packed(path: Path | str) -> bool:
         return file.read(len(packed.MAGIC)) == packed.MAGIC
 
 
-def _difference(own: dict[str, Tensor], found: packed.Packed) -> str:
+def _difference(weights: dict[str, Tensor], file: packed.Packed) -> str:
     """The first tensor in which a model differs from the one that the file's Experiment builds."""
-    described = found.stored.experiment
+    described = file.stored.experiment
     if is_import_path(described.model):  # whose code is not run for an error's text
         return f"the names or shapes of weights: it is of {described.model}"
-    stored = skeleton(described, found.stored.classes).state_dict()
-    names = sorted(own.keys() ^ stored.keys()) or [
-        name for name in own if own[name].shape != stored[name].shape
+    require_room(file.stored, len(file.streams))
+    stored = skeleton(described, file.stored.classes).state_dict()
+    names = sorted(weights.keys() ^ stored.keys()) or [
+        name for name in weights if weights[name].shape != stored[name].shape
     ]
     return names[0] if names else "their types"

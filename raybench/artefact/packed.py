@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from raybench.artefact import codecs
 from raybench.artefact.codecs import byte_rows
 from raybench.artefact.grid import Tensors
-from raybench.artefact.stored import Stored
+from raybench.artefact.stored import LARGEST_HEADER, OLDER, Stored, from_dict
 from raybench.artefact.streams import In, Out, Reader, chunk, compress, decompress
-from raybench.experiment import Experiment, from_json
+from raybench.data import Inputs
+from raybench.experiment import Experiment
 
 MAGIC = b"raybench"
-VERSION = 1
+VERSION = 2
 CHECKSUM, FINGERPRINT, CRC = 16, 8, 4  # bytes
 START = len(MAGIC) + 1 + CHECKSUM
-LARGEST_HEADER = 1 << 20
 INDEX_ENTRY = (
     1024  # bytes that a tensor's entry in the index stays below, its kind's model included
 )
@@ -44,10 +44,17 @@ class Packed(NamedTuple):
     streams: memoryview
 
 
-def encode(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> bytes:
+def encode(
+    model: nn.Module,
+    experiment: Experiment,
+    classes: int,
+    *,
+    seen: str = "",
+    inputs: Inputs | None = None,
+) -> bytes:
     """The file's content. Equal models give equal bytes."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    about = {"experiment": json.loads(experiment.to_json()), "classes": classes, "seen": seen}
+    about = Stored(experiment, classes, seen, inputs).to_dict()
     header = json.dumps(about, sort_keys=True, separators=(",", ":")).encode()
     out = Out()
     codecs.write(tensors, out)
@@ -65,14 +72,16 @@ def opened(content: bytes) -> Packed:
     """Checks the whole file, then reads its header.
 
     Raises:
-        ValueError: it is truncated, altered, of a later version, or no packed file at all.
+        ValueError: it is truncated, altered, of another version, or no packed file at all.
     """
     if not content.startswith(MAGIC):
         raise ValueError("it does not begin like a packed model")
     if len(content) < START:
         raise ValueError("it is truncated")
     if content[len(MAGIC)] != VERSION:
-        raise ValueError(f"its version is {content[len(MAGIC)]}, and this code reads {VERSION}")
+        raise ValueError(
+            f"its version is {content[len(MAGIC)]}, and this code reads {VERSION}: {OLDER}"
+        )
     behind = memoryview(content)[START:]
     if blake2b(behind, digest_size=CHECKSUM).digest() != content[len(MAGIC) + 1 : START]:
         raise ValueError("its checksum is wrong: it is truncated or altered")
@@ -81,15 +90,9 @@ def opened(content: bytes) -> Packed:
     crc = int.from_bytes(reader.take(CRC), "little")
     try:
         about = json.loads(decompress(reader.chunk(), at_most=LARGEST_HEADER))
-        experiment, classes = from_json(json.dumps(about["experiment"])), about["classes"]
-        seen = about["seen"]
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except RecursionError as error:
         raise ValueError(f"its header is no Experiment: {error}") from error
-    if type(classes) is not int or classes < 1:
-        raise ValueError(f"classes is {classes!r}: a number from 1 on")
-    if not isinstance(seen, str):
-        raise ValueError(f"seen is {seen!r}: a text")
-    return Packed(Stored(experiment, classes, seen), known, crc, reader.rest())
+    return Packed(from_dict(about), known, crc, reader.rest())
 
 
 def decode(packed: Packed, like: Tensors) -> dict[str, Tensor]:

@@ -2,13 +2,17 @@
 
 A weight with many zeros is stored as one bit a value (which ones are there) and the values that
 are. At 60 % sparsity that is 2.3 times smaller than the dense file, at 90 % 7.6 times; zstandard
-on the dense file reaches 2.2 and 6.2. The Experiment lies in the header.
+on the dense file reaches 2.2 and 6.2. The header begins with the version and a checksum of the
+whole file, which is compared before anything is decoded, and tells the rest as JSON (`Stored`):
+
+    {"__metadata__":{"raybench":"2 <checksum> {…}"}, "conv1.weight": …}
 """
 
 from __future__ import annotations
 
 import json
 import math
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,18 @@ from safetensors import safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from raybench.artefact.stored import Stored
-from raybench.experiment import Experiment, from_json
+from raybench.artefact import checksum
+from raybench.artefact.stored import LARGEST_HEADER, OLDER, Stored, from_dict
+from raybench.artefact.streams import compress, decompress
+from raybench.data import Inputs
+from raybench.experiment import Experiment
 
 BITS, VALUES = ".bits", ".values"
+BEGIN = b'{"__metadata__":{"raybench":"'  # behind 8 bytes, the header's length
+VERSION = b"2"
+CHECKSUM = 8 + len(BEGIN) + len(VERSION) + 1  # where it stands in the file
+BLOCK = 1 << 20  # bytes read at a time
+LONG_NAMES = 1000  # letters of class names that are worth compressing
 SAFETENSORS = {
     torch.int64: "I64",
     torch.float64: "F64",
@@ -41,7 +53,14 @@ class OtherModel(ValueError):
     """A file is of another architecture than the model that it is to fill."""
 
 
-def encode(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> bytes:
+def encode(
+    model: nn.Module,
+    experiment: Experiment,
+    classes: int,
+    *,
+    seen: str = "",
+    inputs: Inputs | None = None,
+) -> bytes:
     """The file's content for this model."""
     tensors: dict[str, Tensor] = {}
     sparse: dict[str, list[int]] = {}
@@ -53,10 +72,20 @@ def encode(model: nn.Module, experiment: Experiment, classes: int, *, seen: str 
         else:
             tensors[name + BITS], tensors[name + VALUES] = packed
             sparse[name] = list(dense.shape)
-    return serialize(tensors, metadata=_metadata(Stored(experiment, classes, seen), sparse))
+    metadata = _metadata(Stored(experiment, classes, seen, inputs), sparse)
+    content = serialize(tensors, metadata=metadata)
+    assert content[8:].startswith(BEGIN + VERSION + b" "), "safetensors writes headers otherwise"
+    return checksum.sealed(content, CHECKSUM)
 
 
-def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int, *, seen: str = "") -> int:
+def encoded_bytes(
+    model: nn.Module,
+    experiment: Experiment,
+    classes: int,
+    *,
+    seen: str = "",
+    inputs: Inputs | None = None,
+) -> int:
     """`len(encode(...))` without the content: counting zeros needs no second copy of the model."""
     stored: list[tuple[str, str, list[int]]] = []
     sparse: dict[str, list[int]] = {}
@@ -71,7 +100,8 @@ def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int, *, see
     # The header as safetensors writes it: types in descending order, then names; compact JSON.
     stored.sort(key=lambda entry: entry[0])
     stored.sort(key=lambda entry: ORDER.index(entry[1]))
-    header: dict[str, Any] = {"__metadata__": _metadata(Stored(experiment, classes, seen), sparse)}
+    metadata = _metadata(Stored(experiment, classes, seen, inputs), sparse)
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, kind, shape in stored:
         begin, end = end, end + math.prod(shape) * SIZE[kind]
@@ -81,43 +111,76 @@ def encoded_bytes(model: nn.Module, experiment: Experiment, classes: int, *, see
 
 
 def _metadata(stored: Stored, sparse: dict[str, list[int]]) -> dict[str, str]:
-    about = {
-        "experiment": json.loads(stored.experiment.to_json()),
-        "classes": stored.classes,
-        "seen": stored.seen,
-        "sparse": sparse,
-    }
+    about = {**stored.to_dict(), "sparse": sparse}
+    names = json.dumps(about["inputs"] and about["inputs"]["class_names"])
+    if len(names) > LONG_NAMES:
+        about["inputs"]["class_names"] = b64encode(compress(names.encode())).decode()
+    text = json.dumps(about, sort_keys=True)
     # One entry: safetensors writes several in random order, and equal models are equal files.
-    return {"raybench": json.dumps(about, sort_keys=True)}
+    return {"raybench": f"{VERSION.decode()} {checksum.UNSET.decode()} {text}"}
 
 
 def about(path: Path | str) -> Stored:
-    """What the file's header tells. Raises what `safe_open` does, KeyError and ValueError."""
+    """What the file's header tells, once its checksum is right. Raises as `require` does, and
+    what `safe_open` and JSON do."""
+    require(path)
     with safe_open(path, framework="pt") as file:
-        found = json.loads(file.metadata()["raybench"])
-    if not isinstance(found["seen"], str):
-        raise ValueError(f"seen is {found['seen']!r}: a text")
-    return Stored(from_json(json.dumps(found["experiment"])), found["classes"], found["seen"])
+        return from_dict(_header(file))
 
 
-def tensors(path: Path | str, own: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The stored weights of a model with the state_dict `own`, one after another.
+def require(path: Path | str) -> None:
+    """Reads the whole file once, and decodes nothing.
+
+    Raises:
+        ValueError: it is truncated, altered, of another version, or no file of `encode`.
+    """
+    with open(path, "rb") as file:
+        begin = file.read(CHECKSUM + checksum.DIGITS)
+        if not begin[8:].startswith(BEGIN):
+            raise ValueError("it does not begin like a model of raybench")
+        if int.from_bytes(begin[:8], "little") > LARGEST_HEADER:
+            raise ValueError("its header is too large")
+        version = begin[8 + len(BEGIN) :].partition(b" ")[0]
+        if version != VERSION:
+            number = version.decode() if version.isdigit() else "1"  # which was not told
+            wanted = VERSION.decode()
+            raise ValueError(f"its version is {number}, and this code reads {wanted}: {OLDER}")
+        checksum.require(begin, CHECKSUM, iter(lambda: file.read(BLOCK), b""))
+
+
+def _header(file: Any) -> dict[str, Any]:
+    """The JSON in the metadata, with class names as a list."""
+    header: dict[str, Any] = json.loads(file.metadata()["raybench"].split(" ", 2)[2])
+    takes = header["inputs"]
+    names = takes.get("class_names") if isinstance(takes, dict) else None
+    if isinstance(names, str):
+        content = memoryview(b64decode(names, validate=True))
+        header["inputs"]["class_names"] = json.loads(decompress(content, at_most=LARGEST_HEADER))
+    return header
+
+
+def tensors(path: Path | str, like: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The stored weights of a model with the state_dict `like`, one after another.
 
     Raises:
         OtherModel: the first name in which the two differ.
+        ValueError: as `require` does, or a tensor that is not stored as its header says.
     """
+    require(path)
     with safe_open(path, framework="pt") as file:
-        sparse = json.loads(file.metadata()["raybench"])["sparse"]
+        sparse = _header(file)["sparse"]
         names = {name.removesuffix(BITS).removesuffix(VALUES) for name in file.keys()}  # noqa: SIM118
-        if names != set(own):
-            raise OtherModel(min(names ^ set(own)))
-        for name, tensor in own.items():
-            if name in sparse:
-                bits, values = (file.get_tensor(name + end) for end in (BITS, VALUES))
-                stored = _unpack(bits, values, sparse[name])
-            else:
+        if names != set(like):
+            raise OtherModel(min(names ^ set(like)))
+        for name, tensor in like.items():
+            if name not in sparse:
                 stored = file.get_tensor(name)
-            if stored.shape != tensor.shape:
+            elif sparse[name] != list(tensor.shape):
+                raise OtherModel(name)
+            else:
+                bits, values = (file.get_tensor(name + end) for end in (BITS, VALUES))
+                stored = _unpack(name, bits, values, tensor.shape)
+            if stored.shape != tensor.shape or stored.dtype != tensor.dtype:
                 raise OtherModel(name)
             yield name, stored
 
@@ -139,8 +202,13 @@ def _pack(dense: Tensor) -> tuple[Tensor, Tensor] | None:
     return torch.from_numpy(np.packbits(present.numpy())), dense.flatten()[present]
 
 
-def _unpack(bits: Tensor, values: Tensor, shape: list[int]) -> Tensor:
+def _unpack(name: str, bits: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """Raises ValueError: there are not as many bits or values as the shape needs."""
+    if bits.dtype != torch.uint8 or bits.shape != (-(-shape.numel() // 8),):
+        raise ValueError(f"{name} has other bits than its shape needs")
+    present = np.unpackbits(bits.numpy(), count=shape.numel()).astype(bool)
+    if values.shape != (int(present.sum()),):
+        raise ValueError(f"{name} has other values than its bits say")
     dense = torch.zeros(shape, dtype=values.dtype)
-    present = np.unpackbits(bits.numpy(), count=dense.numel()).astype(bool)
     dense.view(-1)[torch.from_numpy(present)] = values
     return dense

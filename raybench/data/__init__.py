@@ -1,7 +1,17 @@
 """Images as arrays, and batches cut from them: the way in is `load`."""
 
 from raybench.data.cache import cache_folder
-from raybench.data.images import Images, batches, evaluation_batches, load
+from raybench.data.images import Images, batches, evaluation_batches, load, pixel_batches
+from raybench.data.inputs import Inputs
 from raybench.data.split import Split
 
-__all__ = ["Images", "Split", "batches", "cache_folder", "evaluation_batches", "load"]
+__all__ = [
+    "Images",
+    "Inputs",
+    "Split",
+    "batches",
+    "cache_folder",
+    "evaluation_batches",
+    "load",
+    "pixel_batches",
+]

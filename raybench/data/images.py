@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from raybench.data import augment, cache, seen
+from raybench.data.inputs import Inputs, scale_and_shift
 from raybench.data.split import Split
 from raybench.experiment import Experiment, Recipe
 
@@ -43,6 +44,13 @@ class Images:
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a model that is trained on these images takes, for its file."""
+        return Inputs(
+            class_names=self.class_names, mean=self.mean, std=self.std, image_size=self.train.size
+        )
 
     @cached_property
     def seen(self) -> str:
@@ -193,6 +201,13 @@ def evaluation_batches(
         yield _cut(images, split, chosen, centre, centre, unflipped, device)
 
 
+def pixel_batches(split: Split, *, batch: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image of a split once, as an image library gives it: (B, S, S, 3) of uint8; y (B,)."""
+    inside = slice(split.pad, split.pad + split.size)
+    for rows in split.rows.split(batch):
+        yield split.pixels[rows][:, inside, inside].contiguous(), split.labels[rows]
+
+
 def _cut(
     images: Images,
     split: Split,
@@ -218,9 +233,7 @@ def _cut(
     cut = windows[rows, y, x].view(count, size, size, 3)
     flipped = flip.nonzero().squeeze(1)
     cut[flipped] = cut[flipped].flip(2)
-    std = torch.tensor(images.std, device=cut.device)
-    mean = torch.tensor(images.mean, device=cut.device)
-    scale, shift = (1 / std).repeat(size), (-mean / std).repeat(size)
+    scale, shift = (t.repeat(size) for t in scale_and_shift(images.mean, images.std, cut.device))
     normal = cut.view(count, size, 3 * size).float().mul_(scale).add_(shift)
     return normal.view(count, size, size, 3).permute(0, 3, 1, 2), labels[rows]
 

@@ -31,6 +31,7 @@ __all__ = [
 
 OWN = ("resnet20", "resnet44", "vit300", "mixer512x8")
 MIXERS = {"mixer_s16_224": (512, 8), "mixer_b16_224": (768, 12)}  # width, depth
+LARGEST_DEPTH, LARGEST_WIDTH = 200, 1 << 16  # a file's header may ask for any
 SMALL_IMAGES = 64  # up to this size, ImageNet's stem would throw most of the pixels away
 
 
@@ -62,6 +63,10 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
         return ResNetCifar(int(own[1]), classes, shortcut, width=int(own[2] or 1))
     sized = re.fullmatch(r"(vit|mixer)([1-9]\d*)(?:x([1-9]\d*))?", name)
     if sized:
+        if int(sized[3] or 12) > LARGEST_DEPTH:
+            raise ValueError(f"{name} has more than {LARGEST_DEPTH} blocks: take fewer")
+        if int(sized[2]) > LARGEST_WIDTH:
+            raise ValueError(f"{name} is wider than {LARGEST_WIDTH}: take less")
         make = build_vit if sized[1] == "vit" else build_mixer
         return make(int(sized[2]), int(sized[3] or 12), classes=classes, image_size=image_size)
     # The libraries are imported only here: torchvision alone costs a second per process.

@@ -92,7 +92,9 @@ def bytes_if_finished(
     finished = copy.deepcopy(model)
     for name, technique in experiment.techniques():
         technique.finish(finished, dict(memories.get(name, {})))
-    return artefact.encoded_bytes(finished, experiment, images.classes, seen=images.seen)
+    return artefact.encoded_bytes(
+        finished, experiment, images.classes, seen=images.seen, inputs=images.inputs
+    )
 
 
 def store_and_score(
@@ -105,7 +107,9 @@ def store_and_score(
     """Stores the finished model, reads it back into `model`, and scores that on the test split."""
     with tempfile.TemporaryDirectory() as folder:
         path = store if store and replicas.rank == 0 else Path(folder) / "model.safetensors"
-        stored = artefact.save(model, experiment, images.classes, path, seen=images.seen)
+        stored = artefact.save(
+            model, experiment, images.classes, path, seen=images.seen, inputs=images.inputs
+        )
         artefact.restore(model, path)
     accuracy, loss = evaluate(model, images, images.test, replicas)
     return {

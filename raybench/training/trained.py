@@ -51,7 +51,7 @@ def load(address: str, experiment: Experiment, classes: int, device: torch.devic
         ValueError: no such file, no trained model in it, or one of other images or classes.
     """
     path = find(address)
-    described, theirs, _ = artefact.about(path)
+    described, theirs, *_ = artefact.about(path)
     if theirs != classes:
         raise ValueError(f"the model in {path} has {theirs} classes, and the data has {classes}")
     if described.image_size != experiment.image_size:

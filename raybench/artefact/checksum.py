@@ -1,0 +1,34 @@
+"""A checksum that stands inside the content that it is of.
+
+32 hex digits of BLAKE2b, over the whole content with zeros in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from itertools import chain
+
+DIGITS = 32
+UNSET = b"0" * DIGITS
+
+
+def sealed(content: bytes, place: int) -> bytes:
+    """The content with its checksum at `place`, where zeros are."""
+    assert content[place : place + DIGITS] == UNSET
+    return content[:place] + _digits([content]) + content[place + DIGITS :]
+
+
+def require(begin: bytes, place: int, rest: Iterable[bytes] = ()) -> None:
+    """Raises ValueError where the checksum at `place` of `begin` is not that of all parts."""
+    stored = begin[place : place + DIGITS]
+    unsealed = begin[:place] + UNSET + begin[place + DIGITS :]
+    if _digits(chain([unsealed], rest)) != stored:
+        raise ValueError("its checksum is wrong: it is truncated or altered")
+
+
+def _digits(parts: Iterable[bytes]) -> bytes:
+    digest = blake2b(digest_size=DIGITS // 2)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest().encode()
