@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import struct
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pruned_networks import assert_same_bits, pruned
 from safetensors.torch import save_file
 
 from raybench import artefact
@@ -19,37 +19,16 @@ from raybench.data import Inputs
 from raybench.models import build
 from raybench.models.resnet_cifar import ResNetCifar
 from raybench.techniques.monarch import Monarch
-from raybench.techniques.prune import Prune, magnitude_masks, prunable
+from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from raybench.techniques.switch import Switch
 from trainers.pruning import base
-
-
-def pruned(sparsity: float, seed: int = 0, scope: str = "global") -> ResNetCifar:
-    torch.manual_seed(seed)
-    model = build("resnet20", classes=10, image_size=32)
-    weights = prunable(model)
-    for name, mask in magnitude_masks(dict(weights), sparsity, scope).items():
-        weights[name].data.masked_fill_(~mask, 0.0)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.num_batches_tracked.fill_(seed + 12345)
-    return model
 
 
 def takes(classes: int) -> Inputs:
     names = tuple(f"kind {number} ä" for number in range(classes))
     mean, std = (33.3, 100.0 / 3, 1.5), (1.0, 2.0, 0.1)
     return Inputs(class_names=names, mean=mean, std=std, image_size=base.image_size)
-
-
-def assert_same_bits(one: torch.nn.Module, other: torch.nn.Module) -> None:
-    left, right = one.state_dict(), other.state_dict()
-    assert list(left) == list(right)
-    for name, tensor in left.items():
-        assert tensor.dtype == right[name].dtype
-        assert torch.equal(tensor, right[name]), name
 
 
 class TestRoundTrip:
@@ -260,49 +239,3 @@ class TestRestore:
             path.write_bytes(whole[:length])
             with pytest.raises(ValueError, match="holds no trained model"):
                 artefact.restore(model, path)
-
-
-class TestBroken:
-    def test_a_truncated_file_raises(self, tmp_path):
-        path = tmp_path / "m"
-        artefact.save(pruned(0.5), base, 10, path)
-        whole = path.read_bytes()
-        for length in (0, 4, 8, 500, len(whole) // 2, len(whole) - 1):
-            path.write_bytes(whole[:length])
-            with pytest.raises(ValueError, match="holds no trained model"):
-                artefact.load(path)
-
-    def test_nothing_is_ever_unpickled(self, tmp_path, monkeypatch):
-        path = tmp_path / "m"
-        model = pruned(0.5)
-        artefact.save(model, base, 10, path)
-        header = struct.unpack("<Q", path.read_bytes()[:8])[0]
-        assert "__metadata__" in json.loads(path.read_bytes()[8 : 8 + header])
-
-        def refuse(*_: object, **__: object) -> None:
-            raise AssertionError("unpickled")
-
-        for name in ("load", "loads", "Unpickler"):
-            monkeypatch.setattr(pickle, name, refuse)
-        assert_same_bits(model, artefact.load(path))
-
-    def test_a_pickle_is_refused_unread(self, tmp_path):
-        class Trap:
-            def __reduce__(self):
-                return (open, (str(tmp_path / "sprung"), "w"))
-
-        (tmp_path / "pickle").write_bytes(pickle.dumps(Trap()))
-        torch.save(Trap(), tmp_path / "torch")
-        for name in ("pickle", "torch"):
-            with pytest.raises(ValueError, match="holds no trained model"):
-                artefact.load(tmp_path / name)
-        assert not (tmp_path / "sprung").exists()
-
-    def test_a_failing_write_leaves_the_old_file(self, tmp_path, monkeypatch):
-        path = tmp_path / "m"
-        artefact.save(pruned(0.5), base, 10, path)
-        before = path.read_bytes()
-        monkeypatch.setattr(artefact, "encode", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            artefact.save(pruned(0.9), base, 10, path)
-        assert path.read_bytes() == before
