@@ -1,6 +1,6 @@
 """Rows: the rows of one table in memory, those that change no more as Arrow.
 
-A row of Arrow takes a twentieth of a dict's memory, and goes into the next Parquet file as it is.
+Arrow takes less memory than dicts, and goes into the next Parquet file as it is.
 """
 
 from __future__ import annotations

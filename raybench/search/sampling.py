@@ -173,10 +173,10 @@ class _Window(BaseStorage):
         return 0
 
     def delete_study(self, study_id: int) -> None:
-        raise NotImplementedError
+        raise RuntimeError("the one study of a sweep is written by its log alone")
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        raise NotImplementedError
+        raise RuntimeError("the one study of a sweep is written by its log alone")
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         self._attributes[key] = value
@@ -202,7 +202,7 @@ class _Window(BaseStorage):
     # Trials: the one that is asked for can be written, the others are read.
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        raise NotImplementedError
+        raise RuntimeError("the one study of a sweep is written by its log alone")
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self._the(trial_id)
