@@ -18,6 +18,7 @@ from raybench.cluster.session import session
 from raybench.search.space import Overrides, Space, load
 
 TRIALS = 200
+FIRST = 20  # trials before those: meanwhile the actors start and the sampler leaves its random phase
 STARTS = 20
 
 claims = {
@@ -38,11 +39,13 @@ def measure() -> dict[str, float]:
             figures[f"start_s_{workers}_max"] = max(starts)
         space = load(Path(str(trivial_space.__file__)), Overrides())
         began = time.perf_counter()
-        sweep = run(folder / "trivial", space, Overrides(), trials=TRIALS, workers=1, concurrent=2)
+        sweep = run(
+            folder / "trivial", space, Overrides(), trials=FIRST + TRIALS, workers=1, concurrent=2
+        )
         with_start = time.perf_counter() - began
-        # From the first trial's end to the last's: the actors start once a sweep, not per trial.
-        swept = (sweep.ends[-1] - sweep.ends[0]) / (TRIALS - 1) * TRIALS
-        plain = _plain_loop(folder / "plain.journal", space)
+        swept = sweep.ends[-1] - sweep.ends[FIRST - 1]
+        ends = _plain_loop(folder / "plain.journal", space)
+        plain = ends[-1] - ends[FIRST - 1]
     return figures | {
         "per_trial_ms": 1000 * (swept - plain) / TRIALS,
         "sweep_s": swept,
@@ -62,18 +65,22 @@ def _starts(folder: Path, workers: int) -> list[float]:
     return [float(row["queue_s"]) + float(row["startup_s"]) for row in rows[2:]]
 
 
-def _plain_loop(journal: Path, space: Space) -> float:
-    """The same study, sampler and space in a loop, with the same report and tell."""
+def _plain_loop(journal: Path, space: Space) -> list[float]:
+    """The same study, sampler and space in a loop, with the same report and tell: when trials end.
+
+    In seconds, by a clock of its own.
+    """
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-    began = time.perf_counter()
+    ends = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, group=True)
         study = optuna.create_study(storage=storage, sampler=sampler, direction="maximize")
-        for _ in range(TRIALS):
+        for _ in range(FIRST + TRIALS):
             trial = study.ask()
             experiment = replace(space.sample(trial), seed=0)
             accuracy = int(experiment.key(), 16) / 16**16
             trial.report(accuracy, 1)
             study.tell(trial, accuracy)
-    return time.perf_counter() - began
+            ends.append(time.perf_counter())
+    return ends
