@@ -15,8 +15,9 @@ import tyro
 from torch import nn
 
 from raybench import artefact, data, parallel
-from raybench.artefact import onnx_graph, packed
+from raybench.artefact import onnx_graph, packed, served_graph
 from raybench.artefact.breakdown import breakdown, totals
+from raybench.data import Inputs
 from raybench.experiment import Experiment, Parallel
 from raybench.reports import text
 from raybench.training import measure
@@ -85,7 +86,7 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     figures: dict[str, Any] = {"packed": str(out)}
     graph = None
     if options.onnx is not None:
-        graph, found = int8_graph(back, experiment, options)
+        graph, found = int8_graph(back, experiment, inputs, options)
         figures |= {"onnx": str(options.onnx), **found}
     artefact.write(content, out)
     if options.onnx is not None and graph is not None:
@@ -106,9 +107,13 @@ def read_back(content: bytes, model: nn.Module, experiment: Experiment, classes:
 
 
 def int8_graph(
-    model: nn.Module, experiment: Experiment, options: Export
+    model: nn.Module, experiment: Experiment, inputs: Inputs | None, options: Export
 ) -> tuple[bytes, dict[str, Any]]:
-    """The graph, with its bytes and both accuracies on the test split."""
+    """The graph, with its bytes and both accuracies on the test split.
+
+    Args:
+        inputs: what the file tells of them; None: those of the data.
+    """
     # Of the recipe nothing is used, but other data may be too few for its batch.
     recipe = replace(experiment.recipe, batch=1, crop=0)
     alone = replace(
@@ -119,15 +124,16 @@ def int8_graph(
     if images.classes != classes:
         raise ValueError(f"{alone.data} has {images.classes} classes, the model {classes}")
     fp32 = onnx_graph.fp32_graph(model, alone.image_size)
-    graph = onnx_graph.int8_graph(
+    int8 = onnx_graph.int8_graph(
         model, fp32, onnx_graph.calibration_batches(images, options.images)
     )
+    graph = served_graph.served(int8, inputs or images.inputs, experiment)
     decoded, _ = evaluate(model, images, images.test, parallel.replicas(alone.parallel))
     return graph, {
         "onnx_bytes": len(graph),
         "onnx_fp32_bytes": len(fp32),
         "test_accuracy": decoded,
-        "onnx_test_accuracy": onnx_graph.accuracy(onnx_graph.session(graph), images, images.test),
+        "onnx_test_accuracy": served_graph.accuracy(graph, images.test),
         "test_images": len(images.test),
     }
 

@@ -23,6 +23,7 @@ from raybench.experiment import (
     elastic_counts,
     flatten,
     preset,
+    recipe_file,
     tables,
     technique_types,
 )
@@ -50,12 +51,15 @@ class Train:
       python -m raybench.train pruning --model resnet44 --workers 2 --store resnet44.safetensors
       python -m raybench.train strategies --strategy zero2 --workers 1:4
       python -m raybench.train pruning --model my_models.nets:small_net --store small_net.packed
+      python -m raybench.train --recipe-file results/resnet20-digits-bytes/recipe.json
 
     A technique is on when one of its flags is given. The result becomes a row of
     DIR/FAMILY-runs, which `python -m raybench.report` reads like a sweep.
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    recipe_file: Path | None = None
+    """An experiment to begin with, as `raybench.compare` writes it; other flags change it."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N|MIN:MAX")] = None
     """Data-parallel workers, as --parallel.workers. MIN:MAX is elastic: as many as the cluster has,
     from the last checkpoint on when one dies or joins; batch and learning rate stay."""
@@ -79,7 +83,8 @@ def parse(arguments: list[str]) -> Train:
         ValueError: no such family, or a value that its field does not take.
     """
     name = arguments[0] if arguments and not arguments[0].startswith("-") else "pruning"
-    base: Experiment = preset.load(name).base
+    recipe = recipe_file.named_in(arguments)
+    base: Experiment = preset.load(name).base if recipe is None else recipe_file.read(recipe)
     # Every technique is shown with its defaults, or its flags would be hidden in a subcommand.
     off: dict[str, Any] = {
         field: technique()

@@ -12,7 +12,6 @@ import tyro
 from raybench.reports.summary import reading, summary
 from raybench.results.read import read
 from raybench.search.progress import Progress, left
-from raybench.search.proposals import DUPLICATES
 from raybench.search.rungs import Rungs
 from raybench.search.space import Overrides, load
 from raybench.search.sweep import Sweep
@@ -140,13 +139,8 @@ def _execute(sweep: Sweep, options: Tune) -> None:
 
 def _outcome(sweep: Sweep, folder: Path) -> int:
     tally = sweep.tally
-    if sweep.proposals.exhausted:
-        print(f"raybench.tune: the space holds only {tally.trials} different experiments")
-    if sweep.proposals.repeating:
-        print(
-            f"raybench.tune: {DUPLICATES} suggestions in a row were there before, so no more are "
-            "tried. Does the space use all that it suggests?"
-        )
+    if sweep.proposals.remark:
+        print(f"raybench.tune: {sweep.proposals.remark}")
     if sweep.unfinished:
         print(f"raybench.tune: interrupted with {left(sweep)}", file=sys.stderr)
         return 130

@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from raybench.search import space as spaces
 from raybench.search.space import Overrides, Space
-from raybench.search.sweep import Sweep, Task
+from raybench.search.sweep import Sweep
+from raybench.search.task import Task
 
 EPOCHS = 4
 HEAD = """

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from raybench import report, train
 from raybench.experiment import Experiment, Parallel, flatten, tables
-from raybench.reports.attribution import TITLE, attribute, effect, table
+from raybench.reports.attribution import TITLE, attribute, table
+from raybench.reports.effect import effect
 from raybench.results.read import Results, read
 from raybench.results.store import Store
 from raybench.search.space import Overrides, load

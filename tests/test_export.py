@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raybench import artefact, data, export
-from raybench.artefact import onnx_graph
+from raybench.artefact import onnx_graph, served_graph
 from raybench.experiment import Experiment
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
@@ -80,9 +80,11 @@ def test_writes_the_graph_and_measures_both(stored, tmp_path, capsys):
     experiment = artefact.about(out).experiment
     images = data.load(experiment)
     assert figures["test_images"] == len(images.test)
-    session = onnx_graph.session(graph.read_bytes())
-    scored = onnx_graph.accuracy(session, images, images.test)
-    assert figures["onnx_test_accuracy"] == scored
+    content = graph.read_bytes()
+    assert figures["onnx_test_accuracy"] == served_graph.accuracy(content, images.test)
+    described = served_graph.metadata(content)
+    assert described["class_names"] == list(images.class_names)
+    assert described["image_size"] == experiment.image_size
     x, y = next(data.evaluation_batches(images, images.test))
     with torch.inference_mode():
         right = (artefact.load(out)(x).argmax(1) == y).float().mean()

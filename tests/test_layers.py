@@ -25,6 +25,7 @@ ROOMS = [
     ["raybench.artefact"],
     ["raybench.training"],
     ["raybench.search", "raybench.reports"],
+    ["raybench.verdict"],
     ["raybench.cluster"],
     ["trainers"],
     ["raybench.bench"],

@@ -199,7 +199,7 @@ def test_an_onnx_runtime_without_the_operators_is_an_error(trained, graphs, monk
 class TestLatency:
     def test_of_all_sides_on_both_clocks(self, trained, graphs):
         sides = latency.sides(graphs["int8"], graphs["fp32"], trained)
-        found = latency.measure(sides, image_size=SIZE, batch=2, runs=5, warm_up=1)
+        found = latency.measure(sides, torch.randn(2, 3, SIZE, SIZE), runs=5, warm_up=1)
         assert list(found) == ["int8", "ort_fp32", "eager"]
         for times in found.values():
             assert times.wall_ms.shape == times.thread_ms.shape == (5,)
@@ -213,7 +213,7 @@ class TestLatency:
     def test_runs_are_interleaved_and_each_is_warmed(self):
         calls: list[str] = []
         sides = {name: lambda x, name=name: calls.append(f"{name}{len(x)}") for name in "ab"}
-        latency.measure(sides, image_size=4, batch=3, runs=2, warm_up=1)
+        latency.measure(sides, torch.randn(3, 3, 4, 4), runs=2, warm_up=1)
         assert calls == ["a3", "a3", "b3", "b3"] * 3
 
     def test_threads_are_as_before(self):
@@ -222,7 +222,7 @@ class TestLatency:
         try:
             torch.set_num_threads(2)
             sides = {"a": lambda x: seen.append(torch.get_num_threads())}
-            latency.measure(sides, image_size=4, batch=1, runs=1, warm_up=0)
+            latency.measure(sides, torch.randn(1, 3, 4, 4), runs=1, warm_up=0)
             assert torch.get_num_threads() == 2
         finally:
             torch.set_num_threads(before)

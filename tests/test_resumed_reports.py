@@ -10,7 +10,8 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.search.sweep import Sweep, Task
+from raybench.search.sweep import Sweep
+from raybench.search.task import Task
 
 
 def report(sweep: Sweep, task: Task, epoch: int, accuracy: float) -> bool:

@@ -31,7 +31,8 @@ from small_sweep import tmp_path as tmp_path
 from raybench.results.front import front
 from raybench.results.read import read
 from raybench.search import space as spaces
-from raybench.search.sweep import Sweep, Task
+from raybench.search.sweep import Sweep
+from raybench.search.task import Task
 
 
 class TestCounts:

@@ -25,7 +25,8 @@ from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench.search.space import Overrides
-from raybench.search.sweep import Sweep, Task
+from raybench.search.sweep import Sweep
+from raybench.search.task import Task
 
 
 class TestSuggestions:

@@ -10,7 +10,7 @@ first varied by a factor of 2, the second by 5 %.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from raybench.artefact import onnx_graph
 
 WARM_UP = 20
 RESAMPLES = 1000  # of a bootstrap interval
-CHANNELS = 3
 
 Times = NDArray[np.float64]
 
@@ -54,15 +53,13 @@ def sides(int8: bytes, fp32: bytes, model: nn.Module) -> dict[str, Callable[[Ten
 
 
 def measure(
-    compared: dict[str, Callable[[Tensor], object]],
+    compared: Mapping[str, Callable[[Tensor], object]],
+    images: Tensor,
     *,
-    image_size: int,
-    batch: int,
     runs: int,
     warm_up: int = WARM_UP,
 ) -> dict[str, Latency]:
     """Times every side on the same images, `runs` times each, on the calling thread alone."""
-    x_BCHW = torch.randn(batch, CHANNELS, image_size, image_size)
     wall: dict[str, list[float]] = {side: [] for side in compared}
     thread: dict[str, list[float]] = {side: [] for side in compared}
     threads = torch.get_num_threads()
@@ -71,9 +68,9 @@ def measure(
         with torch.inference_mode():
             for number in range(warm_up + runs):
                 for side, run in compared.items():
-                    run(x_BCHW)
+                    run(images)
                     wall_began, thread_began = time.perf_counter(), time.thread_time()
-                    run(x_BCHW)
+                    run(images)
                     thread_ended, wall_ended = time.thread_time(), time.perf_counter()
                     if number >= warm_up:
                         wall[side].append(1e3 * (wall_ended - wall_began))

@@ -45,7 +45,7 @@ class Bench:
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale or chaos."""
+    compress, search, scale, chaos or verdict."""
     json: bool = False
     """One JSON object on standard output, and nothing else there."""
 

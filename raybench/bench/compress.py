@@ -156,7 +156,9 @@ def _latencies(
     sides: dict[str, Callable[[Tensor], object]], size: int, batch: int, runs: int
 ) -> dict[str, float]:
     rounds = [
-        latency.measure(sides, image_size=size, batch=batch, runs=runs, warm_up=max(2, runs // 3))
+        latency.measure(
+            sides, torch.randn(batch, 3, size, size), runs=runs, warm_up=max(2, runs // 3)
+        )
         for _ in range(ROUNDS)
     ]
     figures: dict[str, float] = {}

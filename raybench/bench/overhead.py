@@ -18,7 +18,9 @@ from raybench.cluster.session import session
 from raybench.search.space import Overrides, Space, load
 
 TRIALS = 200
-FIRST = 20  # trials before those: meanwhile the actors start and the sampler leaves its random phase
+FIRST = (
+    20  # trials before those: meanwhile the actors start and the sampler leaves its random phase
+)
 STARTS = 20
 
 claims = {

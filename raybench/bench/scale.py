@@ -17,7 +17,8 @@ from typing import Any
 
 from raybench.bench import scale_space
 from raybench.search.space import Overrides, Space, load
-from raybench.search.sweep import Sweep, Task
+from raybench.search.sweep import Sweep
+from raybench.search.task import Task
 from raybench.training import measure as measured
 
 TRIALS = 5000

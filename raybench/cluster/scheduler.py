@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raybench.cluster.searcher import SweepSearcher
 from raybench.search.progress import Progress
-from raybench.search.sweep import Task
+from raybench.search.task import Task
 
 
 class SweepScheduler(FIFOScheduler):
@@ -101,7 +101,7 @@ class Heartbeat(Callback, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.searcher.failure is not None
+        return self.searcher.failure is not None or self.searcher.sweep.proposals.late
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Heartbeat:
         return self

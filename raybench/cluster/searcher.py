@@ -9,7 +9,8 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from raybench.cluster.trial import Job, LostError, lost, reason
-from raybench.search.sweep import Sweep, Task
+from raybench.search.sweep import Sweep
+from raybench.search.task import Task
 
 
 class SweepSearcher(Searcher):

@@ -17,8 +17,8 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
+from raybench.reports.effect import Effect, effect, times
 from raybench.reports.varied import is_input, of_technique
 from raybench.results.read import Results
 
@@ -26,21 +26,6 @@ Columns = frozenset[str]
 TITLE = "What each ingredient gives to the others, seed by seed (mean, 95 % interval of t)"
 OFF = {"<NA>", "nan", "None", "", "0", "0.0", "False", "1", "fp32"}
 """Values, as text, of what is not there: a technique, a recipe's field, a second worker."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A mean over seeds with its 95 % interval, which is NaN for a single seed.
-
-    The interval is Student's, with n - 1 degrees of freedom. A bootstrap over three seeds draws
-    from ten samples, whose means all lie between the smallest and the largest seed's: it would
-    cover the truth three times of four at best. t pays for so few seeds with 4.3 standard errors.
-    """
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -98,18 +83,6 @@ def attribute(results: Results) -> list[Attribution]:
     if len(ingredients) > 1:
         found += [_compared("all together", whole, arm) for arm in without]
     return found
-
-
-def effect(differences: np.ndarray) -> Effect:
-    """The mean of paired differences (n,), and the interval in which it lies."""
-    seeds = len(differences)
-    if seeds < 2:
-        mean = float(differences[0]) if seeds else math.nan
-        return Effect(mean, math.nan, math.nan, seeds)
-    mean = float(differences.mean())
-    error = float(differences.std(ddof=1)) / math.sqrt(seeds)
-    width = float(stdtrit(seeds - 1, 0.975)) * error
-    return Effect(mean, mean - width, mean + width, seeds)
 
 
 def table(found: list[Attribution]) -> pd.DataFrame:
@@ -183,12 +156,11 @@ def _named(changed: Columns, inputs: list[str]) -> str:
 def _compared(ingredient: str, whole: Arm, without: Arm) -> Attribution:
     one, other = whole.trials.align(without.trials, join="inner", axis=0)
 
-    def times(name: str) -> Effect:
-        found = effect(np.log(other[name] / one[name]).to_numpy())
-        return Effect(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.seeds)
+    def ratio(name: str) -> Effect:
+        return times(np.log(other[name] / one[name]).to_numpy())
 
     points = 100 * (one["test_accuracy"] - other["test_accuracy"]).to_numpy()
-    return Attribution(ingredient, effect(points), times("model_bytes"), times("s_per_epoch"))
+    return Attribution(ingredient, effect(points), ratio("model_bytes"), ratio("s_per_epoch"))
 
 
 def _interval(found: Effect, form: str) -> str:

@@ -17,8 +17,8 @@ import math
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,29 +32,15 @@ from raybench.results.store import Store
 from raybench.search import identity
 from raybench.search.journal import Journal
 from raybench.search.kept_models import KeptModels
-from raybench.search.proposals import Proposals, outcome_of
+from raybench.search.proposals import Proposals, Proposer, outcome_of
 from raybench.search.rungs import Rungs
 from raybench.search.sampling import Sampling
 from raybench.search.space import Overrides, Space
 from raybench.search.suggestions import suggested_values
 from raybench.search.tally import Tally
+from raybench.search.task import Task
 
 RETRIES = 3  # times that a trial goes on after its worker was lost
-
-
-@dataclass(frozen=True)
-class Task:
-    """A trial to be run: the experiment, and where its files are."""
-
-    number: int
-    trial: str
-    experiment: Experiment
-    checkpoint: Path
-    """State to go on from where the file exists, and to save to."""
-    model: Path
-    """Where the trained model is to be stored."""
-    asked: float
-    """When the sweep gave it out, in seconds since the epoch."""
 
 
 class Sweep:
@@ -76,6 +62,7 @@ class Sweep:
         early_stopping: bool = True,
         evidence: int = Rungs.evidence,
         sampler: str = "tpe",
+        proposer: Callable[[Space, Sampling], Proposer] = Proposals,
     ) -> None:
         if trials < 1:
             raise ValueError(f"--trials is {trials}: a sweep has 1 or more")
@@ -98,7 +85,8 @@ class Sweep:
         self.rungs = Rungs(objectives, longest, evidence=evidence)
         self._sampling = Sampling(objectives, sampler, overrides.seed)
         self._journal = Journal(self._state / "study.journal", self.name, objectives)
-        listeners = (self.tally, self.rungs, self._sampling, self._journal)
+        self.proposals = proposer(space, self._sampling)
+        listeners = (self.tally, self.rungs, self._sampling, self._journal, self.proposals)
         try:
             same = identity.of(space, overrides)
             identity.require(self.folder, same, recovery.about(self.folder))
@@ -110,7 +98,6 @@ class Sweep:
             self._lock.release()
             raise
         self._waiting = deque(self.tally.running)
-        self.proposals = Proposals(space, self._sampling)
         self._experiments: dict[int, str] = {}  # of the running trials, as JSON
         wanted = {*self.tally.running, *self._to_keep()}
         self._models.drop_all_but((self._name(number) for number in wanted), self.name)
@@ -125,7 +112,7 @@ class Sweep:
         while self._waiting:
             if (task := self._again(self._waiting.popleft())) is not None:
                 return task
-        while self.tally.trials < self.trials and not self.proposals.over:
+        while self.tally.trials < self.trials and self.proposals.ready:
             if (task := self._next()) is not None:
                 return task
         return None
@@ -200,7 +187,8 @@ class Sweep:
     def unfinished(self) -> int:
         """Trials that have been started or are still to come."""
         known = self.tally.trials
-        total = known if self.proposals.over else max(self.trials, known)
+        planned = self.trials if self.proposals.planned is None else self.proposals.planned
+        total = known if self.proposals.over else max(planned, known)
         return total - self.tally.ended
 
     # --- Starting -------------------------------------------------------------------------------

@@ -76,6 +76,10 @@ class Distill(Technique):
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight is {self.weight}: 0 or more")
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[Distill, ...]:
+        return tuple(cls(teacher=teacher, weight=weight) for weight in (1.0, 4.0, 9.0))
+
     @property
     def active(self) -> bool:
         return bool(self.teacher)

@@ -52,6 +52,10 @@ class Ema(Technique):
         if self.every < 1:
             raise ValueError(f"every is {self.every}: average every 1 step or more")
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[Ema, ...]:
+        return tuple(cls(decay=decay) for decay in (0.95, 0.99, 0.999))
+
     def acts_on(self, model: nn.Module) -> list[str]:
         averaged = _averaged(model)
         return [name for name, _ in model.named_parameters() if name in averaged]

@@ -77,6 +77,10 @@ class LowRank(Technique):
         if self.blocks != 0 and not 2 <= self.blocks <= 16:
             raise ValueError(f"blocks is {self.blocks}: 2 to 16, or 0 for the dense model")
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[LowRank, ...]:
+        return tuple(cls(blocks=blocks) for blocks in (2, 4, 8))
+
     @property
     def active(self) -> bool:
         return bool(self.blocks)

@@ -73,6 +73,10 @@ class Monarch(Technique):
         if not 0 <= self.switch_at <= 1:
             raise ValueError(f"switch_at is {self.switch_at}: a share of training, in [0, 1]")
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[Monarch, ...]:
+        return tuple(cls(blocks=blocks) for blocks in (2, 4, 8))
+
     @property
     def active(self) -> bool:
         return bool(self.blocks)

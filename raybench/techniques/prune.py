@@ -212,6 +212,10 @@ class Prune(Technique):
         if not self.power > 0:
             raise ValueError(f"power is {self.power}: it must be above 0")
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[Prune, ...]:
+        return tuple(cls(final_sparsity=sparsity) for sparsity in (0.5, 0.8, 0.9))
+
     def sparsity_at(self, progress: Progress) -> float | None:
         """Sparsity to prune to after this step, or None where the masks stay."""
         begin = max(1, round(self.begin * progress.steps))
@@ -248,7 +252,8 @@ class Prune(Technique):
         """Makes the masks anew where another technique has changed the layers; False, as pruning
         itself changes none."""
         if memory and _shapes(memory) != _shapes(prunable(model)):
-            updates = (self.sparsity_at(Progress(n, progress.steps)) for n in _back(progress.step))
+            back = range(progress.step, 0, -1)  # the last update is the first that is found
+            updates = (self.sparsity_at(Progress(n, progress.steps)) for n in back)
             sparsity = next(value for value in updates if value is not None)
             memory.clear()
             memory.update(prune(model, sparsity, self.scope))
@@ -291,8 +296,3 @@ class Prune(Technique):
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _back(step: int) -> range:
-    """The steps that are done, the last first."""
-    return range(step, 0, -1)

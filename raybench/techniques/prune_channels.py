@@ -225,6 +225,10 @@ class PruneChannels(Technique):
         ),
     )
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[PruneChannels, ...]:
+        return tuple(cls(ratio=ratio) for ratio in (0.25, 0.5, 0.75))
+
     @property
     def active(self) -> bool:
         return bool(self.ratio)

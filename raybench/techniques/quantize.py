@@ -66,9 +66,7 @@ class Quantize(Technique):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "weight_bits": Column(
-            float, "bits", "Mean over the quantized weights; 32 until they are quantized."
-        ),
+        "weight_bits": Column(float, "bits", "Mean of the quantized weights; before that 32."),
         "bits_by_layer": Column(
             str, "", "Bits of the quantized weights in order: 8 18x4 8 is 8, eighteen times 4, 8."
         ),
@@ -126,6 +124,10 @@ class Quantize(Technique):
             raise ValueError(f"begin is {self.begin}: a share of training, in [0, 1]")
         if self.budget_bytes < 0:
             raise ValueError(f"budget_bytes is {self.budget_bytes}: it must not be negative")
+
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[Quantize, ...]:
+        return tuple(cls(bits=bits) for bits in (8, 4, 3))
 
     @property
     def active(self) -> bool:

@@ -110,6 +110,10 @@ class Switch(Technique):
             raise ValueError(f"jitter is {self.jitter}: it lies in [0, 1)")
         _numbers(self.blocks, 1 << 16)
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[Switch, ...]:
+        return tuple(cls(experts=experts) for experts in (2, 4, 8))
+
     @property
     def active(self) -> bool:
         return bool(self.experts)

@@ -79,6 +79,15 @@ class Technique:
     apart: ClassVar[tuple[Apart, ...]] = ()
     """What it cannot stand beside. One declaration of either side counts for both."""
 
+    @classmethod
+    def candidates(cls, teacher: str) -> tuple[Technique, ...]:
+        """The settings that a comparison of techniques tries, from the mildest to the strongest.
+
+        Args:
+            teacher: address of a trained model, for a technique that learns from one.
+        """
+        return (cls(),)
+
     @property
     def active(self) -> bool:
         """False for a setting that is the plain model, such as `experts=0`: no hook is called."""

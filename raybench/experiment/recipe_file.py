@@ -1,0 +1,40 @@
+"""A recipe file: an Experiment as JSON, with what was told of it, for `raybench.train`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raybench.experiment.experiment import Experiment, from_json
+
+
+def write(path: Path, experiment: Experiment, told: Mapping[str, Any]) -> None:
+    """Writes the file; `told` is kept beside the Experiment and read by people."""
+    content = {"experiment": json.loads(experiment.to_json()), "told": dict(told)}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read(path: Path) -> Experiment:
+    """The Experiment of a file that `write` wrote.
+
+    Raises:
+        ValueError: there is none, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no recipe file: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("experiment"), dict):
+        raise ValueError(f"{path} is no recipe file: it has no experiment")
+    return from_json(json.dumps(content["experiment"]))
+
+
+def named_in(arguments: list[str]) -> Path | None:
+    """The value of --recipe-file: the other flags' defaults are what that file says."""
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, sign, value = argument.partition("=")
+        if flag == "--recipe-file":
+            return Path(value if sign else after)
+    return None

@@ -1,0 +1,175 @@
+"""Plan: what a study will run and take, before anything starts; and what of it a budget holds.
+
+needed    every arm's tuning and first seeds
+then      combinations, runs at equal time, more seeds: as the budget allows
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from raybench.verdict.costs import Cost
+from raybench.verdict.policy import Design
+from raybench.verdict.study import combined_of
+
+LEAST_TUNING, LEAST_EPOCHS = 2, 2
+START_S = 12.0  # of the command: imports, Ray, its first actors
+ALONE_S, ALONE_SHARE = 10.0, 0.04  # of an arm; of the budget, at least
+GRAPH_S = 6.0  # of an arm: its ONNX graph
+CHECK_S = 15.0  # the fresh process
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A design, and what its parts take."""
+
+    design: Design
+    costs: Mapping[str, Cost]
+    steps: int
+    """Of an epoch."""
+    slots: int
+    remarks: tuple[str, ...] = ()
+    """What was shrunk or left out to fit a budget, a sentence each."""
+
+    def trial_s(self, name: str) -> float:
+        """Of a trial of a technique's arm; of the baseline under the name ""."""
+        return self.costs[name].seconds(self.design.epochs, self.steps)
+
+    def seconds(self) -> dict[str, float]:
+        """What `Study` takes as the expected seconds of a trial."""
+        return {name: self.trial_s(name) for name in ("", *self.design.settings)}
+
+    @property
+    def runs(self) -> int:
+        """Of an arm, before more seeds."""
+        return self.design.tuning + self.design.seeds
+
+    @property
+    def needed_s(self) -> float:
+        """Tuning and first seeds of all arms, and what comes after the last trial."""
+        trials = self.runs * sum(self.seconds().values())
+        return START_S + trials / self.slots + self.after_s
+
+    @property
+    def after_s(self) -> float:
+        """Measuring alone, graphs, the fresh process."""
+        arms = 1 + len(self.design.settings) + combined_of(self.design)
+        return arms * (ALONE_S + GRAPH_S) + CHECK_S
+
+    @property
+    def most_s(self) -> float:
+        """With all combinations and all arms at equal time, before more seeds."""
+        design, each = self.design, self.seconds()
+        dearest = sorted((each[name] for name in design.settings), reverse=True)
+        pair = sum(dearest[:2]) - each[""] if len(dearest) > 1 else 0.0
+        combined = combined_of(design) * self.runs * max(pair, each[""])
+        equal = (len(design.settings) * design.seeds * each[""]) if design.equal_time else 0.0
+        return self.needed_s + (combined + equal) / self.slots
+
+    def expected_s(self, budget_s: float | None) -> float:
+        """What the study will take: all that it wants to do, or the budget."""
+        return self.most_s if budget_s is None else min(self.most_s, budget_s)
+
+
+def fitted(plan: Plan, budget_s: float | None) -> Plan:
+    """The plan made smaller until its needed part fits the budget.
+
+    Raises:
+        ValueError: not even the smallest study fits; it says what that takes.
+    """
+    if budget_s is None:
+        return plan
+    tried = plan
+    while tried.needed_s > budget_s:
+        smaller = _smaller(tried)
+        if smaller is None:
+            raise ValueError(
+                f"--budget {span(budget_s)} is too short: the smallest study, the baseline and "
+                f"{', '.join(tried.design.settings)} with {tried.design.tuning} trials of tuning "
+                f"and {tried.design.seeds} seeds each, takes {span(tried.needed_s)}"
+            )
+        tried = smaller
+    return tried
+
+
+def _smaller(plan: Plan) -> Plan | None:
+    """One step smaller: fewer trials of tuning, fewer epochs, without the dearest arm."""
+    design = plan.design
+    if design.tuning > LEAST_TUNING:
+        fewer = design.tuning - 1
+        said = f"tuning is cut to {fewer} trials an arm, to fit the budget"
+        remarks = (*(r for r in plan.remarks if not r.startswith("tuning")), said)
+        return replace(plan, design=replace(design, tuning=fewer), remarks=remarks)
+    if len(design.settings) > 1:
+        dearest = max(design.settings, key=plan.trial_s)
+        settings = {name: count for name, count in design.settings.items() if name != dearest}
+        pairs = frozenset(pair for pair in design.together if dearest not in pair)
+        remarks = (*plan.remarks, f"{dearest} is left out, to fit the budget")
+        return replace(
+            plan, design=replace(design, settings=settings, together=pairs), remarks=remarks
+        )
+    return None
+
+
+def table(plan: Plan, budget_s: float | None, price_per_hour: float | None) -> pd.DataFrame:
+    """A row a part of the study, and one for all of it."""
+    design, each, slots = plan.design, plan.seconds(), plan.slots
+    columns = ["part", "trials", "hours", "memory, GB", "disk, MB"]
+    rows: list[list[object]] = []
+    for name in ("", *design.settings):
+        cost, hours = plan.costs[name], plan.runs * each[name] / slots / 3600
+        memory, disk = slots * cost.memory_bytes / 1e9, plan.runs * cost.model_bytes / 1e6
+        rows.append([name or "baseline", plan.runs, hours, memory, disk])
+    more = combined_of(design) * plan.runs
+    largest = max(cost.model_bytes for cost in plan.costs.values()) / 1e6
+    hours = (plan.most_s - plan.needed_s) / 3600
+    if design.equal_time:
+        more += len(design.settings) * design.seeds
+    rows.append(["combinations, equal time: up to", more, hours, None, more * largest])
+    rows.append(
+        ["start, measuring alone, files", None, (START_S + plan.after_s) / 3600, None, None]
+    )
+    frame = pd.DataFrame(rows, columns=columns)
+    sums = frame[["trials", "disk, MB"]].sum()
+    hours = plan.expected_s(budget_s) / 3600
+    most = frame["memory, GB"].max()
+    frame.loc[len(frame)] = ["in all", sums["trials"], hours, most, sums["disk, MB"]]
+    frame["trials"] = frame["trials"].astype("Int64")
+    if price_per_hour is not None:
+        frame["cost"] = frame["hours"] * price_per_hour
+    return frame
+
+
+def span(seconds: float) -> str:
+    """Seconds as a person says them: 1 h 20 min, 3 min, 40 s."""
+    if math.isinf(seconds):
+        return "no end"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def seconds_of(budget: str) -> float:
+    """`2h`, `90m`, `45s`, `1h30m` in seconds.
+
+    Raises:
+        ValueError: it is no such text, or not above 0.
+    """
+    total, number = 0.0, ""
+    for sign in budget.strip().lower().replace(" ", ""):
+        if sign.isdigit() or sign == ".":
+            number += sign
+        elif sign in "dhms" and number.count(".") <= 1 and number.strip("."):
+            total += float(number) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[sign]
+            number = ""
+        else:
+            total, number = 0.0, ""
+            break
+    if number or not total > 0:
+        raise ValueError(f"--budget is {budget!r}: a time such as 45m, 2h or 1h30m")
+    return total

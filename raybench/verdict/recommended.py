@@ -1,0 +1,105 @@
+"""The recommended recipe: what pays most within the constraints, its files, and a second look."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raybench import artefact
+from raybench.experiment import Experiment, recipe_file
+from raybench.verdict import fresh
+from raybench.verdict.constraints import Constraint
+from raybench.verdict.judgement import Goal
+from raybench.verdict.outcome import OF_GOAL
+
+CHECK_S = 600.0  # deadline of the fresh process
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The arm that is recommended, or the nearest one where none meets the constraints."""
+
+    arm: str
+    meets: bool
+    why: str
+
+
+def choose(
+    verdicts: pd.DataFrame,
+    goal: Goal,
+    constraints: Sequence[Constraint],
+    never: frozenset[str] = frozenset(),
+) -> Choice:
+    """The arm that pays most and meets the constraints; the baseline where none pays.
+
+    Args:
+        never: arms that are not recommended, such as int8 that is slower than fp32.
+    """
+    rows = verdicts[verdicts["test_accuracy"].notna()].copy()
+    figures = {str(row["arm"]): figures_of(rows, str(row["arm"])) for _, row in rows.iterrows()}
+    column = f"{OF_GOAL[goal]}_ratio" if OF_GOAL[goal] else "points"
+    paying = rows[(rows["verdict"] == "pays") & ~rows["arm"].isin(never)]
+    if len(paying):
+        paying = paying.sort_values(column, ascending=goal != "accuracy")
+    order = [*paying["arm"], "baseline"]
+    for arm in order:
+        if all(one.holds(figures[arm]) for one in constraints):
+            why = f"it pays for {goal}" if arm != "baseline" else f"nothing pays for {goal}"
+            if arm == "baseline" and len(order) > 1:
+                why = "what pays does not meet the constraints"
+            return Choice(arm, True, why)
+    nearest = min(figures, key=lambda arm: sum(one.excess(figures[arm]) for one in constraints))
+    missed = [str(one) for one in constraints if not one.holds(figures[nearest])]
+    return Choice(nearest, False, f"it misses {', '.join(missed)}")
+
+
+def figures_of(verdicts: pd.DataFrame, arm: str) -> dict[str, float | None]:
+    """The figures of an arm that a constraint can be about."""
+    row = verdicts[verdicts["arm"] == arm].iloc[0]
+    names = ("latency_ms", "model_bytes", "memory_bytes", "test_accuracy")
+    figures = {name: _number(row.get(name)) for name in names}
+    points = _number(row.get("points"))
+    return {**figures, "accuracy_loss": 0.0 if points is None else -points}
+
+
+def write(
+    folder: Path, model: Path, experiment: Experiment, graph: bytes | None, told: Mapping[str, Any]
+) -> None:
+    """Writes recipe.json, the model's file and its ONNX graph into the study's folder."""
+    for old in folder.glob("recommended.*"):
+        old.unlink()
+    suffix = ".packed" if artefact.is_packed(model) else ".safetensors"
+    shutil.copyfile(model, folder / f"recommended{suffix}")
+    if graph is not None:
+        artefact.write(graph, folder / fresh.GRAPH)
+    recipe_file.write(folder / fresh.RECIPE, experiment, told)
+
+
+def check(folder: Path) -> dict[str, float]:
+    """What the files give in a process of their own.
+
+    Raises:
+        ValueError: they cannot be read there; with the last line of its error.
+    """
+    command = [sys.executable, "-m", "raybench.verdict.fresh", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_S)
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"{folder}: the files were not read within {CHECK_S:g} s") from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise ValueError(f"{folder}: the recommended model cannot be read anew: {lines[-1]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)

@@ -1,0 +1,200 @@
+"""Study: the policy as a sweep's proposals, within a budget of seconds.
+
+The sweep gives out a trial at a time; the study names the next one, as long as it can end before
+the budget does. What earlier runs of the same study took is a record of the log, so that a
+restart has what is left, and a larger budget goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from optuna.trial import Trial
+
+from raybench.results.core import FINISHED
+from raybench.results.log import Record
+from raybench.search.sampling import Sampling
+from raybench.search.suggestions import Suggestion
+from raybench.training import trained
+from raybench.verdict.arms import Arms, Run
+from raybench.verdict.judgement import Outcome
+from raybench.verdict.policy import BASELINE, Arm, Design, State, state
+
+SPENT = "spent"
+"""Kind of the log's record of the seconds that a study has taken."""
+TEACHER = "teacher.safetensors"
+MARGIN = 1.1  # a trial is begun where so many times its expected seconds are left
+
+
+@dataclass
+class Clock:
+    """The seconds of a study, those of earlier runs included."""
+
+    budget_s: float | None = None
+    reserved_s: float = 0.0
+    """Of the budget, for what comes after the last trial."""
+    before_s: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def spent_s(self) -> float:
+        return self.before_s + time.monotonic() - self.began
+
+    def left_s(self) -> float:
+        """For trials; infinite without a budget."""
+        if self.budget_s is None:
+            return math.inf
+        return self.budget_s - self.reserved_s - self.spent_s()
+
+
+class Study:
+    """Proposes the runs that the policy wants.
+
+    Args:
+        seconds: what a trial of each technique's arm is expected to take, and of the baseline
+            under the name "".
+        folder: of the sweep, where the tuned baseline's model becomes the teacher of techniques
+            that learn from one.
+    """
+
+    remark = ""
+
+    def __init__(
+        self,
+        design: Design,
+        arms: Arms,
+        sampling: Sampling,
+        clock: Clock,
+        seconds: dict[str, float],
+        slots: int = 1,
+        folder: Path | None = None,
+    ) -> None:
+        self.design, self.arms, self.clock = design, arms, clock
+        self.history: dict[Run, Outcome | None] = {}
+        self.numbers: dict[Run, int] = {}
+        """The trial of every run."""
+        self.out_of_time = False
+        """Whether a run was wanted that cannot end within the budget."""
+        self.remember: Callable[[float], None] = lambda seconds: None
+        """Is told the seconds so far, for the log."""
+        self._sampling, self._expected, self._slots = sampling, seconds, slots
+        self._folder = folder
+        self._runs: dict[int, Run] = {}
+        self._ended = self.waiting = False
+
+    @property
+    def over(self) -> bool:
+        return self._ended or self.out_of_time
+
+    @property
+    def ready(self) -> bool:
+        return not self.over and not self.waiting
+
+    @property
+    def late(self) -> bool:
+        if self.clock.left_s() <= 0:
+            self.out_of_time = True
+        return self.clock.left_s() <= 0
+
+    @property
+    def planned(self) -> int | None:
+        """The trials that are there, that are wanted now, and that will be at least."""
+        if self.over:
+            return None
+        now = self.state()
+        known = len(self.history) + len(now.wanted)
+        wanted = max(known, trials_of(self.design))
+        left, each = self.clock.left_s(), self._each_s()
+        if math.isfinite(left) and each:
+            wanted = min(wanted, len(self.history) + round(self._slots * left / each))
+        return max(known if not math.isfinite(left) else len(self.history), wanted)
+
+    def state(self) -> State:
+        return state(self.design, self.history)
+
+    def take(self, record: Record) -> None:
+        kind, _, content = record
+        if kind == SPENT:
+            self.clock.before_s = max(self.clock.before_s, float(content["seconds"]))
+        elif kind == "suggested":
+            suggested = Suggestion(content["number"], content["params"], content["distributions"])
+            self._runs[content["number"]] = self.arms.run_of(suggested.external())
+        elif kind == "trial" and (run := self._runs.get(content["number"])) is not None:
+            self.numbers[run] = content["number"]
+            if content.get("status") in FINISHED:
+                self.history[run] = _outcome(content)
+                self.waiting = False
+            else:
+                self.history.setdefault(run, None)
+
+    def of(self, number: int) -> Iterator[tuple[Trial, int | None]]:
+        self.remember(self.clock.spent_s())
+        now = self.state()
+        if BASELINE in now.chosen:
+            self._teach(now.chosen[BASELINE])
+        for run in now.wanted:
+            if MARGIN * self.seconds(run) > self.clock.left_s():
+                self.out_of_time = True
+                return
+            params = run.params(self.arms.techniques)
+            yield self._sampling.ask(number, 0, dict(params)), None
+        self.waiting = any(outcome is None for outcome in self.history.values())
+        self._ended = not self.waiting
+
+    def _teach(self, baseline: Run) -> None:
+        """Puts the tuned baseline's model where techniques that learn from one look for it."""
+        if self._folder is None or (path := self._folder / TEACHER).exists():
+            return
+        model = trained.find(f"{self._folder}#{self.numbers[baseline]}")
+        partial = path.with_suffix(".partial")
+        shutil.copyfile(model, partial)
+        partial.replace(path)
+
+    def seconds(self, run: Run) -> float:
+        """What a run is expected to take: as others of its arm took, else as was measured."""
+        taken = [
+            outcome.wall_s / other.epochs
+            for other, outcome in self.history.items()
+            if other.arm == run.arm and outcome is not None and math.isfinite(outcome.wall_s)
+        ]
+        if taken:
+            return median(taken) * run.epochs
+        return expected_s(self._expected, run.arm) * run.epochs / self.design.epochs
+
+    def _each_s(self) -> float:
+        """The mean over the runs so far."""
+        walls = [one.wall_s for one in self.history.values() if one and math.isfinite(one.wall_s)]
+        return sum(walls) / len(walls) if walls else expected_s(self._expected, ())
+
+
+def expected_s(seconds: dict[str, float], arm: Arm) -> float:
+    """Seconds of a trial of an arm, whose techniques each multiply those of the baseline."""
+    base = seconds[""]
+    return base * math.prod(seconds.get(name, base) / base for name in arm)
+
+
+def trials_of(design: Design) -> int:
+    """The trials of a study with as many combinations as there can be, before more seeds."""
+    return (1 + len(design.settings) + combined_of(design)) * (design.tuning + design.seeds)
+
+
+def combined_of(design: Design) -> int:
+    """How many combinations a study has at most."""
+    pairs = min(design.combinations, len(design.together))
+    return pairs + (pairs > 1)
+
+
+def _outcome(row: dict[str, object]) -> Outcome:
+    """Of a trial's row, as it ended."""
+
+    def number(name: str) -> float:
+        value = row.get(name)
+        return float(value) if isinstance(value, int | float) else math.nan
+
+    names = ("accuracy", "test_accuracy", "model_bytes", "memory_bytes", "s_per_epoch", "wall_s")
+    return Outcome(complete=row.get("status") == "COMPLETE", **{n: number(n) for n in names})

@@ -1,0 +1,103 @@
+"""Tuning: how an arm's learning rate and setting are chosen, by the same number of runs for all.
+
+setting         the middle one; then a stronger one where that loses no more accuracy than is
+                allowed, else a milder one
+learning rate   an octave up and one down; then on, or closer, where it was best
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from raybench.verdict.arms import LR_STEPS, Run
+from raybench.verdict.judgement import Outcome
+
+
+@dataclass
+class Tuning:
+    """The runs of one arm's tuning, as far as they are known from those that have ended."""
+
+    history: Mapping[Run, Outcome | None]
+    first: Run
+    number: int
+    """Runs in all."""
+    allowed: float
+    """The accuracy under which a setting loses too much."""
+    settings: int = 0
+    """How many settings there are to choose from; 0 leaves those of the first run."""
+    strong: bool = True
+    """Whether a stronger setting is better, of those that are accurate enough."""
+    seen: list[Run] = field(default_factory=list)
+    over: bool = False
+    """Whether all runs have ended; only then is `best` the choice."""
+
+    def runs(self) -> Iterator[Run]:
+        """One after the other, or a few at once. The last ones may not have been started."""
+        beginning = [self.first] if self.settings else self._both_sides(self.first)
+        if not (yield from self._all(beginning)):
+            return
+        settings = min(self.settings, max(1, self.number - 2))
+        while len(self.seen) < settings and (other := self._other_setting()) is not None:
+            if not (yield from self._all([other])):
+                return
+        if not (yield from self._all(self._both_sides(self.best() or self.first))):
+            return
+        while len(self.seen) < self.number and (closer := self._closer()) is not None:
+            if not (yield from self._all([closer])):
+                return
+        self.over = True
+
+    def best(self) -> Run | None:
+        """The strongest setting that is accurate enough, then the most accurate run.
+
+        None where no run has a model.
+        """
+        models = {run: one for run in self.seen if (one := self._outcome(run)) and one.complete}
+        if not models:
+            return None
+        enough = {r: o for r, o in models.items() if o.accuracy >= self.allowed}
+        if enough and self.settings and self.strong:
+            return max(enough, key=lambda run: (run.settings, enough[run].accuracy))
+        return max(models, key=lambda run: models[run].accuracy)
+
+    def _both_sides(self, at: Run) -> list[Run]:
+        return [replace(at, lr_step=at.lr_step + step) for step in (0, 2, -2)]
+
+    def _all(self, runs: list[Run]) -> Generator[Run, None, bool]:
+        """Wants the runs; whether all of them have ended."""
+        runs = [r for r in runs if abs(r.lr_step) <= LR_STEPS and r not in self.seen]
+        runs = runs[: self.number - len(self.seen)]
+        self.seen += runs
+        yield from runs
+        return all(self._outcome(run) is not None for run in runs)
+
+    def _outcome(self, run: Run) -> Outcome | None:
+        return self.history.get(run)
+
+    def _other_setting(self) -> Run | None:
+        """One step stronger or milder than the best so far, where that was not tried."""
+        at = self.best()
+        ((name, number),) = (at or self.first).settings
+        outcome = self._outcome(at) if at else None
+        stronger = self.strong and outcome is not None and outcome.accuracy >= self.allowed
+        for step in (1, -1) if stronger else (-1, 1):
+            other = replace(self.first, settings=((name, number + step),))
+            if 1 <= number + step <= self.settings and other not in self.seen:
+                return other
+        return None
+
+    def _closer(self) -> Run | None:
+        """Beside the best so far: an octave on at the end of the range, else half an octave."""
+        at = self.best() or self.first
+        tried = {run.lr_step: run for run in self.seen if run.settings == at.settings}
+
+        def accuracy(step: int) -> float:
+            outcome = self._outcome(tried[step]) if step in tried else None
+            return outcome.accuracy if outcome and outcome.complete else -1.0
+
+        sides = sorted((2, -2), key=lambda side: accuracy(at.lr_step + side), reverse=True)
+        steps = [at.lr_step + side for side in sides if at.lr_step + side not in tried]
+        steps += [at.lr_step + side // 2 for side in sides]
+        free = [step for step in steps if step not in tried and abs(step) <= LR_STEPS]
+        return replace(at, lr_step=free[0]) if free else None

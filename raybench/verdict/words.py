@@ -1,0 +1,71 @@
+"""What a study says at the terminal: its plan, and its result with the verdict in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from raybench.reports.text import as_text
+from raybench.verdict import outcome, plan
+from raybench.verdict.finish import Finished
+from raybench.verdict.plan import Plan, span
+from raybench.verdict.policy import Design
+
+
+def plan_text(
+    made: Plan, reasons: Mapping[str, str], budget_s: float | None, price: float | None
+) -> str:
+    """The plan as a table, with what does not fit the model or the budget.
+
+    Args:
+        reasons: of the techniques that do not fit the model, by name.
+        price: of an hour.
+    """
+    design = made.design
+    each = f"{design.tuning} trials of tuning and {design.seeds} seeds of {design.epochs} epochs"
+    lines = [as_text(f"The plan: {each} an arm", plan.table(made, budget_s, price))]
+    lines += [f"{name} does not fit: {reason}" for name, reason in reasons.items()]
+    lines += made.remarks
+    if budget_s is not None:
+        lines.append(f"budget: {span(budget_s)}; time that is left goes into more seeds")
+    return "\n".join(lines)
+
+
+def result_text(finished: Finished, design: Design, folder: Path, spent_s: float) -> str:
+    """The verdict in a sentence, the tables, and what to do with the recipe."""
+    short = outcome.short_table(finished.verdicts, design.goal)
+    parts = [sentence(finished, design), "", as_text(f"What pays for {design.goal}", short)]
+    equal = outcome.equal_time_table(finished.verdicts)
+    if equal is not None and len(equal):
+        parts.append(as_text("The same at the baseline's training time", equal))
+    parts.append(f"Parquet: {folder}/verdict.parquet, {folder}/trials, {folder}/epochs")
+    if finished.choice.meets:
+        fresh = finished.fresh
+        told = [f"{100 * fresh['test_accuracy']:.2f} %", f"{fresh['model_bytes']:,.0f} bytes"]
+        if "latency_ms" in fresh:
+            told.append(f"ONNX {100 * fresh['onnx_test_accuracy']:.2f} %")
+            told.append(f"{fresh['latency_ms']:.2f} ms an image")
+        kept = "as told" if finished.kept else "NOT as told"
+        parts += [
+            f"Recipe:  {folder}/recipe.json ({finished.choice.arm}), {folder}/recommended.*",
+            f"Read in a fresh process: {', '.join(told)} ({kept})",
+            f"Rerun:   python -m raybench.train --recipe-file {folder}/recipe.json",
+        ]
+    parts.append(f"{span(spent_s)} in all")
+    return "\n".join(parts)
+
+
+def sentence(finished: Finished, design: Design) -> str:
+    """The verdict in one sentence."""
+    choice, frame = finished.choice, finished.verdicts
+    if not choice.meets:
+        return f"No recipe: the nearest is {choice.arm}, and {choice.why}."
+    if choice.arm == "baseline":
+        return f"The tuned baseline is the recipe: {choice.why}."
+    row = frame[frame["arm"] == choice.arm].iloc[0]
+    ratio = outcome.OF_GOAL[design.goal]
+    gain = f"{row[f'{ratio}_ratio']:.2f} times the baseline's {design.goal}, " if ratio else ""
+    return (
+        f"{choice.arm} pays: {gain}{row['points']:+.1f} points of test accuracy "
+        f"({row['points_low']:+.1f} to {row['points_high']:+.1f}, {int(row['seeds'])} seeds)."
+    )
