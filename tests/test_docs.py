@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from raybench import export, report, train, tune
+from raybench import compare, export, predict, report, train, tune
 from raybench.bench import __main__ as bench
 from raybench.search.space import Overrides, load
 
@@ -43,7 +43,13 @@ def parse(command: str) -> None:
         case "techniques":
             assert set(arguments[::2]) <= {"--model", "--image-size"}
         case _:
-            options = {"tune": tune.Tune, "report": report.Report, "bench": bench.Bench}[module]
+            options = {
+                "tune": tune.Tune,
+                "report": report.Report,
+                "bench": bench.Bench,
+                "compare": compare.Compare,
+                "predict": predict.Predict,
+            }[module]
             tyro.cli(options, args=arguments)
 
 

@@ -130,7 +130,9 @@ def test_no_run_begins_that_cannot_end_within_the_budget(tmp_path):
 def test_a_larger_budget_goes_on_with_what_was_spent(tmp_path):
     clock = Clock(budget_s=100.0)
     sweep = opened(tmp_path, clock)
+    sweep.proposals.remember = lambda seconds: sweep.store.put(SPENT, {"seconds": seconds + 1})
     trained(sweep, 3)
+    assert clock.spent_s() < 5  # what it remembers of itself does not count twice
     sweep.store.put(SPENT, {"seconds": 90.0})
     sweep.close()
     small, large = Clock(budget_s=95.0), Clock(budget_s=1000.0)

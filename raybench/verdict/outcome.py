@@ -157,17 +157,15 @@ def save(frame: pd.DataFrame, folder: Path) -> Path:
 
 def short_table(frame: pd.DataFrame, goal: Goal) -> pd.DataFrame:
     """What fits 80 columns: the arm, the verdict, accuracy and the goal's ratio."""
-    shown = frame[~frame["verdict"].isin(["does not fit"])]
-    ratio = OF_GOAL[goal]
+    shown = frame[frame["seeds"].notna()]
     columns: dict[str, Any] = {
         "arm": shown["arm"],
         "verdict": shown["verdict"],
-        "n": [("" if math.isnan(n) else f"{n:.0f}") for n in _floats(shown, "seeds")],
-        "points (95 %)": _intervals(shown, "points", "+.1f"),
+        "seeds": [f"{count:.0f}" for count in _floats(shown, "seeds")],
+        "points": _points(shown, "points"),
     }
-    if ratio:
-        columns[f"{goal} (95 %)"] = _intervals(shown, f"{ratio}_ratio", ".2f", "×")
-    columns["why"] = shown["why"]
+    if ratio := OF_GOAL[goal]:
+        columns[goal] = _ratios(shown, f"{ratio}_ratio")
     return pd.DataFrame(columns)
 
 
@@ -180,8 +178,8 @@ def equal_time_table(frame: pd.DataFrame) -> pd.DataFrame | None:
         {
             "arm": shown["arm"],
             "epochs": shown["equal_time_epochs"].astype(int),
-            "n": shown["equal_time_seeds"].astype(int),
-            "points (95 %)": _intervals(shown, "equal_time_points", "+.1f"),
+            "seeds": shown["equal_time_seeds"].astype(int),
+            "points": _points(shown, "equal_time_points"),
         }
     )
 
@@ -192,17 +190,19 @@ def _floats(frame: pd.DataFrame, name: str) -> list[float]:
     return [math.nan if v is None else float(v) for v in frame[name].to_list()]
 
 
-def _intervals(frame: pd.DataFrame, name: str, form: str, unit: str = "") -> list[str]:
-    low, high = _floats(frame, f"{name}_low"), _floats(frame, f"{name}_high")
+def _points(frame: pd.DataFrame, name: str) -> list[str]:
+    """`-0.4 ± 0.3`: the mean and half of its 95 % interval."""
+    pairs = zip(_floats(frame, name), _floats(frame, f"{name}_high"), strict=True)
+    return ["" if math.isnan(mean) else f"{mean:+.1f} ± {high - mean:.1f}" for mean, high in pairs]
+
+
+def _ratios(frame: pd.DataFrame, name: str) -> list[str]:
+    """`× 0.52 (0.50–0.54)`; without an interval where it is a point."""
     texts = []
-    for mean, least, most in zip(_floats(frame, name), low, high, strict=True):
-        if math.isnan(mean):
-            texts.append("")
-            continue
-        interval = "" if math.isnan(least) else f" ({least:{form}} … {most:{form}})"
-        if f"{least:{form}}" == f"{most:{form}}":
-            interval = ""
-        texts.append(f"{mean:{form}}{unit}{interval}")
+    bounds = (_floats(frame, f"{name}_low"), _floats(frame, f"{name}_high"))
+    for mean, low, high in zip(_floats(frame, name), *bounds, strict=True):
+        interval = f" ({low:.2f}–{high:.2f})" if f"{low:.2f}" != f"{high:.2f}" else ""
+        texts.append("" if math.isnan(mean) else f"× {mean:.2f}{interval}")
     return texts
 
 

@@ -129,10 +129,8 @@ def table(plan: Plan, budget_s: float | None, price_per_hour: float | None) -> p
     hours = (plan.most_s - plan.needed_s) / 3600
     if design.equal_time:
         more += len(design.settings) * design.seeds
-    rows.append(["combinations, equal time: up to", more, hours, None, more * largest])
-    rows.append(
-        ["start, measuring alone, files", None, (START_S + plan.after_s) / 3600, None, None]
-    )
+    rows.append(["then, up to", more, hours, None, more * largest])
+    rows.append(["start and end", None, (START_S + plan.after_s) / 3600, None, None])
     frame = pd.DataFrame(rows, columns=columns)
     sums = frame[["trials", "disk, MB"]].sum()
     hours = plan.expected_s(budget_s) / 3600
@@ -140,7 +138,8 @@ def table(plan: Plan, budget_s: float | None, price_per_hour: float | None) -> p
     frame.loc[len(frame)] = ["in all", sums["trials"], hours, most, sums["disk, MB"]]
     frame["trials"] = frame["trials"].astype("Int64")
     if price_per_hour is not None:
-        frame["cost"] = frame["hours"] * price_per_hour
+        frame["cost"] = (frame["hours"] * price_per_hour).round(2)
+    frame["hours"] = frame["hours"].round(3)
     return frame
 
 

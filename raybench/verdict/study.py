@@ -85,7 +85,7 @@ class Study:
         self._sampling, self._expected, self._slots = sampling, seconds, slots
         self._folder = folder
         self._runs: dict[int, Run] = {}
-        self._ended = self.waiting = False
+        self._ended = self.waiting = self._begun = False
 
     @property
     def over(self) -> bool:
@@ -120,7 +120,8 @@ class Study:
     def take(self, record: Record) -> None:
         kind, _, content = record
         if kind == SPENT:
-            self.clock.before_s = max(self.clock.before_s, float(content["seconds"]))
+            if not self._begun:  # of an earlier run
+                self.clock.before_s = float(content["seconds"])
         elif kind == "suggested":
             suggested = Suggestion(content["number"], content["params"], content["distributions"])
             self._runs[content["number"]] = self.arms.run_of(suggested.external())
@@ -133,6 +134,7 @@ class Study:
                 self.history.setdefault(run, None)
 
     def of(self, number: int) -> Iterator[tuple[Trial, int | None]]:
+        self._begun = True
         self.remember(self.clock.spent_s())
         now = self.state()
         if BASELINE in now.chosen:

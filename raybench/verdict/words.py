@@ -34,7 +34,8 @@ def plan_text(
 def result_text(finished: Finished, design: Design, folder: Path, spent_s: float) -> str:
     """The verdict in a sentence, the tables, and what to do with the recipe."""
     short = outcome.short_table(finished.verdicts, design.goal)
-    parts = [sentence(finished, design), "", as_text(f"What pays for {design.goal}", short)]
+    title = f"What pays for {design.goal} (difference to the baseline, 95 %)"
+    parts = [sentence(finished, design), "", as_text(title, short), *reasons(finished)]
     equal = outcome.equal_time_table(finished.verdicts)
     if equal is not None and len(equal):
         parts.append(as_text("The same at the baseline's training time", equal))
@@ -53,6 +54,12 @@ def result_text(finished: Finished, design: Design, folder: Path, spent_s: float
         ]
     parts.append(f"{span(spent_s)} in all")
     return "\n".join(parts)
+
+
+def reasons(finished: Finished) -> list[str]:
+    """A line for every arm that does not pay or is undecided, and for those that do not fit."""
+    rows = finished.verdicts[~finished.verdicts["verdict"].isin(["baseline", "pays"])]
+    return [f"{row.arm}: {row.verdict}, {row.why}" for row in rows.itertuples()] + [""]
 
 
 def sentence(finished: Finished, design: Design) -> str:

@@ -1,0 +1,39 @@
+"""python -m raybench, or raybench: lists the commands, and runs one."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+COMMANDS = {
+    "compare": "tells which techniques pay for your model and data, and writes the recipe",
+    "tune": "runs or resumes a sweep over a search space",
+    "train": "trains one experiment",
+    "report": "prints the tables of a sweep, or writes them as a page",
+    "export": "packs a trained model, and writes its ONNX graph",
+    "predict": "classifies images with a trained model",
+    "techniques": "prints which techniques stand beside which",
+    "bench": "measures the claims of the documentation on this machine",
+}
+
+
+def main() -> int:
+    """Runs the command that the first argument names; the exit code where there is none."""
+    name, *_ = [*sys.argv[1:2], ""]
+    if name in COMMANDS:
+        sys.argv = [f"raybench {name}", *sys.argv[2:]]
+        runpy.run_module(f"raybench.{name}", run_name="__main__", alter_sys=True)
+        return 0
+    listed = "\n".join(f"  {name:12}{text}" for name, text in COMMANDS.items())
+    usage = f"python -m raybench.COMMAND [--help]\n\n{listed}"
+    if name in ("", "-h", "--help"):
+        print(usage)
+        return 0
+    from raybench.experiment import nearest
+
+    print(f"raybench: no command {name!r}; {nearest(name, [*COMMANDS])}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""python -m raybench.predict: what a trained model sees in images."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+from raybench import artefact
+from raybench.artefact import onnx_graph, served_graph
+from raybench.data import Inputs
+from raybench.data.contents import Encoded
+from raybench.data.inputs import from_dict
+from raybench.data.pixels import decoded, without_warnings
+
+Classify = Callable[[Tensor], Tensor]
+"""Pixels (B, size, size, 3) of uint8 -> logits (B, classes)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Prints the likeliest classes of images, a line each.
+
+    Examples:
+
+      python -m raybench.predict resnet20.packed photo.jpg
+      python -m raybench.predict results/resnet20-digits-bytes/recommended.onnx 1.png 2.png --top 3
+      python -m raybench.predict net.safetensors photo.jpg --model my_models.nets:small_net --json
+
+    Images are read as in training: upright, RGB, the largest square at the centre, scaled.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """The trained model: packed, safetensors, or an ONNX graph that raybench wrote."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Image files."""
+    model: str = ""
+    """The file's model once more where it is one of your own, `package.module:factory`."""
+    top: int = 1
+    """Classes to print of each image."""
+    json: bool = False
+    """One JSON object an image, with the probability of every class that is printed."""
+
+
+def opened(path: Path, model: str = "") -> tuple[Inputs, Classify]:
+    """What a trained model takes, and a function that classifies such images.
+
+    Args:
+        model: names the model where it is one by import path.
+
+    Raises:
+        ValueError: no trained model, or one whose file does not tell what it takes.
+    """
+    if path.suffix == ".onnx":
+        return _graph(path)
+    inputs = artefact.about(path).inputs
+    if inputs is None:
+        raise ValueError(f"{path} does not tell what its model takes: train it again")
+    network = artefact.load(path, model)
+    return inputs, lambda pixels: network(inputs.normalized(pixels))
+
+
+def _graph(path: Path) -> tuple[Inputs, Classify]:
+    try:
+        content = path.read_bytes()
+        session = onnx_graph.session(content)
+        described = served_graph.metadata(content)
+        inputs = from_dict({n: v for n, v in described.items() if n != "experiment"})
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    # ONNX Runtime's errors of damaged files have many types; a foreign graph lacks the metadata.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no ONNX graph that raybench wrote: {reason}") from error
+    return inputs, lambda pixels: onnx_graph.logits(session, pixels)
+
+
+@torch.inference_mode()
+def predict(options: Predict) -> list[dict[str, object]]:
+    """For each image its file and the likeliest classes with their probabilities.
+
+    Raises:
+        ValueError: no trained model, or an image that cannot be read.
+    """
+    if not options.images:
+        raise ValueError("name one image or more")
+    if options.top < 1:
+        raise ValueError(f"--top is {options.top}: 1 or more classes")
+    inputs, classify = opened(options.file, options.model)
+    found: list[dict[str, object]] = []
+    for path in options.images:
+        if not path.is_file():
+            raise ValueError(f"there is no image {path}")
+        with without_warnings():
+            pixels, _, _ = decoded(Encoded(str(path), path), inputs.image_size)
+        logits = classify(torch.tensor(pixels)[None])[0]
+        shares = logits.float().softmax(0)
+        best = shares.topk(min(options.top, len(shares)))
+        classes = [
+            {"class": inputs.class_names[int(place)], "probability": float(share)}
+            for share, place in zip(best.values, best.indices, strict=True)
+        ]
+        found.append({"image": str(path), "classes": classes})
+    return found
+
+
+def run(options: Predict) -> int:
+    """The exit code: 0, or 2 for a model or an image that cannot be read."""
+    try:
+        found = predict(options)
+    except (ValueError, OSError) as error:
+        print(f"raybench.predict: {str(error).removeprefix('--data: ')}", file=sys.stderr)
+        return 2
+    for one in found:
+        if options.json:
+            print(json.dumps(one))
+            continue
+        classes: list[dict[str, object]] = one["classes"]  # type: ignore[assignment]
+        shares = [(c["class"], float(str(c["probability"]))) for c in classes]
+        print(one["image"], *(f"{name} {100 * share:.1f} %" for name, share in shares), sep="  ")
+    return 0
+
+
+def parse(arguments: list[str]) -> Predict:
+    """The command line. Its help holds the examples, of which tyro alone would show none."""
+    return tyro.cli(
+        Predict,
+        args=arguments,
+        prog="python -m raybench.predict",
+        description=inspect.getdoc(Predict),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(parse(sys.argv[1:])))
