@@ -17,6 +17,9 @@ import tyro
 from raybench import data, models
 from raybench.experiment import Experiment, nearest
 from raybench.models.check import check as check_model
+from raybench.reports import verdict
+from raybench.reports.page import as_html
+from raybench.results.read import read
 from raybench.search.progress import Progress
 from raybench.search.space import Overrides
 from raybench.search.sweep import Sweep
@@ -29,6 +32,7 @@ from raybench.verdict.judgement import GOALS, Goal
 from raybench.verdict.plan import Plan
 from raybench.verdict.study import SPENT, TEACHER, Clock, Study
 
+PAGE = "verdict.html"
 MANY = 10**6  # trials: the study says when it is over
 
 
@@ -153,20 +157,20 @@ def _ready(options: Compare) -> Ready:
     )
     same = prepared.asked(arms, replace(design, most_seeds=options.most_seeds))
     begun = prepared.kept(folder, same, design)
-    slots = _slots(options)
+    slots, steps, test_images = _slots(options), costs.steps_of(base), len(data.load(base).test)
     if begun is None:
         print(
             f"raybench.compare: a short run of the baseline and {len(arms.settings)} techniques",
             file=sys.stderr,
         )
         measured = costs.measured(arms, slots)
-        whole = Plan(design, measured, costs.steps_of(base), slots)
+        whole = Plan(design, measured, steps, slots, test_images)
         fitted = plan.fitted(whole, budget_s)
         kept = prepared.Kept(design=fitted.design, costs=measured, remarks=fitted.remarks)
         if not options.plan:
             prepared.keep(folder, same, kept)
     else:
-        fitted = Plan(begun.design, begun.costs, costs.steps_of(base), slots, begun.remarks)
+        fitted = Plan(begun.design, begun.costs, steps, slots, test_images, begun.remarks)
     shrunk = {name: arms.settings[name] for name in fitted.design.settings}
     return Ready(folder, Arms(base, shrunk), reasons, fitted, budget_s, limits)
 
@@ -260,9 +264,11 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> int:
         )
         spent_s = clock.spent_s()
         study.remember(spent_s)
-        finish.save(finished, ready.folder, ready.plan, ready.budget_s, spent_s)
+        words.save(finished, ready.plan, ready.folder, ready.budget_s, spent_s)
     finally:
         sweep.close()
+    page = as_html(read(ready.folder), verdict=verdict.read(ready.folder))
+    (ready.folder / PAGE).write_text(page)
     print(words.result_text(finished, design, ready.folder, spent_s))
     return 0 if finished.choice.meets else 1
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from raybench.reports import verdict as verdicts
 from raybench.reports.summary import summary
 from raybench.reports.text import as_text
 from raybench.results.read import read
@@ -59,7 +60,11 @@ def run(options: Report) -> int:
 
             for remark in rebuild(options.folder):
                 print(f"raybench.report: {remark}", file=sys.stderr)
-        results = read(options.folder)
+        results, verdict = read(options.folder), verdicts.read(options.folder)
+        if verdict is not None:
+            print("\n".join([verdict.sentence, *verdict.reasons, ""]))
+            for title, frame in verdict.tables.items():
+                print(as_text(title, frame))
         print(summary(results, options.threshold))
         if options.attribution:
             from raybench.reports import attribution
@@ -70,7 +75,8 @@ def run(options: Report) -> int:
             # Imported here: Matplotlib takes half a second, which a table can do without.
             from raybench.reports.page import as_html
 
-            page = as_html(results, options.threshold, attributed=options.attribution)
+            attributed = options.attribution
+            page = as_html(results, options.threshold, attributed=attributed, verdict=verdict)
             options.html.write_text(page)
             print(f"wrote {options.html}")
     except (ValueError, OSError) as error:

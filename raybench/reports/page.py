@@ -7,11 +7,18 @@ import html
 from raybench.reports import attribution, plots
 from raybench.reports.summary import family_table, front_table, headline
 from raybench.reports.text import cell
+from raybench.reports.verdict import Verdict
 from raybench.results.read import Results
 
 
-def as_html(results: Results, threshold: float = 0.75, *, attributed: bool = False) -> str:
-    """The whole report as one page with its plots inline."""
+def as_html(
+    results: Results,
+    threshold: float = 0.75,
+    *,
+    attributed: bool = False,
+    verdict: Verdict | None = None,
+) -> str:
+    """The whole report as one page with its plots inline; the verdict of a study on top."""
     tables = [("Pareto front", front_table(results))]
     found = attribution.attribute(results) if attributed else []
     if found:
@@ -20,7 +27,12 @@ def as_html(results: Results, threshold: float = 0.75, *, attributed: bool = Fal
     if table is not None:
         tables.insert(0, (f"{results.about['family']}", table))
     body = [f"<h1>{html.escape(results.about['sweep'])}</h1>"]
+    if verdict is not None:
+        body.append(f"<p><strong>{html.escape(verdict.sentence)}</strong></p>")
+        tables[:0] = verdict.tables.items()
     body += [f"<pre>{html.escape(headline(results))}</pre>"]
+    if verdict is not None:
+        body += [f"<p>{html.escape(reason)}</p>" for reason in verdict.reasons]
     for title, frame in tables:
         shown = frame.map(cell).to_html(index=False, border=0)
         body.append(f"<h2>{html.escape(title)}</h2>{shown}")

@@ -25,7 +25,7 @@ from raybench.verdict.costs import short
 
 Arm = tuple[str, ...]
 
-STEPS = 4  # an epoch of a short training
+STEPS = 2  # an epoch of a short training
 ROUNDS, LEAST_ROUNDS = 10, 4
 BATCHES = (1, 64)
 BLOCKS, RUNS = 10, {1: 20, 64: 2}  # runs of a block, whose median counts

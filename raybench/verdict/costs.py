@@ -36,6 +36,8 @@ class Cost:
     """Of the last epoch: stored, read back, scored."""
     memory_bytes: float
     """Peak of the process."""
+    counted_bytes: float
+    """Parameters, gradients, optimizer state and activations."""
     model_bytes: float
 
     def seconds(self, epochs: int, steps: int) -> float:
@@ -101,6 +103,7 @@ def _cost(experiment: Experiment) -> Cost:
         evaluation_s=first["eval_s"],
         end_s=last["eval_s"] - first["eval_s"],
         memory_bytes=last["peak_memory_bytes"],
+        counted_bytes=last.get("memory_bytes") or last["peak_memory_bytes"],
         model_bytes=last["model_bytes"],
     )
 

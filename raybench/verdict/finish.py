@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from raybench.verdict.arms import Run
 from raybench.verdict.constraints import Constraint
 from raybench.verdict.judgement import Outcome
 from raybench.verdict.outcome import Measured
-from raybench.verdict.plan import Plan
+from raybench.verdict.plan import ALONE_S
 from raybench.verdict.policy import BASELINE, Arm, seed_runs
 from raybench.verdict.recommended import Choice
 from raybench.verdict.study import Study
@@ -72,8 +71,7 @@ def finish(
         arm: folder / "models" / f"{trial_of(study.numbers[run])}.safetensors"
         for arm, (run, _) in best.items()
     }
-    left = study.clock.left_s()
-    measured, graphs = _measured(experiments, models, max(10.0, min(left, 30.0 * len(matter))))
+    measured, graphs = _measured(experiments, models, ALONE_S * len(matter))
     verdicts = outcome.table(study.design, study.history, measured, reasons)
     never = frozenset(
         outcome.name_of(arm) for arm in measured.slower_in_int8 if study.design.goal == "latency"
@@ -98,25 +96,6 @@ def finish(
     test_images = len(data.load(study.arms.base).test)
     kept = _as_told(told, fresh, test_images, verdicts, choice.arm, constraints)
     return Finished(verdicts=verdicts, choice=choice, told=told, fresh=fresh, kept=kept)
-
-
-def save(
-    finished: Finished, folder: Path, plan: Plan, budget_s: float | None, spent_s: float
-) -> None:
-    """Writes verdict.json: the recommended arm, its figures, and the study's time."""
-    content = {
-        "arm": finished.choice.arm,
-        "meets": finished.choice.meets,
-        "why": finished.choice.why,
-        "told": finished.told,
-        "fresh": finished.fresh,
-        "kept": finished.kept,
-        "expected_s": plan.expected_s(budget_s),
-        "budget_s": budget_s,
-        "spent_s": spent_s,
-        "epoch_s": plan.trial_s("") / plan.design.epochs,
-    }
-    (folder / "verdict.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _that_matter(study: Study, chosen: dict[Arm, Run]) -> list[Arm]:
@@ -144,7 +123,7 @@ def _measured(
 ) -> tuple[Measured, dict[Arm, bytes]]:
     images = data.load(experiments[BASELINE])
     ratios: dict[str, dict[Arm, Times]] = {}
-    trained = alone.log_ratios(alone.trainings(experiments, limit_s / 2), BASELINE)
+    trained = alone.log_ratios(alone.trainings(experiments, limit_s), BASELINE)
     ratios["train_time"] = {arm: logs for arm, logs in trained.items() if np.isfinite(logs).all()}
     graphs: dict[Arm, bytes] = {}
     in_fp32: dict[Arm, bytes] = {}

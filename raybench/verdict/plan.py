@@ -1,7 +1,7 @@
 """Plan: what a study will run and take, before anything starts; and what of it a budget holds.
 
 needed    every arm's tuning and first seeds
-then      combinations, runs at equal time, more seeds: as the budget allows
+then      combinations, runs at equal time, more seeds: as many as `forecast` expects
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from raybench.verdict.costs import Cost
+from raybench.verdict.forecast import Forecast, forecast
 from raybench.verdict.policy import Design
 from raybench.verdict.study import combined_of
 
-LEAST_TUNING, LEAST_EPOCHS = 2, 2
-START_S = 12.0  # of the command: imports, Ray, its first actors
-ALONE_S, ALONE_SHARE = 10.0, 0.04  # of an arm; of the budget, at least
+LEAST_TUNING = 2
+START_S = 25.0  # of the command: imports, short runs of all arms, Ray, its first actors
+ALONE_S = 10.0  # of an arm
 GRAPH_S = 6.0  # of an arm: its ONNX graph
 CHECK_S = 15.0  # the fresh process
 
@@ -32,6 +33,7 @@ class Plan:
     steps: int
     """Of an epoch."""
     slots: int
+    test_images: int
     remarks: tuple[str, ...] = ()
     """What was shrunk or left out to fit a budget, a sentence each."""
 
@@ -56,23 +58,28 @@ class Plan:
 
     @property
     def after_s(self) -> float:
-        """Measuring alone, graphs, the fresh process."""
-        arms = 1 + len(self.design.settings) + combined_of(self.design)
-        return arms * (ALONE_S + GRAPH_S) + CHECK_S
+        """What comes after the last trial, if every arm is measured alone."""
+        return self._after_s(1 + len(self.design.settings) + combined_of(self.design))
 
-    @property
-    def most_s(self) -> float:
-        """With all combinations and all arms at equal time, before more seeds."""
-        design, each = self.design, self.seconds()
-        dearest = sorted((each[name] for name in design.settings), reverse=True)
-        pair = sum(dearest[:2]) - each[""] if len(dearest) > 1 else 0.0
-        combined = combined_of(design) * self.runs * max(pair, each[""])
-        equal = (len(design.settings) * design.seeds * each[""]) if design.equal_time else 0.0
-        return self.needed_s + (combined + equal) / self.slots
+    def forecast(self, budget_s: float | None) -> Forecast:
+        """The trials that there will be."""
+        limit_s = math.inf if budget_s is None else budget_s - START_S - self.after_s
+        return forecast(
+            self.design,
+            self.costs,
+            self.seconds(),
+            slots=self.slots,
+            test_images=self.test_images,
+            limit_s=limit_s,
+        )
 
     def expected_s(self, budget_s: float | None) -> float:
-        """What the study will take: all that it wants to do, or the budget."""
-        return self.most_s if budget_s is None else min(self.most_s, budget_s)
+        """What the whole study will take."""
+        trials = self.forecast(budget_s)
+        return START_S + trials.trials_s + self._after_s(trials.arms)
+
+    def _after_s(self, arms: int) -> float:
+        return arms * (ALONE_S + GRAPH_S) + CHECK_S
 
 
 def fitted(plan: Plan, budget_s: float | None) -> Plan:
@@ -124,13 +131,14 @@ def table(plan: Plan, budget_s: float | None, price_per_hour: float | None) -> p
         cost, hours = plan.costs[name], plan.runs * each[name] / slots / 3600
         memory, disk = slots * cost.memory_bytes / 1e9, plan.runs * cost.model_bytes / 1e6
         rows.append([name or "baseline", plan.runs, hours, memory, disk])
-    more = combined_of(design) * plan.runs
-    largest = max(cost.model_bytes for cost in plan.costs.values()) / 1e6
-    hours = (plan.most_s - plan.needed_s) / 3600
-    if design.equal_time:
-        more += len(design.settings) * design.seeds
-    rows.append(["then, up to", more, hours, None, more * largest])
-    rows.append(["start and end", None, (START_S + plan.after_s) / 3600, None, None])
+    trials = plan.forecast(budget_s)
+    certain = (1 + len(design.settings)) * plan.runs
+    more, largest = trials.trials - certain, max(cost.model_bytes for cost in plan.costs.values())
+    certain_s = sum(plan.runs * each[name] for name in ("", *design.settings)) / slots
+    hours = max(0.0, trials.trials_s - certain_s) / 3600
+    rows.append(["then, about", max(0, more), hours, None, max(0, more) * largest / 1e6])
+    hours = (plan.expected_s(budget_s) - trials.trials_s) / 3600
+    rows.append(["start and end", None, hours, None, None])
     frame = pd.DataFrame(rows, columns=columns)
     sums = frame[["trials", "disk, MB"]].sum()
     hours = plan.expected_s(budget_s) / 3600

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
+from raybench.reports import verdict
 from raybench.reports.text import as_text
 from raybench.verdict import outcome, plan
 from raybench.verdict.finish import Finished
@@ -33,12 +37,10 @@ def plan_text(
 
 def result_text(finished: Finished, design: Design, folder: Path, spent_s: float) -> str:
     """The verdict in a sentence, the tables, and what to do with the recipe."""
-    short = outcome.short_table(finished.verdicts, design.goal)
-    title = f"What pays for {design.goal} (difference to the baseline, 95 %)"
-    parts = [sentence(finished, design), "", as_text(title, short), *reasons(finished)]
-    equal = outcome.equal_time_table(finished.verdicts)
-    if equal is not None and len(equal):
-        parts.append(as_text("The same at the baseline's training time", equal))
+    parts = [sentence(finished, design), ""]
+    parts += [as_text(title, frame) for title, frame in tables(finished, design).items()]
+    parts += [*reasons(finished), ""]
+    parts.append(f"Page:    {folder}/verdict.html")
     parts.append(f"Parquet: {folder}/verdict.parquet, {folder}/trials, {folder}/epochs")
     if finished.choice.meets:
         fresh = finished.fresh
@@ -59,7 +61,40 @@ def result_text(finished: Finished, design: Design, folder: Path, spent_s: float
 def reasons(finished: Finished) -> list[str]:
     """A line for every arm that does not pay or is undecided, and for those that do not fit."""
     rows = finished.verdicts[~finished.verdicts["verdict"].isin(["baseline", "pays"])]
-    return [f"{row.arm}: {row.verdict}, {row.why}" for row in rows.itertuples()] + [""]
+    return [f"{row.arm}: {row.verdict}, {row.why}" for row in rows.itertuples()]
+
+
+def tables(finished: Finished, design: Design) -> dict[str, pd.DataFrame]:
+    """By title: what pays, and the same at equal training time where that was run."""
+    title = f"What pays for {design.goal} (difference to the baseline, 95 %)"
+    shown = {title: outcome.short_table(finished.verdicts, design.goal)}
+    equal = outcome.equal_time_table(finished.verdicts)
+    if equal is not None and len(equal):
+        shown["The same at the baseline's training time"] = equal
+    return shown
+
+
+def save(
+    finished: Finished, plan: Plan, folder: Path, budget_s: float | None, spent_s: float
+) -> None:
+    """Writes verdict.json: the verdict in words and tables, and the time of the study."""
+    design = plan.design
+    content = {
+        "goal": design.goal,
+        "sentence": sentence(finished, design),
+        "reasons": reasons(finished),
+        "tables": {t: f.to_dict(orient="records") for t, f in tables(finished, design).items()},
+        "arm": finished.choice.arm,
+        "meets": finished.choice.meets,
+        "told": finished.told,
+        "fresh": finished.fresh,
+        "kept": finished.kept,
+        "expected_s": plan.expected_s(budget_s),
+        "budget_s": budget_s,
+        "spent_s": spent_s,
+        "epoch_s": plan.trial_s("") / design.epochs,
+    }
+    (folder / verdict.FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def sentence(finished: Finished, design: Design) -> str:
