@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from raybench import data, models
@@ -208,7 +209,11 @@ def _baseline(options: Compare) -> Experiment:
 
 
 def _slots(options: Compare) -> int:
-    return options.concurrent or os.cpu_count() or 1
+    """Trials at once, before Ray has said what it holds."""
+    fits = os.cpu_count() or 1
+    if torch.cuda.is_available() and options.gpus != 0:
+        fits = min(fits, int(torch.cuda.device_count() / (options.gpus or 1)))
+    return options.concurrent or max(1, fits)
 
 
 # --- The study ----------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import tyro
 
 from raybench.reports import verdict as verdicts
 from raybench.reports.summary import summary
+from raybench.reports.sweeps import sweeps
 from raybench.reports.text import as_text
-from raybench.results.read import read
+from raybench.results.read import is_sweep, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Report:
 
     Examples:
 
+      python -m raybench.report results
       python -m raybench.report results/pruning
       python -m raybench.report results/pruning --html pruning.html
       python -m raybench.report results/experts --threshold 0.6
@@ -30,7 +32,7 @@ class Report:
     """
 
     folder: Annotated[Path | None, tyro.conf.Positional] = None
-    """The sweep's folder, results/NAME."""
+    """The sweep's folder, results/NAME; or results, for a list of its sweeps."""
     threshold: float = 0.75
     """Accuracy of which a table gives the first epoch above it."""
     attribution: bool = False
@@ -60,6 +62,9 @@ def run(options: Report) -> int:
 
             for remark in rebuild(options.folder):
                 print(f"raybench.report: {remark}", file=sys.stderr)
+        if not is_sweep(options.folder) and [*options.folder.glob("*/trials/trials.parquet")]:
+            print(as_text(f"The sweeps in {options.folder}", sweeps(options.folder)))
+            return 0
         results, verdict = read(options.folder), verdicts.read(options.folder)
         if verdict is not None:
             print("\n".join([verdict.sentence, *verdict.reasons, ""]))

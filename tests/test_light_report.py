@@ -8,12 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from raybench import report
 from raybench.experiment import flatten, preset, tables
 from raybench.reports import family
 from raybench.results.store import Store
 
 ROOT = Path(__file__).parent.parent
-FAMILIES = ("monarch", "pipeline", "pruning", "strategies", "super_model", "switch_vit")
+FAMILIES = (
+    "monarch",
+    "pipeline",
+    "pruning",
+    "strategies",
+    "super_model",
+    "switch_vit",
+    "which_pays",
+)
 HEAVY = {"torch", "ray", "optuna", "timm", "torchvision"}
 PROGRAM = """
 import sys
@@ -93,3 +102,18 @@ def test_a_module_that_misses_a_package_says_so(memory_path, monkeypatch):
     monkeypatch.syspath_prepend(memory_path)
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         family.table("half.family")
+
+
+def test_a_results_folder_lists_its_sweeps(memory_path, capsys):
+    for name in ("pruning", "monarch"):
+        sweep(memory_path, name)
+    (memory_path / "notes").mkdir()
+    assert report.run(report.Report(folder=memory_path)) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert cells == [
+        ["monarch", "monarch", "2", "0", "1", "–"],
+        ["pruning", "pruning", "2", "0", "1", "–"],
+    ]
+    assert report.run(report.Report(folder=memory_path / "notes")) == 2
+    assert "holds no results" in capsys.readouterr().err

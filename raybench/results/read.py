@@ -26,6 +26,11 @@ class Results:
         return dict(self.about["objectives"])
 
 
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder is a sweep's: it has a log, or tables."""
+    return log.path_in(folder).exists() or (folder / "trials").exists()
+
+
 def read(folder: Path) -> Results:
     """The tables of the sweep in `folder`, at any moment of its run.
 

@@ -26,7 +26,7 @@ from raybench.verdict.recommended import Choice
 from raybench.verdict.study import Study
 
 FP32 = ("fp32",)  # beside an arm's name: its network without rounding to int8
-SUM_OF_RUNS = 2  # seeds with which an arm is worth measuring
+LEAST_SEEDS = 2  # with which an arm is worth measuring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ def finish(
         raise ValueError("the study ended before the baseline was tuned; take a larger --budget")
     matter = _that_matter(study, chosen)
     say(f"measuring {len(matter)} arms alone, interleaved")
-    experiments = {arm: study.arms.experiment(seed_runs(chosen[arm], 1)[0]) for arm in matter}
     best = {arm: _best(study, chosen[arm]) for arm in matter}
+    experiments = {arm: study.arms.experiment(run) for arm, (run, _) in best.items()}
     models = {
         arm: folder / "models" / f"{trial_of(study.numbers[run])}.safetensors"
         for arm, (run, _) in best.items()
@@ -90,7 +90,7 @@ def finish(
         "latency_ms": measured.latency_ms.get(arm),
         **{f"constraint {number}": str(one) for number, one in enumerate(constraints)},
     }
-    recommended.write(folder, models[arm], study.arms.experiment(run), graphs.get(arm), told)
+    recommended.write(folder, models[arm], experiments[arm], graphs.get(arm), told)
     say("reading the recommended files in a fresh process")
     fresh = recommended.check(folder)
     test_images = len(data.load(study.arms.base).test)
@@ -101,12 +101,11 @@ def finish(
 def _that_matter(study: Study, chosen: dict[Arm, Run]) -> list[Arm]:
     """The baseline, and the arms of which the seeds so far do not say that they do not pay."""
     judged, _ = outcome.verdicts(study.design, study.history, Measured())
-    arms = [
+    return [BASELINE] + [
         arm
         for arm, one in judged.items()
-        if one.points.seeds >= SUM_OF_RUNS and one.verdict != "does not pay"
+        if one.points.seeds >= LEAST_SEEDS and one.verdict != "does not pay"
     ]
-    return [BASELINE, *arms] if _best(study, chosen[BASELINE]) else [BASELINE]
 
 
 def _best(study: Study, run: Run) -> tuple[Run, Outcome]:

@@ -126,7 +126,9 @@ def _compared(
         **_told("points", one.points),
     }
     if one.arm in measured.without_graph:
-        row["why"] = f"{one.why}; {measured.without_graph[one.arm]}"
+        row["why"] += f"; {measured.without_graph[one.arm]}"
+    if one.arm in measured.slower_in_int8:
+        row["why"] += "; its int8 graph is slower than the same network in fp32"
     for name in RATIOS:
         alone = measured.ratios.get(name, {}).get(one.arm)
         logs = alone if alone is not None else pair.logs.get(name)  # type: ignore[call-overload]
