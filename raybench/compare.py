@@ -81,7 +81,7 @@ class Compare:
     price_per_hour: float | None = None
     """Price of an hour of this machine, for the plan."""
     epochs: int | None = None
-    """Epochs of each trial. Default: 8."""
+    """Epochs of each trial. Default: 4, for a quick answer."""
     tuning: int = 4
     """Trials of every arm to choose its learning rate and setting."""
     seeds: int = 3
@@ -146,7 +146,7 @@ def _ready(options: Compare) -> Ready:
     base = _baseline(options)
     wanted = [name.strip() for name in options.techniques.split(",") if name.strip()]
     teacher = options.teacher or str((folder / TEACHER).absolute())
-    arms, reasons = bases.fitting(base, wanted, teacher)
+    arms, reasons = bases.fitting(base, wanted, teacher, goal)
     design = prepared.design_of(
         arms,
         base,

@@ -29,7 +29,7 @@ SPREAD = 0.7
 ARMS = ("a", "b", "c", "d", "e")
 SIMULATED = 1000
 REAL = 10
-BUDGET_S = 240
+BUDGET_S = 180
 STUDY_S = 900  # deadline of a real study
 STUDIES = (  # what the real studies vary
     ("bytes", "prune,ema", ()),
@@ -125,7 +125,7 @@ def _real(scratch: Path, number: int) -> dict[str, Any]:
     goal, techniques, constraints = STUDIES[number % len(STUDIES)]
     name = f"study{number}"
     command = [sys.executable, "-m", "raybench.compare", "--model", "resnet20", "--goal", goal]
-    command += ["--techniques", techniques, "--budget", f"{BUDGET_S}s", "--epochs", "3"]
+    command += ["--techniques", techniques, "--budget", f"{BUDGET_S}s", "--epochs", "2"]
     command += ["--subset", "0.5", "--results", str(scratch), "--name", name]
     command += ["--constraint", *constraints] if constraints else []
     began = time.monotonic()

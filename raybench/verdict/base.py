@@ -13,8 +13,8 @@ from raybench.training import trainer
 from raybench.verdict.arms import CHECKPOINTING, Arms, Setting, settings_of
 
 FAMILY = "which_pays"
-WITH_BATCH_NORM = Recipe(epochs=8, batch=64, lr=0.1, weight_decay=5e-4, warmup=0.2)
-WITHOUT = Recipe(epochs=8, batch=64, optimizer="adamw", lr=5e-4, weight_decay=0.05, warmup=0.15)
+WITH_BATCH_NORM = Recipe(epochs=4, batch=64, lr=0.1, weight_decay=5e-4, warmup=0.2)
+WITHOUT = Recipe(epochs=4, batch=64, optimizer="adamw", lr=5e-4, weight_decay=0.05, warmup=0.15)
 FROM_TRAINED = 0.1  # of the learning rate, where the first weights are a trained model's
 
 
@@ -29,11 +29,14 @@ def recipe_of(model: str, *, classes: int, image_size: int) -> Recipe:
     return WITH_BATCH_NORM if any(isinstance(m, _BatchNorm) for m in modules) else WITHOUT
 
 
-def fitting(base: Experiment, techniques: list[str], teacher: str) -> tuple[Arms, dict[str, str]]:
+def fitting(
+    base: Experiment, techniques: list[str], teacher: str, goal: str
+) -> tuple[Arms, dict[str, str]]:
     """The arms of a study, and the techniques that do not fit the model, each with the reason.
 
     Args:
-        techniques: by name; empty for all.
+        techniques: by name; empty for all, but for checkpointing where the goal is not memory:
+            it changes nothing else but the time.
         teacher: address of the trained model for those that learn from one.
 
     Raises:
@@ -44,7 +47,8 @@ def fitting(base: Experiment, techniques: list[str], teacher: str) -> tuple[Arms
             raise ValueError(f"no technique {name!r}; {nearest(name, names())}")
     settings: dict[str, tuple[Setting, ...]] = {}
     reasons: dict[str, str] = {}
-    for name in techniques or names():
+    every = [name for name in names() if name != CHECKPOINTING or goal == "memory"]
+    for name in techniques or every:
         fit = []
         for setting in settings_of(name, base, teacher):
             reason = _reason(base, setting)

@@ -26,8 +26,8 @@ def plan_text(
         price: of an hour.
     """
     design = made.design
-    each = f"{design.tuning} trials of tuning and {design.seeds} seeds of {design.epochs} epochs"
-    lines = [as_text(f"The plan: {each} an arm", plan.table(made, budget_s, price))]
+    title = f"The plan: {design.tuning} + {design.seeds} trials of {design.epochs} epochs an arm"
+    lines = [as_text(title, plan.table(made, budget_s, price))]
     lines += [f"{name} does not fit: {reason}" for name, reason in reasons.items()]
     lines += made.remarks
     if budget_s is not None:
@@ -66,7 +66,7 @@ def reasons(finished: Finished) -> list[str]:
 
 def tables(finished: Finished, design: Design) -> dict[str, pd.DataFrame]:
     """By title: what pays, and the same at equal training time where that was run."""
-    title = f"What pays for {design.goal} (difference to the baseline, 95 %)"
+    title = f"What pays for {design.goal}, against the baseline (95 %)"
     shown = {title: outcome.short_table(finished.verdicts, design.goal)}
     equal = outcome.equal_time_table(finished.verdicts)
     if equal is not None and len(equal):
