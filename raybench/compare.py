@@ -81,10 +81,10 @@ class Compare:
     price_per_hour: float | None = None
     """Price of an hour of this machine, for the plan."""
     epochs: int | None = None
-    """Epochs of each trial. Default: 4, for a quick answer."""
-    tuning: int = 4
+    """Epochs of each trial. Default: 3, for a quick answer."""
+    tuning: int = 3
     """Trials of every arm to choose its learning rate and setting."""
-    seeds: int = 3
+    seeds: int = 4
     """Paired seeds of every arm to begin with."""
     most_seeds: int = 12
     """Paired seeds at most, where a budget leaves time for more."""

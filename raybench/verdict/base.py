@@ -13,8 +13,8 @@ from raybench.training import trainer
 from raybench.verdict.arms import CHECKPOINTING, Arms, Setting, settings_of
 
 FAMILY = "which_pays"
-WITH_BATCH_NORM = Recipe(epochs=4, batch=64, lr=0.1, weight_decay=5e-4, warmup=0.2)
-WITHOUT = Recipe(epochs=4, batch=64, optimizer="adamw", lr=5e-4, weight_decay=0.05, warmup=0.15)
+WITH_BATCH_NORM = Recipe(epochs=3, batch=64, lr=0.1, weight_decay=5e-4, warmup=0.2)
+WITHOUT = Recipe(epochs=3, batch=64, optimizer="adamw", lr=5e-4, weight_decay=0.05, warmup=0.15)
 FROM_TRAINED = 0.1  # of the learning rate, where the first weights are a trained model's
 
 
