@@ -67,7 +67,7 @@ def test_a_header_of_other_values_is_refused(content, tmp_path, change, because)
         ({"mean": [1, 2, float("nan")]}, "finite numbers"),
         ({"std": [1, 2, "3"]}, "finite numbers"),
         ({"std": [1, 2, 0]}, "above 0"),
-        ({"image_size": 16}, "its image_size is 16, and its Experiment's 8"),
+        ({"image_size": 16}, "its image_size is 16, but its Experiment has 8"),
         ({"image_size": "8"}, "image_size is '8'"),
         ({"channels": "BGR"}, "channels is 'BGR': RGB"),
     ],
@@ -128,10 +128,10 @@ class TestSafetensors:
     @pytest.mark.parametrize(
         ("change", "because"),
         [
-            (lambda t: t.update({VALUES: t[VALUES][:-1]}), "other values than its bits say"),
+            (lambda t: t.update({VALUES: t[VALUES][:-1]}), "does not match its mask"),
             (lambda t: t.update({VALUES: t[VALUES].view(1, -1)}), "other values"),
             (lambda t: t.update({VALUES: t[VALUES].double()}), "is another model"),
-            (lambda t: t.update({BITS: t[BITS][:-1]}), "other bits than its shape needs"),
+            (lambda t: t.update({BITS: t[BITS][:-1]}), "does not fit its shape"),
             (lambda t: t.update({BITS: t[BITS].float()}), "other bits"),
             (lambda t: t.pop(BITS), ""),
             (lambda t: t.update({"head.bias": t["head.bias"].half()}), "differ in head.bias"),
