@@ -128,11 +128,11 @@ class TestSafetensors:
     @pytest.mark.parametrize(
         ("change", "because"),
         [
-            (lambda t: t.update({VALUES: t[VALUES][:-1]}), "does not match its mask"),
-            (lambda t: t.update({VALUES: t[VALUES].view(1, -1)}), "other values"),
+            (lambda t: t.update({VALUES: t[VALUES][:-1]}), "do not match its mask"),
+            (lambda t: t.update({VALUES: t[VALUES].view(1, -1)}), "do not match its mask"),
             (lambda t: t.update({VALUES: t[VALUES].double()}), "is another model"),
             (lambda t: t.update({BITS: t[BITS][:-1]}), "does not fit its shape"),
-            (lambda t: t.update({BITS: t[BITS].float()}), "other bits"),
+            (lambda t: t.update({BITS: t[BITS].float()}), "does not fit its shape"),
             (lambda t: t.pop(BITS), ""),
             (lambda t: t.update({"head.bias": t["head.bias"].half()}), "differ in head.bias"),
             (lambda t: t.update({"head.bias": torch.zeros(1)}), "differ in head.bias"),

@@ -126,7 +126,7 @@ def test_a_killed_stage_is_made_anew_and_the_losses_go_on(ray_here, undisturbed,
 
 def test_a_cluster_that_is_too_small_is_said_at_once(ray_here):
     began = time.monotonic()
-    with pytest.raises(ValueError, match=r"7 stages want a CPU.* each, but the cluster has"):
+    with pytest.raises(ValueError, match=r"7 stages need a CPU.* each, but the cluster has"):
         next(iter(train(small(stages=7, cuts=""), stages=Staged)))
     assert time.monotonic() - began < 30  # not at a deadline, which is minutes away
 

@@ -210,7 +210,7 @@ def _unpack(name: str, bits: Tensor, values: Tensor, shape: torch.Size) -> Tenso
         raise ValueError(f"the mask of {name} does not fit its shape")
     present = np.unpackbits(bits.numpy(), count=shape.numel()).astype(bool)
     if values.shape != (int(present.sum()),):
-        raise ValueError(f"the number of values of {name} does not match its mask")
+        raise ValueError(f"the values of {name} do not match its mask")
     dense = torch.zeros(shape, dtype=values.dtype)
     dense.view(-1)[torch.from_numpy(present)] = values
     return dense
