@@ -52,7 +52,7 @@ def report(epoch: Epoch, started: float) -> dict[str, Any]:
 
 
 class LostError(RuntimeError):
-    """A process or node that ran the trial is gone. The trial has not failed; the text is a line."""
+    """A process or node that ran the trial is gone, in one line; the trial has not failed."""
 
 
 def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
