@@ -174,7 +174,7 @@ def test_a_sweep_over_stages_on_digits(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--pipeline.chunks", "3"), "take 1, 2, 4 or 8"),
-        (("--pipeline.stages", "2", "--pipeline.cuts", "99"), "cut 99 lies outside"),
+        (("--pipeline.stages", "2", "--pipeline.cuts", "99"), "cut 99 is out of range"),
         (("--pipeline.stages", "99"), "take fewer"),
     ],
 )
