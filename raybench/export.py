@@ -1,4 +1,4 @@
-"""python -m raybench.export: a trained model as the file that is shipped, and as an ONNX graph."""
+"""python -m raybench.export: writes a trained model as a packed file and as an ONNX graph."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SUFFIX = ".packed"
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Packs a stored model, reads it back, and prints where the bytes are.
+    """Packs a stored model, reads it back, and prints the bytes of each tensor.
 
     Examples:
 
@@ -37,39 +37,39 @@ class Export:
       python -m raybench.export net.packed --model my_models.nets:small_net
       python -m raybench.export resnet20.packed --onnx resnet20.onnx --data cifar10 --images 512
 
-    A quantized model packs 8 to 40 times smaller than its fp32 file, any other without loss as
-    floats. The ONNX graph is int8 for ONNX Runtime, its ranges from training images; the accuracy
-    of the decoded file and that of the graph are measured on the test split.
+    A packed quantized model is 8 to 40 times smaller than its fp32 file; any other model is packed
+    losslessly as floats. The ONNX graph is int8 for ONNX Runtime, with ranges from training images.
+    The accuracies of the decoded file and of the graph are measured on the test split.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The trained model, as --store and --keep leave it, or packed."""
+    """The trained model, as --store or --keep wrote it, or packed."""
     model: str = ""
-    """The file's model once more where it is one of your own, `package.module:factory`: a file
-    alone has no code imported."""
+    """The import path of the file's model if it is your own, `package.module:factory`: no file may
+    have code imported by itself."""
     out: Path | None = None
     """The packed file to write. Default: the model's name with .packed."""
     onnx: Path | None = None
     """The int8 ONNX graph to write."""
     data: str = ""
-    """Images for the graph's ranges and for both accuracies. Default: the Experiment's."""
+    """Data set for the graph's ranges and for both accuracies. Default: the Experiment's."""
     images: int = onnx_graph.CALIBRATION_IMAGES
     """Training images that give the graph's ranges."""
     json: bool = False
-    """One JSON object on standard output, and nothing else there."""
+    """Prints a single JSON object on standard output."""
 
 
 def parse(arguments: list[str]) -> Export:
-    """The command line. Its help holds the examples, of which tyro alone would show none."""
+    """The command line. Its help includes the examples, which tyro alone would not show."""
     text = inspect.getdoc(Export)
     return tyro.cli(Export, args=arguments, prog="python -m raybench.export", description=text)
 
 
 @torch.inference_mode()
 def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Writes the files; gives the breakdown of the packed one, and figures about both.
+    """Writes the files; returns the breakdown of the packed one, and figures about both.
 
-    All is made and checked before the first is written.
+    Everything is made and checked before the first file is written.
 
     Raises:
         ValueError: no trained model, no data for the ranges, or a graph that ONNX Runtime refuses.
@@ -86,8 +86,8 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     figures: dict[str, Any] = {"packed": str(out)}
     graph = None
     if options.onnx is not None:
-        graph, found = int8_graph(back, experiment, inputs, options)
-        figures |= {"onnx": str(options.onnx), **found}
+        graph, graph_figures = int8_graph(back, experiment, inputs, options)
+        figures |= {"onnx": str(options.onnx), **graph_figures}
     artefact.write(content, out)
     if options.onnx is not None and graph is not None:
         artefact.write(graph, options.onnx)
@@ -95,13 +95,13 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def read_back(content: bytes, model: nn.Module, experiment: Experiment, classes: int) -> nn.Module:
-    """The model that the packed content holds, which is the given one to the bit."""
+    """The model in the packed content; it equals `model` to the bit."""
     back = artefact.skeleton(experiment, classes).eval()
-    own = back.state_dict()
-    for name, tensor in packed.decode(packed.opened(content), own).items():
-        own[name].copy_(tensor)
+    weights = back.state_dict()
+    for name, tensor in packed.decode(packed.opened(content), weights).items():
+        weights[name].copy_(tensor)
     for name, tensor in model.state_dict().items():
-        same = (tensor.reshape(-1).view(torch.uint8), own[name].reshape(-1).view(torch.uint8))
+        same = (tensor.reshape(-1).view(torch.uint8), weights[name].reshape(-1).view(torch.uint8))
         assert torch.equal(*same), name
     return back
 
@@ -112,9 +112,9 @@ def int8_graph(
     """The graph, with its bytes and both accuracies on the test split.
 
     Args:
-        inputs: what the file tells of them; None: those of the data.
+        inputs: the model's inputs from its file; None takes those of the data.
     """
-    # Of the recipe nothing is used, but other data may be too few for its batch.
+    # The recipe is not used, but another data set may be too small for its batch.
     recipe = replace(experiment.recipe, batch=1, crop=0)
     alone = replace(
         experiment, data=options.data or experiment.data, recipe=recipe, parallel=Parallel()
@@ -139,7 +139,7 @@ def int8_graph(
 
 
 def as_text(table: pd.DataFrame, figures: dict[str, Any]) -> str:
-    """The tensors that take bytes, and a line for each figure."""
+    """The tensors that take bytes, and one line per figure."""
     shown = table[table["bytes"] > 0].copy()
     shown["sparsity"] = shown["sparsity"].round(3)
     shown["entropy_bytes"] = shown["entropy_bytes"].round().astype(int)
@@ -157,7 +157,7 @@ def _line(name: str, value: Any) -> str:
 
 
 def run(options: Export) -> int:
-    """The exit code: 0, or 2 for what cannot be exported."""
+    """The exit code: 0, or 2 if the model cannot be exported."""
     try:
         table, figures = export(options)
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""python -m raybench.report: a sweep's tables and plots, read from its Parquet files alone."""
+"""python -m raybench.report: a sweep's tables and plots, read only from its Parquet files."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ class Report:
     folder: Annotated[Path | None, tyro.conf.Positional] = None
     """The sweep's folder, results/NAME; or results, for a list of its sweeps."""
     threshold: float = 0.75
-    """Accuracy of which a table gives the first epoch above it."""
+    """Accuracy for which a table shows the first epoch above it."""
     attribution: bool = False
-    """Which ingredient gave what, of a sweep in which one is left out at a time."""
+    """Shows the effect of each ingredient, for a sweep that leaves out one at a time."""
     columns: bool = False
-    """Prints what every column means, as Markdown; no folder is needed."""
+    """Prints the meaning of every column, as Markdown; needs no folder."""
     rebuild: bool = False
-    """First writes the Parquet files and Optuna's journal anew from the sweep's log."""
+    """First rewrites the Parquet files and Optuna's journal from the sweep's log."""
     html: Path | None = None
-    """One HTML file to write, which needs nothing from the network."""
+    """One HTML file to write; it needs nothing from the network."""
 
 
 def run(options: Report) -> int:
-    """The exit code: 0, or 2 where there is nothing to report on."""
+    """The exit code: 0, or 2 if there is nothing to report."""
     if options.columns:
-        # Imported here: the declarations are the techniques', which need torch.
+        # Imported here, because the techniques declare the columns and need torch.
         from raybench.experiment import tables
 
         print(tables.markdown())
@@ -57,7 +57,7 @@ def run(options: Report) -> int:
         if options.folder is None:
             raise ValueError("name a sweep's folder, such as results/pruning")
         if options.rebuild:
-            # Imported here: the columns are the techniques', which need torch.
+            # Imported here, because the techniques declare the columns and need torch.
             from raybench.search.rebuild import rebuild
 
             for remark in rebuild(options.folder):
@@ -74,10 +74,10 @@ def run(options: Report) -> int:
         if options.attribution:
             from raybench.reports import attribution
 
-            found = attribution.table(attribution.attribute(results))
-            print(as_text(attribution.TITLE, found))
+            effects = attribution.table(attribution.attribute(results))
+            print(as_text(attribution.TITLE, effects))
         if options.html is not None:
-            # Imported here: Matplotlib takes half a second, which a table can do without.
+            # Imported here, because Matplotlib takes half a second and tables do not need it.
             from raybench.reports.page import as_html
 
             attributed = options.attribution

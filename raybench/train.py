@@ -37,12 +37,12 @@ from raybench.training.staged import MakeStages
 from raybench.training.trainer import check, trainer
 
 SHOWN = ("loss", "accuracy", "model_bytes", "images_per_s", "test_accuracy")
-LOCK_S = 60.0  # deadline for another run that is writing its row
+LOCK_S = 60.0  # deadline for another run to finish writing its row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Runs one experiment and prints an epoch a line; every field of Experiment is a flag.
+    """Runs one experiment and prints one line per epoch; every field of Experiment is a flag.
 
     Examples:
 
@@ -59,33 +59,33 @@ class Train:
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     recipe_file: Path | None = None
-    """An experiment to begin with, as `raybench.compare` writes it; other flags change it."""
+    """A file with an experiment, as `raybench.compare` writes it; other flags change it."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N|MIN:MAX")] = None
-    """Data-parallel workers, as --parallel.workers. MIN:MAX is elastic: as many as the cluster has,
-    from the last checkpoint on when one dies or joins; batch and learning rate stay."""
+    """Data-parallel workers, same as --parallel.workers. MIN:MAX is elastic: as many as the cluster
+    has, resuming from the last checkpoint when one dies or joins; batch and learning rate stay."""
     strategy: str | None = None
-    """How a step is spread, as --parallel.strategy: ddp, zero1, zero2, zero3, …"""
+    """How a step is spread, same as --parallel.strategy: ddp, zero1, zero2, zero3, …"""
     checkpoint: Path | None = None
-    """State of the run, written every epoch. Where the file is there, the run goes on from it:
-    with any strategy, and any number of workers."""
+    """State of the run, written every epoch. If the file exists, the run resumes from it, with any
+    strategy and any number of workers."""
     gpus: float | None = None
-    """GPUs of each worker of several. Default: 1 where the cluster has any."""
+    """GPUs of each worker if there are several. Default: 1 if the cluster has GPUs."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
     """Folder of all results."""
     store: Path | None = None
-    """Where the trained model goes; `raybench.artefact.load` reads it back."""
+    """File for the trained model; `raybench.artefact.load` reads it."""
 
 
 def parse(arguments: list[str]) -> Train:
     """The command line, on top of the family's base experiment.
 
     Raises:
-        ValueError: no such family, or a value that its field does not take.
+        ValueError: there is no such family, or a field does not allow its value.
     """
     name = arguments[0] if arguments and not arguments[0].startswith("-") else "pruning"
     recipe = recipe_file.named_in(arguments)
     base: Experiment = preset.load(name).base if recipe is None else recipe_file.read(recipe)
-    # Every technique is shown with its defaults, or its flags would be hidden in a subcommand.
+    # Every technique gets its defaults; otherwise its flags would be hidden in a subcommand.
     off: dict[str, Any] = {
         field: technique()
         for field, technique in technique_types().items()
@@ -100,9 +100,8 @@ def parse(arguments: list[str]) -> Train:
     )
     flags = [a.removeprefix("--") for a in arguments if a.startswith("--")]
     groups = {flag.partition(".")[0].replace("-", "_") for flag in flags}
-    said = {field: field in groups for field in off}
-    unsaid: dict[str, Any] = {field: None for field in off if not said[field]}
-    experiment = replace(options.experiment, **unsaid)
+    unused: dict[str, Any] = {field: None for field in off if field not in groups}
+    experiment = replace(options.experiment, **unused)
     spread: dict[str, Any] = {}
     if options.strategy is not None:
         spread["strategy"] = options.strategy
@@ -116,7 +115,7 @@ def parse(arguments: list[str]) -> Train:
 
 
 def _range(workers: str) -> tuple[int, int]:
-    """The least and the most of `N` or `MIN:MAX`."""
+    """Minimum and maximum of `N` or `MIN:MAX`."""
     least, _, most = workers.partition(":")
     try:
         return int(least), int(most or least)
@@ -125,10 +124,10 @@ def _range(workers: str) -> tuple[int, int]:
 
 
 def _fits_here(options: Train) -> None:
-    """Refuses within the second what this machine could never hold; Ray takes some to start.
+    """Refuses at once what this machine could never hold; starting Ray would take seconds.
 
     Raises:
-        ValueError: more workers or stages than processors, and no other cluster is to be joined.
+        ValueError: there are more workers or stages than processors, and RAY_ADDRESS is not set.
     """
     workers, stages = options.experiment.parallel.workers, options.experiment.pipeline.stages
     least = workers if options.workers is None else _range(options.workers)[0]
@@ -165,7 +164,7 @@ def run(arguments: list[str]) -> int:
     )
     strategy = experiment.parallel.strategy
     if experiment.parallel.workers == 1 and strategy not in ("ddp", "zero3_offload"):
-        print(f"raybench.train: one worker shares nothing, {strategy} is as ddp", file=sys.stderr)
+        print(f"raybench.train: with one worker {strategy} is the same as ddp", file=sys.stderr)
     epochs: list[Row] = []
     status, failed, trace = "COMPLETE", None, None
     try:
@@ -207,7 +206,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
     from raybench.cluster.stages import Staged
 
     with session(), tempfile.TemporaryDirectory() as scratch:
-        if stages > 1:  # in actors, which the trainer drives from here
+        if stages > 1:  # the trainer in this process drives actors
             process.prepare(threads=1)
             yield from _epochs(options, Staged)
             return
@@ -221,7 +220,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _epochs(options: Train, *stages: MakeStages) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A run driven from this process; a checkpoint of every epoch where one is asked for."""
+    """A run driven from this process; it saves every epoch if a checkpoint is given."""
     checkpoint = options.checkpoint
     train = trainer(options.experiment, *stages)
     resume = usable(checkpoint) if checkpoint else None
@@ -277,7 +276,7 @@ def _record(
 
 
 def _shown(experiment: Experiment, metrics: Row) -> Iterator[tuple[str, Any]]:
-    """The numbers of an epoch to print: the usual ones, the objectives, the techniques' columns."""
+    """The metrics of an epoch to print: the usual ones, the objectives, the techniques' columns."""
     objectives = getattr(preset.load(experiment.family), "objectives", {})
     reported = (name for name in tables.technique_columns() if not name.endswith("_coverage"))
     for name in dict.fromkeys([*SHOWN, *objectives, *reported]):

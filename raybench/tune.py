@@ -19,7 +19,7 @@ from raybench.search.sweep import Sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Tune:
-    """Runs a sweep of experiments from a search space; the same command after a crash goes on.
+    """Runs a sweep of experiments from a search space; after a crash the same command resumes.
 
     Examples:
 
@@ -28,45 +28,45 @@ class Tune:
       python -m raybench.tune --space search_spaces/pruning.py --model my_models.nets:small_net
       ray job submit --working-dir . -- python -m raybench.tune --space search_spaces/pruning.py
 
-    A larger --trials extends a finished sweep. Results lie in DIR/NAME as Parquet.
+    A larger --trials extends a finished sweep. Results are in DIR/NAME as Parquet.
     """
 
     space: Path
     """File with space(trial) and objectives."""
     name: str | None = None
-    """Name of the sweep, and of its folder. Default: the space file's stem."""
+    """Name of the sweep and of its folder. Default: the space file's stem."""
     trials: int = 20
-    """Trials in all, those of earlier runs of this sweep included."""
+    """Total number of trials, including those of earlier runs of this sweep."""
     epochs: int | None = None
-    """Epochs of each trial, where the space shall not say."""
+    """Epochs of each trial; overrides the space."""
     data: str | None = None
-    """digits, cifar10, cifar100, beans, or a folder of images."""
+    """digits, cifar10, cifar100, beans, or a folder of images; overrides the space."""
     model: str | None = None
-    """Of every trial, in place of the space's: a name, or `package.module:factory` of your own."""
+    """Model of every trial, a name or your own `package.module:factory`; overrides the space."""
     subset: float | None = None
-    """Share of the training images to use, where the machine is slow."""
+    """Share of the training images to use, for example on a slow machine."""
     workers: int | None = None
     """Data-parallel workers of each trial."""
     gpus: float | None = None
-    """GPUs of each worker, fractions allowed. Default: 1 where the cluster has any."""
+    """GPUs of each worker, fractions allowed. Default: 1 if the cluster has GPUs."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
-    """Folder of all sweeps. On several nodes it must be one that all of them see."""
+    """Folder of all sweeps. With several nodes, all of them must see it."""
     seed: int = 0
-    """Added to the seed of every experiment, and the seed of the search."""
+    """Seed of the search; also added to the seed of every experiment."""
     concurrent: int | None = None
-    """Trials at once. Default: what the cluster holds."""
+    """Trials at once. Default: as many as the cluster holds."""
     keep: Literal["best", "all", "none"] = "best"
-    """Which trained models stay; best is the Pareto front."""
+    """Which trained models are kept; best is the Pareto front."""
     early_stopping: bool = True
-    """Stops the trials that fall behind (asynchronous successive halving)."""
+    """Stops trials that fall behind (asynchronous successive halving)."""
     evidence: int = Rungs.evidence
-    """Complete trials that must have shown that a rung's order is that of the end, before it stops
-    any. 0 stops from the first trial on: for more slots than that, and long trials."""
+    """Early stopping starts at a rung after this many complete trials, if their ranking there
+    matched their final one. 0 stops from the first trial on, for long trials in many slots."""
     silent: float | None = None
-    """Seconds without a report of any trial after which Ray is taken for gone, and the sweep ends
-    as by Ctrl-C. Default: never."""
+    """Longest time in seconds without a report of any trial. After that Ray counts as gone, and the
+    sweep ends as after Ctrl-C. Default: no limit."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """How trials are suggested. random is what a search is to be compared with."""
+    """How trials are suggested. Use `random` as the baseline."""
 
 
 def run(options: Tune) -> int:
@@ -81,7 +81,7 @@ def run(options: Tune) -> int:
     )
     folder = options.results / (options.name or options.space.stem)
     try:
-        # What can be checked without Ray is checked first: an error shows within seconds.
+        # Checks that do not need Ray come first, so that errors appear within seconds.
         space = load(options.space, overrides)
         sweep = Sweep(
             folder,
@@ -105,19 +105,19 @@ def run(options: Tune) -> int:
             _execute(sweep, options)
     except (ValueError, OSError) as error:
         refused = error
-    except RuntimeError as error:  # of Ray: what is known is on the disk
+    except RuntimeError as error:  # from Ray; the results so far are on the disk
         print(f"raybench.tune: {' '.join(str(error).split())}", file=sys.stderr)
     except KeyboardInterrupt:
-        pass  # before Tune takes the signal, or a second one: the outcome says what is left
+        pass  # before Tune handles the signal, or a second one; the outcome tells what is left
     try:
         sweep.close()
-    except OSError as error:  # a disk that is full once more has been reported
+    except OSError as error:  # a full disk has been reported already
         refused = refused or error
     return _outcome(sweep, folder) if refused is None else _refused(refused)
 
 
 def _execute(sweep: Sweep, options: Tune) -> None:
-    # Imported here: Ray takes a second to import, and every check above can do without.
+    # Imported here, because importing Ray takes a second and the checks above do not need it.
     from raybench.cluster.execute import execute
     from raybench.cluster.session import concurrency, session
 

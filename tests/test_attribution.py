@@ -214,7 +214,7 @@ class TestDesign:
         ids=["nothing", "one arm", "a ladder", "a search"],
     )
     def test_another_sweep_is_refused(self, written, trials):
-        with pytest.raises(ValueError, match="s has no arm of which the others leave out one"):
+        with pytest.raises(ValueError, match="s has no arm from which the others leave out one"):
             attribute(written(trials))
 
     def test_the_refusal_counts_what_is_missing(self, written):

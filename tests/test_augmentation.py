@@ -173,7 +173,7 @@ class TestAugmented:
             ({"mixup": math.nan}, "mixup is nan"),
             ({"mixup": math.inf}, "the alpha of a Beta distribution is finite"),
             ({"cutout": -1}, "cutout is -1: it must not be negative"),
-            ({"cutout": 8}, "recipe.cutout is 8, and images have 8 pixels a side"),
+            ({"cutout": 8}, "recipe.cutout is 8, but images have only 8 pixels a side"),
         ],
     )
     def test_wrong_values_are_refused(self, tiny, values, said):

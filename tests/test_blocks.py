@@ -168,12 +168,14 @@ def test_stages_make_a_stored_model(built, tmp_path: Path):
 
 class TestRefusals:
     def test_a_model_that_is_no_chain(self):
-        with pytest.raises(ValueError, match=r"no blocks are known of a Bilinear: .*nn\.Seq"):
+        with pytest.raises(ValueError, match=r"the blocks of a Bilinear are unknown: .*nn\.Seq"):
             blocks(nn.Bilinear(2, 2, 2))
 
     def test_vits_of_another_form(self):
         with torch.device("meta"):
             model = build("vit60x1", classes=10, image_size=8)
         model.global_pool = "avg"
-        with pytest.raises(ValueError, match="of ViTs a pipeline takes those with a class token"):
+        with pytest.raises(
+            ValueError, match="a pipeline takes ViTs that classify by a class token"
+        ):
             blocks(model)

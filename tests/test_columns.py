@@ -73,7 +73,7 @@ class TestDeclarations:
         texts = {name: column.text for name, column in tables.inputs().items()}
         assert list(texts) == list(flatten(pruning.base))
         assert texts["recipe.crop"] == "Largest shift of the random crop, in pixels; 0 is no crop."
-        assert texts["quantize.bits"].startswith("Of weights: 2 to 8")
+        assert texts["quantize.bits"].startswith("Bits of weights: 2 to 8")
 
     def test_the_docs_are_what_the_command_prints(self, capsys):
         assert report.run(report.Report(columns=True)) == 0

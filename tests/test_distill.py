@@ -195,12 +195,12 @@ class TestRefused:
 
     def test_other_classes_name_both_numbers(self, tiny, tmp_path):
         path = stored(tmp_path / "hundred", tiny, classes=100)
-        with pytest.raises(ValueError, match="has 100 classes, and the data has 10"):
+        with pytest.raises(ValueError, match="has 100 classes, but the data has 10"):
             self.load(path, tiny)
 
     def test_other_images(self, tiny, tmp_path):
         path = stored(tmp_path / "small", tiny)
-        with pytest.raises(ValueError, match="on images of 8 pixels, and these have 16"):
+        with pytest.raises(ValueError, match="on images of 8 pixels, but these have 16"):
             self.load(path, replace(tiny, image_size=16))
 
     @pytest.mark.parametrize(

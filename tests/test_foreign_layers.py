@@ -137,7 +137,7 @@ class TestNumbersOfFeedForwards:
     @pytest.mark.parametrize(
         ("model", "why"),
         [
-            (Stack(Functional()), "a Stack has no feed-forward, two linear layers"),
+            (Stack(Functional()), "a Stack has no feed-forward .two linear layers"),
             (Stack(GluMlp(32, 64)), "feed-forward 0, blocks.0, .*it is gated"),
             (Stack(*[feed_forward(nn.GELU())] * 2), "its weights are shared"),
             (nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2)), "has no"),

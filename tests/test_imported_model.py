@@ -73,7 +73,7 @@ BAD = {  # what is wrong: the module's text, and what is said of it
         "has no trainable weight",
     ),
     "lazy": (returns("nn.LazyLinear(classes)"), "has lazy layers: give each its input's size"),
-    "classes": (returns(NET.format(7)), "has 7 outputs, and the data has 10 classes: give its"),
+    "classes": (returns(NET.format(7)), "has 7 outputs, but the data has 10 classes: give its"),
     "shape": (
         returns("nn.Conv2d(3, classes, 1)"),
         r"gives \(2, 10, 8, 8\) for 2 images: it must be \(2, 10\)",
@@ -132,7 +132,7 @@ def test_tune_refuses_it(kind, folder, capsys):
         ("sys:exit", "sys has no source file"),
         (
             "layers.parts",
-            r"no model 'layers.parts'; .* \(one of your own is package.module:factory",
+            r"no model 'layers.parts'; .* \(your own model is package.module:factory",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_is_trained_loaded_and_exported_by_fresh_processes(tmp_path, factory):
     (tmp_path / "layers" / "parts.py").write_text(PARTS.replace("\n\n", "\n\nEDITED = True\n"))
     *_, other = python(tmp_path, "-c", LOAD, file, name).stdout.splitlines()
     assert f"its hash was {experiment.model_source} and is " in other
-    assert "take the files of then back, or train again" in other
+    assert "restore the old files, or train again" in other
 
 
 @pytest.mark.workers

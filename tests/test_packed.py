@@ -154,7 +154,7 @@ def test_numbers_of_any_size_come_back():
         reader.end()
     with pytest.raises(ValueError, match="more than 63 bits"):
         streams.Reader(b"\xff" * 12).number()
-    with pytest.raises(ValueError, match="1 bytes are wanted where 0 are left"):
+    with pytest.raises(ValueError, match="1 bytes are needed, but only 0 are left"):
         streams.Reader(b"\x80").number()
 
 

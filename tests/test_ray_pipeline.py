@@ -126,7 +126,7 @@ def test_a_killed_stage_is_made_anew_and_the_losses_go_on(ray_here, undisturbed,
 
 def test_a_cluster_that_is_too_small_is_said_at_once(ray_here):
     began = time.monotonic()
-    with pytest.raises(ValueError, match=r"7 stages want a CPU.* each, but the cluster has"):
+    with pytest.raises(ValueError, match=r"7 stages need a CPU.* each, but the cluster has"):
         next(iter(train(small(stages=7, cuts=""), stages=Staged)))
     assert time.monotonic() - began < 30  # not at a deadline, which is minutes away
 
@@ -174,7 +174,7 @@ def test_a_sweep_over_stages_on_digits(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--pipeline.chunks", "3"), "take 1, 2, 4 or 8"),
-        (("--pipeline.stages", "2", "--pipeline.cuts", "99"), "cut 99 lies outside"),
+        (("--pipeline.stages", "2", "--pipeline.cuts", "99"), "cut 99 is out of range"),
         (("--pipeline.stages", "99"), "take fewer"),
     ],
 )

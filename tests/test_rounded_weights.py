@@ -169,7 +169,7 @@ def test_recurrent_and_standardized_weights_are_left_out_and_not_counted():
     assert technique.acts_on(model) == ["c.weight"]
     assert type(model["a"]) is nn.LSTM
     assert type(model["b"]) is StdConv2d
-    with pytest.raises(ValueError, match="has no layer that quantize knows"):
+    with pytest.raises(ValueError, match="has no layer that quantize supports"):
         technique.reshape(nn.LSTM(4, 4))
 
 

@@ -208,11 +208,11 @@ class TestDeadlock:
     @pytest.mark.parametrize(
         ("table", "words"),
         [
-            ([[F0, B0], [F0]], "stage 0 waits for ever before B0"),  # nobody sends B0
-            ([[F1, B1], [F0, B0]], "stage 0 waits for ever before B1"),
-            ([[B0, F0], [F0, B0]], "stage 0 waits for ever before B0"),
-            ([[F0, F1, B1, B0], [F0, F1, B0]], "stage 0 waits for ever before B1"),
-            ([[F0, B0], [F1, B1]], "stage 0 waits for ever before B0"),
+            ([[F0, B0], [F0]], "stage 0 waits forever before B0"),  # nobody sends B0
+            ([[F1, B1], [F0, B0]], "stage 0 waits forever before B1"),
+            ([[B0, F0], [F0, B0]], "stage 0 waits forever before B0"),
+            ([[F0, F1, B1, B0], [F0, F1, B0]], "stage 0 waits forever before B1"),
+            ([[F0, B0], [F1, B1]], "stage 0 waits forever before B0"),
         ],
     )
     def test_the_stage_and_its_action_are_named(self, table, words):
@@ -221,7 +221,7 @@ class TestDeadlock:
 
     def test_each_stage_waiting_for_the_other(self):
         first, last = [F0, B0, F1, B1], [F0, F1, B0, B1]
-        with pytest.raises(ValueError, match="stage 0 waits for ever before B0"):
+        with pytest.raises(ValueError, match="stage 0 waits forever before B0"):
             simulate([first, last], [1, 1], [1, 1])
 
 

@@ -254,7 +254,7 @@ class TestNames:
 
     @pytest.mark.parametrize("value", ["{}", '["accuracy"]', '"accuracy"', "3"])
     def test_objectives_that_are_none(self, tmp_path, value):
-        assert 'say e.g. {"accuracy": "max"}' in self.objectives(tmp_path, value)
+        assert 'use e.g. {"accuracy": "max"}' in self.objectives(tmp_path, value)
 
     @pytest.mark.parametrize("value", ["{'dense': True}", "[0.5]", "3"])
     def test_enqueue_that_is_no_list_of_parameters(self, tmp_path, value):

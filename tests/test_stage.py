@@ -226,7 +226,7 @@ class TestRefusals:
     def test_cuts_beyond_the_model(self, small):
         images = data.load(small)
         for pipeline, said in (
-            (Pipeline(stages=2, cuts="11"), "cut 11 lies outside"),
+            (Pipeline(stages=2, cuts="11"), "cut 11 is out of range"),
             (Pipeline(stages=12), "the model has 11 blocks"),
         ):
             with pytest.raises(ValueError, match=said):

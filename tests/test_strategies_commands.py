@@ -86,7 +86,7 @@ class TestRefusals:
         state = str(tmp_path / "state.pt")
         assert trained("--checkpoint", state) == 0
         assert trained("--checkpoint", state, "--model", "vit48x1") == 2
-        assert "with model 'vit32x1' for 'vit48x1'" in capsys.readouterr().err
+        assert "with model 'vit32x1' instead of 'vit48x1'" in capsys.readouterr().err
 
 
 class TestCheckpoint:

@@ -54,7 +54,7 @@ class TestPlacement:
         ("model", "blocks", "said"),
         [
             ("vit32x2", "0,2", "blocks is '0,2', but the model has the blocks 0 to 1"),
-            ("resnet20", "all", "a ResNetCifar has no feed-forward, two linear layers"),
+            ("resnet20", "all", "a ResNetCifar has no feed-forward .two linear layers"),
             ("poolformer_s12", "all", r"stages\.0\.blocks\.0\.mlp, .*its layers are convolutions"),
         ],
     )

@@ -57,7 +57,7 @@ def test_a_pair_alone(capsys):
     [
         (["--pair", "prune", "monarc"], "did you mean 'monarch'"),
         (["--pair", "prune"], "takes two names"),
-        (["--pair", "zero1", "zero2"], "give one at least"),
+        (["--pair", "zero1", "zero2"], "give at least one"),
         (["--model", "resnet21"], "no model 'resnet21'"),
     ],
 )

@@ -1,8 +1,8 @@
-"""The file of a trained model: what is shipped, and what every table's accuracy and bytes are of.
+"""The file of a trained model: it is shipped, and every table's accuracy and bytes describe it.
 
 A quantized model is stored as the packed file (`packed`), every other as safetensors with pruned
-weights left out (`sparse_safetensors`). Which one a file is, its first bytes say. Both hold the
-Experiment, so `load` alone gives back the plain torch module; what the model takes and the names
+weights left out (`sparse_safetensors`). The first bytes of a file tell which one it is. Both hold
+the Experiment, so `load` alone gives back the plain torch module; the model's inputs and the names
 of its classes; and a checksum that is compared before anything is decoded. Nothing is ever
 unpickled.
 """
@@ -22,8 +22,8 @@ from raybench.experiment import Experiment
 from raybench.models import build, is_import_path, outline, with_source
 from raybench.techniques import Progress
 
-# A file's header is believed up to so many values of its model: techniques and codecs make them
-# small, but 2,000 in a byte would be a sparsity of 99.97 %.
+# Largest number of values that a file may claim for its model. Techniques and codecs make files
+# small, but 2,000 values in a byte would be a sparsity of 99.97 %.
 LARGEST, SMALL, VALUES_A_BYTE = 2**31, 10**7, 2000
 
 
@@ -38,8 +38,8 @@ def encode(
     """The file's content for this model.
 
     Args:
-        seen: what it was trained on (`Images.seen`).
-        inputs: what it takes, and its classes' names (`Images.inputs`).
+        seen: the images that it was trained on (`Images.seen`).
+        inputs: its inputs and the names of its classes (`Images.inputs`).
     """
     kind = packed if grid.is_quantized(model.state_dict()) else sparse_safetensors
     return kind.encode(model, experiment, classes, seen=seen, inputs=inputs)
@@ -53,7 +53,7 @@ def encoded_bytes(
     seen: str = "",
     inputs: Inputs | None = None,
 ) -> int:
-    """`len(encode(...))`; for what is not quantized without a second copy of the model."""
+    """`len(encode(...))`; a model that is not quantized is measured without a second copy."""
     if grid.is_quantized(model.state_dict()):
         return len(packed.encode(model, experiment, classes, seen=seen, inputs=inputs))
     return sparse_safetensors.encoded_bytes(model, experiment, classes, seen=seen, inputs=inputs)
@@ -68,12 +68,12 @@ def save(
     seen: str = "",
     inputs: Inputs | None = None,
 ) -> int:
-    """Writes the model to `path`, whole or not at all; gives the file's bytes."""
+    """Writes the model to `path`, whole or not at all; returns the file's size in bytes."""
     return write(encode(model, experiment, classes, seen=seen, inputs=inputs), path)
 
 
 def write(content: bytes, path: Path) -> int:
-    """Writes a file whole or not at all; gives its bytes."""
+    """Writes a file whole or not at all; returns its size in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -88,11 +88,12 @@ def load(path: Path | str, model: str = "") -> nn.Module:
     """The trained model as a plain torch module in evaluation mode, from its file alone.
 
     Args:
-        model: names the model again where it is one by import path: no file has code imported.
+        model: the import path of the model, where it has one. It must be repeated here, because
+            no file may have code imported.
 
     Raises:
-        ValueError: the file holds no trained model, or a damaged one; or one whose import path
-            is not `model`, or has another source now.
+        ValueError: the file holds no trained model, or a damaged one; or the model's import path
+            is not `model`, or its source has changed.
     """
     stored = about(path)
     experiment = stored.experiment
@@ -106,7 +107,7 @@ def load(path: Path | str, model: str = "") -> nn.Module:
             with_source(experiment)
         except ValueError as error:
             raise ValueError(f"{path} cannot be loaded: {error}") from error
-    with refused(path):  # of a model's name, or of a technique that does not fit it
+    with refused(path):  # an unknown model name, or a technique that does not fit the model
         require_room(stored, Path(path).stat().st_size)
         loaded = skeleton(experiment, stored.classes)
     restore(loaded, path)
@@ -114,7 +115,7 @@ def load(path: Path | str, model: str = "") -> nn.Module:
 
 
 def about(path: Path | str) -> Stored:
-    """What the file tells of the model, once its checksum is right. Raises ValueError."""
+    """The file's header, after its checksum was checked. Raises ValueError."""
     with refused(path):
         if is_packed(path):
             return packed.opened(Path(path).read_bytes()).stored
@@ -123,12 +124,12 @@ def about(path: Path | str) -> Stored:
 
 @contextmanager
 def refused(path: Path | str) -> Iterator[None]:
-    """Makes one ValueError of one line, with the file's name, of all that a bad file raises."""
+    """Turns every error of a bad file into a ValueError of one line with the file's name."""
     try:
         yield
     except sparse_safetensors.OtherModel as error:
         raise ValueError(f"{path} is another model: they differ in {error}") from error
-    # A forged header reaches every constructor of torch, timm and the techniques, and these raise
+    # A forged header reaches the constructors of torch, timm and the techniques, which raise
     # errors of any kind.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -138,7 +139,7 @@ def refused(path: Path | str) -> Iterator[None]:
 def require_room(stored: Stored, file_bytes: int) -> None:
     """Raises ValueError where a file is too small for the model that its header names.
 
-    Without memory: a header can name any model.
+    Allocates no weights, because a header can name any model.
     """
     experiment = stored.experiment
     sizes = outline(experiment.model, classes=stored.classes, image_size=experiment.image_size)
@@ -152,7 +153,7 @@ def require_room(stored: Stored, file_bytes: int) -> None:
 
 
 def skeleton(experiment: Experiment, classes: int) -> nn.Module:
-    """A model of the stored one's architecture, with fresh weights; an import path is imported.
+    """A model with the stored architecture and fresh weights; an import path is imported.
 
     Raises:
         ValueError: no library has the model.
@@ -191,7 +192,7 @@ def is_packed(path: Path | str) -> bool:
 def _difference(weights: dict[str, Tensor], file: packed.Packed) -> str:
     """The first tensor in which a model differs from the one that the file's Experiment builds."""
     described = file.stored.experiment
-    if is_import_path(described.model):  # whose code is not run for an error's text
+    if is_import_path(described.model):  # its code must not run for the text of an error
         return f"the names or shapes of weights: it is of {described.model}"
     require_room(file.stored, len(file.streams))
     stored = skeleton(described, file.stored.classes).state_dict()

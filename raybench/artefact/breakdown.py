@@ -1,4 +1,4 @@
-"""Where the bytes of a packed file are, tensor by tensor, beside what other ways would take."""
+"""The bytes of a packed file, tensor by tensor, and the bytes that other formats would take."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from raybench.artefact.grid import Tensors
 from raybench.artefact.streams import BEST
 
 REST = "(header, index, ends of streams)"
-LARGEST_ZSTD = 64 << 20  # zstd at its best level takes a minute for so many bytes
+LARGEST_ZSTD = 64 << 20  # bytes; zstd at its best level takes a minute for this many
 
 
 def breakdown(path: Path | str, model: str = "") -> pd.DataFrame:
-    """A row a tensor, in the file's order, and one for the rest; `bytes` sum up to the file's.
+    """One row per tensor, in the file's order, and one for the rest; `bytes` sum to the file size.
 
-    `bits` are those of a quantized weight, else 0; `sparsity` is the share of zeros.
-    `entropy_bytes` is the zeroth-order entropy: of the codes where a weight is on a grid, else of
-    which values are zero and of the bytes of the others, those of each place apart. `bytes` of the
-    range coder's symbols are what its model says that they cost.
+    `bits` is the width of a quantized weight, else 0; `sparsity` is the share of zeros.
+    `entropy_bytes` is the zeroth-order entropy. For a weight on a grid it is that of the codes. For
+    others it is that of the zero mask plus that of the non-zero values' bytes, each byte position
+    counted separately. `bytes` of the range coder's symbols are the cost that its model assigns.
 
     Raises:
         ValueError: the file holds no trained model, or a damaged one.
@@ -36,7 +36,7 @@ def breakdown(path: Path | str, model: str = "") -> pd.DataFrame:
         values = sum(tensors[name].numel() for name in kind)
         whole = codecs.half_bytes([tensors[name] for name in kind])
         sizes |= {name: whole * tensors[name].numel() / values for name in kind}
-    # A constant is a few bytes of an index that zstd shrinks: its share of that is the rest's.
+    # A constant is a few bytes of the index, which zstd shrinks. They are counted in the rest.
     sizes |= {name: 0.0 for name, (codec, _) in chosen.items() if codec == "constant"}
     rows = [
         {
@@ -56,10 +56,11 @@ def breakdown(path: Path | str, model: str = "") -> pd.DataFrame:
 
 
 def totals(path: Path | str, model: str = "") -> dict[str, int | float | None]:
-    """Bytes of the file and of its rivals, and the file's size as a share of each one's.
+    """Bytes of the file and of its rivals, and the ratios between them.
 
-    `fp32` is `torch.save` of the decoded state_dict without what quantization adds to it,
-    `fp32_zstd` that by zstd at level 19 (None above 64 MiB: it would take minutes).
+    `fp32` is `torch.save` of the decoded state_dict without the tensors that quantization adds.
+    `fp32_zstd` is the same compressed by zstd at level 19 (None above 64 MiB: it would take
+    minutes).
     """
     table = breakdown(path, model)
     file = Path(path).stat().st_size
@@ -80,7 +81,7 @@ def totals(path: Path | str, model: str = "") -> dict[str, int | float | None]:
 
 
 def fp32_file(tensors: Tensors) -> bytes:
-    """What `torch.save` writes of the network in fp32, without what quantization adds to it."""
+    """What `torch.save` writes of the fp32 network, without the tensors that quantization adds."""
     without = grid.added(tensors)
     plain = {
         name: tensor.float().contiguous() if tensor.is_floating_point() else tensor

@@ -1,6 +1,6 @@
-"""A checksum that stands inside the content that it is of.
+"""A checksum that is stored inside the content that it covers.
 
-32 hex digits of BLAKE2b, over the whole content with zeros in their place.
+32 hex digits of BLAKE2b over the whole content, with zeros in place of the digits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ UNSET = b"0" * DIGITS
 
 
 def sealed(content: bytes, place: int) -> bytes:
-    """The content with its checksum at `place`, where zeros are."""
+    """The content with its checksum written over the zeros at `place`."""
     assert content[place : place + DIGITS] == UNSET
     return content[:place] + _digits([content]) + content[place + DIGITS :]
 
 
 def require(begin: bytes, place: int, rest: Iterable[bytes] = ()) -> None:
-    """Raises ValueError where the checksum at `place` of `begin` is not that of all parts."""
+    """Raises ValueError where the checksum at `place` of `begin` does not match all parts."""
     stored = begin[place : place + DIGITS]
     unsealed = begin[:place] + UNSET + begin[place + DIGITS :]
     if _digits(chain([unsealed], rest)) != stored:

@@ -1,10 +1,10 @@
-"""How one tensor is stored: five codecs, all lossless to the bit, of which the smallest is taken.
+"""How one tensor is stored: the smallest of five codecs, all lossless to the bit.
 
-    constant  one value: batch norms that are folded, counters, bits
+    constant  one value: folded batch norms, counters, bits
     grid      integer codes by the range coder, where a weight lies on its layer's grid
-    half      fp32 that fp16 holds as well: the upper bytes of all such vectors of a kind share one
-              model of the range coder, the lower ones, which are noise, lie there as they are
-    sparse    which values are not zero, by the range coder, and those by zstd
+    half      fp32 values that fp16 represents exactly. The upper bytes of all such vectors of a
+              kind share one model of the range coder; the lower bytes are noise and stay raw
+    sparse    a mask of the non-zero values by the range coder, and these values by zstd
     planes    zstd over all first bytes, all second bytes, …: exponents compress, mantissas do not
 
 zstd is no rival on a grid: at level 19 it takes 3 % more than the range coder for 8 bits at 60 %
@@ -25,14 +25,14 @@ from raybench.artefact.grid import Tensors
 from raybench.artefact.streams import In, Out, chunk, compress, decompress
 
 CODECS = ("constant", "half", "grid", "sparse", "planes")  # a codec's number in the file
-ANY = np.arange(256)  # bytes: a bucket each
+ANY = np.arange(256)  # bytes, one bucket each
 MASK = np.arange(2)
-INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}  # by their bytes
-GLANCE = 1024  # values that tell most tensors which cannot be constant, or fp16
+INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}  # by size in bytes
+GLANCE = 1024  # first values: they rule out most tensors that are not constant, or not fp16
 
 
 def choose(name: str, tensors: Tensors) -> tuple[str, float]:
-    """The codec of this tensor, and about the bytes that it takes."""
+    """The codec of this tensor, and approximately the bytes that it takes."""
     tensor = tensors[name]
     if _is_constant(tensor):
         return "constant", tensor.element_size()
@@ -53,7 +53,10 @@ def choose(name: str, tensors: Tensors) -> tuple[str, float]:
 
 
 def write(tensors: Tensors, out: Out) -> None:
-    """The codecs' numbers, then the tensors, codec by codec; grids last, after their steps."""
+    """Writes the codecs' numbers, then the tensors, codec by codec; grids last, after their steps.
+
+    The order matters: `read` needs the steps and bits before the grids.
+    """
     codecs = {name: choose(name, tensors)[0] for name in tensors}
     out.index += bytes(CODECS.index(codec) for codec in codecs.values())
     for name in _of("constant", codecs):
@@ -83,10 +86,10 @@ def read(like: Tensors, source: In) -> dict[str, Tensor]:
     if any(number >= len(CODECS) for number in numbers):
         raise ValueError(f"there is no codec {max(numbers)}")
     codecs = {name: CODECS[number] for name, number in zip(like, numbers, strict=True)}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in _of("constant", codecs):
         value = np.frombuffer(source.index.take(like[name].element_size()), np.uint8)
-        found[name] = _typed(value.copy(), like[name].dtype)[0].expand(like[name].shape).clone()
+        tensors[name] = _typed(value.copy(), like[name].dtype)[0].expand(like[name].shape).clone()
     for kind in kinds(_of("half", codecs)):
         sizes = [like[name].numel() for name in kind]
         model = bytes(source.index.take(len(ANY)))
@@ -95,27 +98,27 @@ def read(like: Tensors, source: In) -> dict[str, Tensor]:
         rows[:, 0] = np.frombuffer(source.raw.take(len(rows)), np.uint8)
         values = torch.from_numpy(rows).view(torch.float16).flatten().float().split(sizes)
         for name, piece in zip(kind, values, strict=True):
-            found[name] = piece.reshape(like[name].shape)
+            tensors[name] = piece.reshape(like[name].shape)
     for name in _of("sparse", codecs):
-        found[name] = _read_sparse(like[name], source)
+        tensors[name] = _read_sparse(like[name], source)
     for name in _of("planes", codecs):
         rows = _read_planes(like[name].numel(), like[name].element_size(), source)
-        found[name] = _typed(rows, like[name].dtype).reshape(like[name].shape)
-    for name in _of("grid", codecs):  # at last: they need their steps and bits
-        found[name] = _read_grid(name, like, found, source)
-    return {name: found[name] for name in like}
+        tensors[name] = _typed(rows, like[name].dtype).reshape(like[name].shape)
+    for name in _of("grid", codecs):  # last: they need their steps and bits
+        tensors[name] = _read_grid(name, like, tensors, source)
+    return {name: tensors[name] for name in like}
 
 
 def half_bytes(kind: list[Tensor]) -> float:
-    """About what fp16 vectors of one kind take together."""
+    """The approximate bytes of all fp16 vectors of one kind together."""
     upper = np.concatenate([byte_rows(tensor.half())[:, 1] for tensor in kind])
-    present = np.unique(upper)  # of the model, zstd leaves little but the costs of these
+    present = np.unique(upper)  # zstd shrinks the model to little more than the costs of these
     return entropy.estimated_bytes(upper, ANY) - len(ANY) + len(present) + len(upper)
 
 
 def kinds(names: list[str]) -> list[list[str]]:
-    """Names by their last part: steps are of one size, the biases of batch norms of another."""
-    ordered = sorted(names, key=_last_part)  # stable: within a kind the order stays
+    """Names grouped by their last part: steps have one magnitude, batch-norm biases another."""
+    ordered = sorted(names, key=_last_part)  # stable: the order within a kind stays
     return [list(group) for _, group in groupby(ordered, key=_last_part)]
 
 
@@ -128,17 +131,17 @@ def _write_grid(name: str, tensors: Tensors, out: Out) -> None:
     entropy.append(out.symbols, codes, model, buckets)
 
 
-def _read_grid(name: str, like: Tensors, found: Tensors, source: In) -> Tensor:
-    known = {**like, **found}
+def _read_grid(name: str, like: Tensors, decoded: Tensors, source: In) -> Tensor:
+    tensors = {**like, **decoded}
     largest = 0
-    if {name + grid.STEP, name + grid.BITS} <= set(found):  # both are stored before
-        largest = grid.largest_code(name, known)
+    if {name + grid.STEP, name + grid.BITS} <= set(decoded):  # both are decoded before grids
+        largest = grid.largest_code(name, tensors)
     if not largest:
         raise ValueError(f"{name} lies on no grid")
     buckets = entropy.buckets(largest)
     model = bytes(source.index.take(int(buckets.max()) + 1))
     codes = entropy.take(source.symbols, like[name].numel(), model, buckets)
-    return grid.weights(codes, name, known, like[name].shape)
+    return grid.weights(codes, name, tensors, like[name].shape)
 
 
 def _write_sparse(tensor: Tensor, out: Out) -> None:
@@ -177,9 +180,9 @@ def _last_part(name: str) -> str:
 
 
 def byte_rows(tensor: Tensor) -> NDArray[np.uint8]:
-    """The bytes of a tensor, (values, bytes of one)."""
+    """The bytes of a tensor: (values, bytes per value)."""
     flat = tensor.reshape(-1)
-    if flat.stride(0) != 1:  # one value may have any
+    if flat.stride(0) != 1:  # a tensor of one value may have any stride
         flat = flat.new_empty(len(flat)).copy_(flat)
     return flat.view(torch.uint8).numpy().reshape(-1, tensor.element_size())
 
@@ -187,13 +190,13 @@ def byte_rows(tensor: Tensor) -> NDArray[np.uint8]:
 def _typed(rows: NDArray[np.uint8], dtype: torch.dtype) -> Tensor:
     """The values of these bytes, in one dimension."""
     if dtype == torch.bool and bool((rows > 1).any()):
-        raise ValueError("a truth value is neither 0 nor 1")
+        raise ValueError("a bool is neither 0 nor 1")
     return torch.from_numpy(rows.ravel()).view(dtype)
 
 
 def _present(tensor: Tensor) -> NDArray[np.bool_]:
-    """Which values have a bit set: a -0.0 is none of the zeros that are left out."""
-    # As integers of their width: 14 times faster on a large weight than a look at each byte.
+    """Which values have a bit set: -0.0 does, so it is stored and not left out."""
+    # As integers of the same width: 14 times faster on a large weight than byte by byte.
     return (byte_rows(tensor).view(INTEGERS[tensor.element_size()]) != 0).reshape(-1)
 
 

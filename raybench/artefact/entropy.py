@@ -1,9 +1,9 @@
 """Range coding of small integers by static models that cost a few bytes each.
 
-The coder is constriction's. A model is a histogram over buckets of symbols, one byte a bucket: the
-cost of a bucket, -log2 of its share, in eighths of a bit. Rounding it costs 0.0003 bits a symbol,
-where exact counts of an 8-bit layer would cost up to 18 % of its stream. One coder serves a whole
-file, so that its up to four last bytes are paid once.
+The coder is constriction's. A model is a histogram over buckets of symbols, one byte per bucket:
+the cost of a bucket, -log2 of its share, in eighths of a bit. Rounding it costs 0.0003 bits per
+symbol, while exact counts of an 8-bit layer would cost up to 18 % of its stream. One coder serves
+a whole file, so the up to four bytes that end a stream are paid once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-# Constriction's modules are attributes alone (`from constriction.stream.queue import` fails), and
+# Constriction's modules are only attributes (`from constriction.stream.queue import` fails), and
 # they are not typed.
 RangeDecoder: Any = constriction.stream.queue.RangeDecoder
 RangeEncoder: Any = constriction.stream.queue.RangeEncoder
 Categorical: Any = constriction.stream.model.Categorical
 
-# Written out and scaled by powers of two: `2.0 ** x` may differ in its last bit from one C library
-# to the next, and the decoder must have the encoder's numbers exactly.
+# 2 ** (-n / 8), written out: `2.0 ** x` may differ in its last bit between C libraries, and the
+# decoder needs exactly the encoder's numbers. They are scaled by powers of two.
 EIGHTHS = np.array(
     [
         1.0,
@@ -44,10 +44,10 @@ Model = bytes
 
 @lru_cache(maxsize=16)
 def buckets(largest: int) -> NDArray[np.intp]:
-    """The bucket of each code from -largest to largest: of its magnitude, whatever its sign.
+    """The bucket of each code from -largest to largest; it depends on the magnitude alone.
 
-    Magnitudes to 8 stand alone, from there on four to an octave: histograms of weights are smooth
-    there. 24 buckets hold the 255 codes of 8 bits.
+    Magnitudes below 8 have a bucket each, larger ones share four buckets per octave, because
+    histograms of weights are smooth there. 24 buckets hold the 255 codes of 8 bits.
     """
     magnitudes = np.abs(np.arange(-largest, largest + 1))
     octave = np.floor(np.log2(np.maximum(magnitudes, 8))).astype(np.intp)
@@ -67,43 +67,47 @@ def model(symbols: NDArray[np.integer], bucket_of: NDArray[np.intp]) -> Model:
 def estimated_bytes(symbols: NDArray[np.integer], bucket_of: NDArray[np.intp]) -> float:
     """Bytes of the symbols and of their model, without encoding them."""
     counts = np.bincount(symbols, minlength=len(bucket_of))
-    said = _shares(model(symbols, bucket_of), bucket_of)
+    shares = _shares(model(symbols, bucket_of), bucket_of)
     present = counts > 0
-    return int(bucket_of.max()) + 1 - float((counts[present] * np.log2(said[present])).sum()) / 8
+    return int(bucket_of.max()) + 1 - float((counts[present] * np.log2(shares[present])).sum()) / 8
 
 
 def append(
-    coder: Any, symbols: NDArray[np.integer], known: Model, bucket_of: NDArray[np.intp]
+    coder: Any, symbols: NDArray[np.integer], symbol_model: Model, bucket_of: NDArray[np.intp]
 ) -> None:
-    coder.encode(symbols.astype(np.int32), _categorical(known, bucket_of))
+    coder.encode(symbols.astype(np.int32), _categorical(symbol_model, bucket_of))
 
 
-def take(coder: Any, count: int, known: Model, bucket_of: NDArray[np.intp]) -> NDArray[np.int32]:
+def take(
+    coder: Any, count: int, symbol_model: Model, bucket_of: NDArray[np.intp]
+) -> NDArray[np.int32]:
     """The next symbols.
 
     Raises:
         ValueError: they cannot have been coded by this model.
     """
     try:
-        return np.asarray(coder.decode(_categorical(known, bucket_of), count), dtype=np.int32)
+        return np.asarray(
+            coder.decode(_categorical(symbol_model, bucket_of), count), dtype=np.int32
+        )
     except AssertionError as error:  # constriction's "invalid compressed data"
         raise ValueError(str(error)) from error
 
 
 def entropy_bytes(symbols: NDArray[np.integer]) -> float:
-    """The zeroth-order entropy: what a static coder needs at least that got its model for free."""
+    """The zeroth-order entropy: the least that a static coder needs if its model were free."""
     counts = np.bincount(symbols.ravel())
     shares = counts[counts > 0] / max(1, symbols.size)
     return -float((shares * np.log2(shares)).sum()) * symbols.size / 8
 
 
-def _shares(known: Model, bucket_of: NDArray[np.intp]) -> NDArray[np.float64]:
-    """The share of every symbol, evenly within a bucket; they sum up to 1 but for rounding."""
-    cost = np.frombuffer(known, np.uint8).astype(np.intp)
+def _shares(symbol_model: Model, bucket_of: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The share of every symbol, equal within a bucket; they sum to 1 up to rounding."""
+    cost = np.frombuffer(symbol_model, np.uint8).astype(np.intp)
     of_bucket = np.ldexp(EIGHTHS[cost % 8], -(cost // 8))
     shares = (of_bucket / np.bincount(bucket_of))[bucket_of]
     return shares / math.fsum(shares)
 
 
-def _categorical(known: Model, bucket_of: NDArray[np.intp]) -> Any:
-    return Categorical(_shares(known, bucket_of).astype(np.float32), perfect=False)
+def _categorical(symbol_model: Model, bucket_of: NDArray[np.intp]) -> Any:
+    return Categorical(_shares(symbol_model, bucket_of).astype(np.float32), perfect=False)

@@ -1,9 +1,9 @@
-"""Weights on an integer grid: `X` is code times `X_step`, one step a channel or one in all.
+"""Weights on an integer grid: `X` is code times `X_step`, one step per channel or one in all.
 
-The three keys `X`, `X_step` and `X_bits` of a state_dict are all that is known of quantization
-here; X is as `conv1.weight`, `mlp.experts.weight1` or `attn.qkv.factor2`. Steps are (O,) for
+This module knows quantization only by the three keys `X`, `X_step` and `X_bits` of a state_dict;
+X is for example `conv1.weight`, `mlp.experts.weight1` or `attn.qkv.factor2`. Steps are (O,) for
 weights (O, …), and (E, O) for stacked weights (E, O, …). `bits` of 2 to 8 allow codes from
--(2^(bits-1) - 1) to 2^(bits-1) - 1, and 0 says that the weight is not quantized.
+-(2^(bits-1) - 1) to 2^(bits-1) - 1; 0 means that the weight is not quantized.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-STEP, BITS = "_step", "_bits"  # behind the name of a weight
-INPUT = ("input_step", "input_zero_point", "input_bits")  # of a layer, with no weight of the name
+STEP, BITS = "_step", "_bits"  # suffixes of a weight's name
+INPUT = ("input_step", "input_zero_point", "input_bits")  # of a layer; no weight has this name
 
 Tensors = Mapping[str, Tensor]
 
@@ -27,7 +27,7 @@ def is_quantized(names: Tensors) -> bool:
 
 
 def added(names: Tensors) -> set[str]:
-    """What quantization adds to a state_dict, beside the weights."""
+    """The names that quantization adds to a state_dict beside the weights."""
     beside = {name + suffix for name in names if name + BITS in names for suffix in (STEP, BITS)}
     return beside | {name for name in names if name.rpartition(".")[2] in INPUT}
 
@@ -49,21 +49,21 @@ def bits(name: str, tensors: Tensors) -> int:
 
 def largest_code(name: str, tensors: Tensors) -> int:
     """The largest code that the layer's bits allow, 0 where there are none. Raises ValueError."""
-    found = bits(name, tensors)
-    return 2 ** (found - 1) - 1 if found else 0
+    width = bits(name, tensors)
+    return 2 ** (width - 1) - 1 if width else 0
 
 
 def codes(name: str, tensors: Tensors) -> NDArray[np.intp] | None:
-    """The codes of a weight, each plus the largest code; None where a bit of it would be lost."""
+    """The codes of a weight, each plus the largest code; None where that would lose a bit of it."""
     largest, weight = largest_code(name, tensors), tensors[name]
     if not largest or weight.dtype != torch.float32 or not weight.numel():
         return None
     steps = _steps(name, tensors)
-    found = (weight / steps).round()
-    # NaN compares false. The product is compared bit by bit: a -0.0 is no code times a step.
-    if not bool((found.abs() <= largest).all()):
+    rounded = (weight / steps).round()
+    # NaN compares false. The product is compared bit by bit: no code times a step gives -0.0.
+    if not bool((rounded.abs() <= largest).all()):
         return None
-    shifted = found.to(torch.int16).contiguous().numpy().ravel().astype(np.intp) + largest
+    shifted = rounded.to(torch.int16).contiguous().numpy().ravel().astype(np.intp) + largest
     again = weights(shifted, name, tensors, weight.shape)
     same = torch.equal(again.view(torch.int32), weight.contiguous().view(torch.int32))
     return shifted if same else None

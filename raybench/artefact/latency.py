@@ -1,10 +1,10 @@
-"""How long a network takes for its images: ONNX Runtime and eager PyTorch, on one thread.
+"""Latency of a network in ONNX Runtime and in eager PyTorch, on one thread.
 
-Runs of all sides are interleaved (A B C A B C …), so that what else the machine does meets all
-alike; and each timed run comes after an untimed one of the same side: with the caches full of
-another side's weights an int8 ResNet-20 took 0.46 ms for an image, with its own 0.34. Wall time is
-what a user waits; the thread's own time leaves out what other processes took: on a busy machine the
-first varied by a factor of 2, the second by 5 %.
+Runs of all sides are interleaved (A B C A B C …), so that other load on the machine affects all
+sides equally. Each timed run follows an untimed one of the same side: with another side's weights
+in the caches an int8 ResNet-20 took 0.46 ms for an image, with its own 0.34. Wall time is what a
+user waits for. Thread time excludes other processes: on a busy machine wall time varied by a factor
+of 2, thread time by 5 %.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds of every run, in order: run i of one side stands beside run i of another."""
+    """Milliseconds of every run, in order: run i of one side is paired with run i of another."""
 
     wall_ms: Times
     thread_ms: Times
 
     def summary(self) -> dict[str, float]:
         """Median, p10 and p90 of both clocks."""
-        found: dict[str, float] = {}
+        percentiles: dict[str, float] = {}
         for clock, times in (("wall", self.wall_ms), ("thread", self.thread_ms)):
             low, middle, high = np.percentile(times, (10, 50, 90)).tolist()
-            found |= {f"{clock}_ms": middle, f"{clock}_ms_p10": low, f"{clock}_ms_p90": high}
-        return found
+            percentiles |= {f"{clock}_ms": middle, f"{clock}_ms_p10": low, f"{clock}_ms_p90": high}
+        return percentiles
 
 
 def sides(int8: bytes, fp32: bytes, model: nn.Module) -> dict[str, Callable[[Tensor], object]]:
-    """What is compared: both graphs in ONNX Runtime, and the model in eager PyTorch, in fp32."""
+    """The sides to compare: both graphs in ONNX Runtime, and the model in eager PyTorch in fp32."""
     eager = onnx_graph.plain(model)
     return {
         "int8": onnx_graph.Bound(int8),

@@ -1,13 +1,13 @@
-"""The network as a graph for ONNX Runtime: in fp32, and in int8 with what training learned.
+"""The network as a graph for ONNX Runtime: in fp32, and in int8 with the learned grids.
 
     decoded model ─ plain ─▶ fp32 graph ─ pre-process ─▶ quantize_static ─▶ int8 graph
                                                              ▲       ▲
                                   grids of a quantized model ┘       └ ranges seen on real images
 
 The int8 graph holds a quantized model's own integer codes and learned input ranges; ONNX Runtime
-finds those of the other tensors on training images. Activations are u8 and weights s8 per channel:
-s8 activations were slower than fp32 on x86 (0.53 ms against 0.47 for ResNet-20). The operators are
-QOperator's: as fast as QDQ, in a file that is 7 % smaller.
+calibrates the other tensors on training images. Activations are u8 and weights s8 per channel:
+s8 activations were slower than fp32 on x86 (0.53 ms against 0.47 for ResNet-20). The format is
+QOperator: as fast as QDQ, in a file that is 7 % smaller.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ SAME_RANGE = ("Relu", "Squeeze", "Flatten", "Reshape")
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose layers are torch's own, without the rounding of inputs.
+    """A copy in evaluation mode with torch's own layers, which do not round their inputs.
 
-    Weights on a grid stay there, as fp32.
+    Weights on a grid keep their values, as fp32.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     for module in model.modules():
@@ -80,17 +80,17 @@ def fp32_graph(model: nn.Module, image_size: int) -> bytes:
                 verbose=False,
             )
             _pool_by_name(path)
-            quant_pre_process(path, path)  # folds constants, and shapes are what quantizing needs
-        except Exception as error:  # of torch.export, of onnxscript, of ONNX Runtime
+            quant_pre_process(path, path)  # folds constants and adds the shapes quantizing needs
+        except Exception as error:  # from torch.export, onnxscript or ONNX Runtime
             raise ValueError(f"the model has no ONNX graph: {_first_line(error)}") from error
         return path.read_bytes()
 
 
 def int8_graph(model: nn.Module, fp32: bytes, calibration: Iterable[Tensor]) -> bytes:
-    """The fp32 graph of this model in int8; batches of real images give the ranges that it lacks.
+    """The fp32 graph of this model in int8; batches of real images give the missing ranges.
 
     Raises:
-        ValueError: ONNX Runtime lacks an operator for it.
+        ValueError: ONNX Runtime lacks an int8 operator for it.
     """
     graph = onnx.load_from_string(fp32)
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -108,7 +108,7 @@ def int8_graph(model: nn.Module, fp32: bytes, calibration: Iterable[Tensor]) -> 
                 extra_options={"TensorQuantOverrides": _grids(graph, tensors)},
             )
             session(path.read_bytes())
-        except Exception as error:  # ONNX Runtime's own are of many kinds
+        except Exception as error:  # ONNX Runtime raises errors of many kinds
             raise ValueError(
                 f"ONNX Runtime {onnxruntime.__version__} has no int8 graph of the model: "
                 f"{_first_line(error)}"
@@ -117,7 +117,7 @@ def int8_graph(model: nn.Module, fp32: bytes, calibration: Iterable[Tensor]) -> 
 
 
 class Batches(CalibrationDataReader):
-    """Images as ONNX Runtime asks for them."""
+    """Batches of images in the form that ONNX Runtime's calibration reads."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self._batches = iter(batches)
@@ -128,7 +128,7 @@ class Batches(CalibrationDataReader):
 
 
 def calibration_batches(images: Images, count: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
-    """The first `count` training images, which a seed has shuffled, without augmentation."""
+    """The first `count` training images in their seeded order, without augmentation."""
     train = images.train
     first = replace(train, rows=train.rows[:count])
     for x_BCHW, _ in evaluation_batches(images, first, batch=CALIBRATION_BATCH):
@@ -136,10 +136,10 @@ def calibration_batches(images: Images, count: int = CALIBRATION_IMAGES) -> Iter
 
 
 class Bound:
-    """A session that keeps its input and output: a call copies the images in, and no more.
+    """A session that reuses its input and output buffers: a call only copies the images in.
 
-    Images as its graph takes them -> (images, classes), which the next call writes anew. An int8
-    ResNet-20 takes 2 to 7 % less for an image than by `run`, which makes a new output each time.
+    Images as its graph takes them -> (images, classes), which the next call overwrites. An int8
+    ResNet-20 takes 2 to 7 % less time per image than with `run`, which allocates a new output.
     """
 
     def __init__(self, graph: bytes) -> None:
@@ -165,10 +165,10 @@ class Bound:
 
 
 def session(graph: bytes) -> onnxruntime.InferenceSession:
-    """Of one thread, the calling one: then a thread's clock sees all of its work."""
+    """A session that computes on the calling thread alone, so thread time covers all its work."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
@@ -178,7 +178,7 @@ def logits(of: onnxruntime.InferenceSession, x_BCHW: Tensor) -> Tensor:
 
 
 def accuracy(of: onnxruntime.InferenceSession, images: Images, split: Split) -> float:
-    """The share of the images of a split that the graph classifies rightly."""
+    """The share of a split's images that the graph classifies correctly."""
     right = sum(
         int((logits(of, x_BCHW).argmax(1) == labels).sum())
         for x_BCHW, labels in evaluation_batches(images, split, batch=CALIBRATION_BATCH)
@@ -187,9 +187,9 @@ def accuracy(of: onnxruntime.InferenceSession, images: Images, split: Split) -> 
 
 
 def _convolve_shortcuts(model: nn.Module) -> None:
-    """Makes every PadShortcut a 1x1 convolution by zeros and ones, in place.
+    """Replaces every PadShortcut by a 1x1 convolution with zeros and ones, in place.
 
-    The same numbers, for 1 % of the multiply-adds: as Slice and Pad they cost 5 % of the time.
+    The results are the same and cost 1 % of the multiply-adds; Slice and Pad cost 5 % of the time.
     """
     for module in list(model.modules()):
         if isinstance(module, Block) and isinstance(module.shortcut, PadShortcut):
@@ -203,19 +203,23 @@ def _convolve_shortcuts(model: nn.Module) -> None:
 
 
 def _pool_by_name(path: Path) -> None:
-    """Makes every mean over height and width a GlobalAveragePool, in the file.
+    """Replaces every mean over height and width by a GlobalAveragePool, in the file.
 
-    That has an int8 kernel. A ReduceMean is computed in fp32, between two conversions: together 1 %
-    of a ResNet-20's int8 latency.
+    GlobalAveragePool has an int8 kernel. ReduceMean is computed in fp32 between two conversions,
+    together 1 % of a ResNet-20's int8 latency.
     """
     model = onnx.load(path)
-    known = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            known[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+            constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
     nodes = []
     for node in model.graph.node:
-        axes = known.get(node.input[1]) if node.op_type == "ReduceMean" and node.input[1:] else None
+        axes = (
+            constants.get(node.input[1])
+            if node.op_type == "ReduceMean" and node.input[1:]
+            else None
+        )
         if axes is None or sorted(axes.tolist()) != [2, 3]:
             nodes.append(node)
             continue
@@ -230,20 +234,20 @@ def _pool_by_name(path: Path) -> None:
 
 
 def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list[dict[str, Any]]]:
-    """Scales and ranges that a quantized model has, by the graph's tensors.
+    """The learned scales and ranges of a quantized model, by tensor of the graph.
 
-    A layer's input range becomes that of the tensor, for all who read it. On the logits of two
-    trained ResNet-20 this is 2.5 and 1.9 times nearer to the decoded model than ONNX Runtime's own
-    scales and ranges are.
+    A layer's input range becomes the range of the tensor, for every layer that reads it. The
+    logits of two trained ResNet-20 are 2.5 and 1.9 times nearer to the decoded model's than with
+    ONNX Runtime's own scales and ranges.
     """
     folded = {i.name: onnx.numpy_helper.to_array(i) for i in graph.graph.initializer}
     made_by = {output: node for node in graph.graph.node for output in node.output}
-    found: dict[str, list[dict[str, Any]]] = {}
+    overrides: dict[str, list[dict[str, Any]]] = {}
     for node in graph.graph.node:
         name = node.input[1] if node.op_type in ("Conv", "Gemm") else ""
         if name not in folded or not grid.bits(name, tensors):
             continue
-        found[name] = [
+        overrides[name] = [
             {"axis": 0, "quant_type": QuantType.QInt8, "scale": np.float32(s), "zero_point": 0}
             for s in _folded_steps(name, tensors, folded[name])
         ]
@@ -252,19 +256,19 @@ def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list
             step = float(tensors[f"{layer}.input_step"])
             zero = int(tensors.get(f"{layer}.input_zero_point", torch.zeros(())))
             low, high = np.float32(-zero * step), np.float32((2**bits - 1 - zero) * step)
-            for known in found.get(read, []):  # of another reader: the wider one holds both
-                low, high = min(low, known["rmin"]), max(high, known["rmax"])
-            found[read] = [{"rmin": low, "rmax": high}]
-            # A ReLU is fused into what is before it, which keeps its own name for the range; what
-            # only gives a tensor another shape has the range of its input.
+            for range_before in overrides.get(read, []):  # from another reader: cover both
+                low, high = min(low, range_before["rmin"]), max(high, range_before["rmax"])
+            overrides[read] = [{"rmin": low, "rmax": high}]
+            # A ReLU is fused into the operator before it, whose range keeps that operator's name.
+            # An operator that only reshapes a tensor has the range of its input.
             while read in made_by and made_by[read].op_type in SAME_RANGE:
-                found[made_by[read].input[0]] = found[read]
+                overrides[made_by[read].input[0]] = overrides[read]
                 read = made_by[read].input[0]
-    return found
+    return overrides
 
 
 def _folded_steps(name: str, tensors: dict[str, Tensor], folded: NDArray[Any]) -> list[float]:
-    """The step of each channel of a weight into which the exporter has folded a batch norm."""
+    """The step of each channel of a weight after the exporter has folded a batch norm into it."""
     weight = tensors[name].double().flatten(1)
     steps = tensors[name + grid.STEP].double().expand(len(weight))
     largest, place = weight.abs().max(1, keepdim=True)
@@ -274,7 +278,7 @@ def _folded_steps(name: str, tensors: dict[str, Tensor], folded: NDArray[Any]) -
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's progress and ONNX Runtime's advice to do what is done."""
+    """Silences the exporter's progress and ONNX Runtime's advice on steps already taken."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -286,5 +290,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0] if said else ''}"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

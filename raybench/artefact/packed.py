@@ -3,10 +3,10 @@
     "raybench"  version  checksum  fingerprint  values' checksum  header  index  symbols  raw
         8          1        16          8              4          zstd     zstd
 
-The checksum (BLAKE2b) is of all that stands behind it. The header is JSON: `Stored`.
-Names, shapes and dtypes are not stored; the Experiment builds them, and the fingerprint is their
-hash. The values' checksum (CRC-32) is of the decoded tensors: another version of a library that
-decodes otherwise is found out. `codecs` says how the tensors lie in the last three parts.
+The checksum (BLAKE2b) covers everything after it. The header is JSON: `Stored`.
+Names, shapes and dtypes are not stored: the Experiment builds them, and the fingerprint is their
+hash. The values' checksum (CRC-32) covers the decoded tensors, so a library version that decodes
+differently is detected. `codecs` describes how the tensors are stored in the last three parts.
 """
 
 from __future__ import annotations
@@ -30,13 +30,11 @@ MAGIC = b"raybench"
 VERSION = 2
 CHECKSUM, FINGERPRINT, CRC = 16, 8, 4  # bytes
 START = len(MAGIC) + 1 + CHECKSUM
-INDEX_ENTRY = (
-    1024  # bytes that a tensor's entry in the index stays below, its kind's model included
-)
+INDEX_ENTRY = 1024  # upper bound of a tensor's bytes in the index, with the model of its kind
 
 
 class Packed(NamedTuple):
-    """A file whose checksum was right, with its header decoded and its tensors not yet."""
+    """A file with a correct checksum; its header is decoded, its tensors are not."""
 
     stored: Stored
     fingerprint: bytes
@@ -64,7 +62,7 @@ def encode(
 
 
 def seal(behind: bytes) -> bytes:
-    """The file whose checksum is right for what stands behind it."""
+    """The complete file: magic, version, checksum of `behind`, and `behind`."""
     return MAGIC + bytes([VERSION]) + blake2b(behind, digest_size=CHECKSUM).digest() + behind
 
 
@@ -86,20 +84,20 @@ def opened(content: bytes) -> Packed:
     if blake2b(behind, digest_size=CHECKSUM).digest() != content[len(MAGIC) + 1 : START]:
         raise ValueError("its checksum is wrong: it is truncated or altered")
     reader = Reader(behind)
-    known = bytes(reader.take(FINGERPRINT))
+    stored_fingerprint = bytes(reader.take(FINGERPRINT))
     crc = int.from_bytes(reader.take(CRC), "little")
     try:
         about = json.loads(decompress(reader.chunk(), at_most=LARGEST_HEADER))
     except RecursionError as error:
         raise ValueError(f"its header is no Experiment: {error}") from error
-    return Packed(from_dict(about), known, crc, reader.rest())
+    return Packed(from_dict(about), stored_fingerprint, crc, reader.rest())
 
 
 def decode(packed: Packed, like: Tensors) -> dict[str, Tensor]:
-    """The stored tensors, for a model with the state_dict `like`, whose values are not looked at.
+    """The stored tensors, for a model with the state_dict `like`, whose values are not used.
 
     Raises:
-        ValueError: the file is of another model, or its streams are damaged.
+        ValueError: the file holds another model, or its streams are damaged.
     """
     if packed.fingerprint != fingerprint(like):
         raise ValueError("its tensors have other names, shapes or types")
@@ -107,14 +105,16 @@ def decode(packed: Packed, like: Tensors) -> dict[str, Tensor]:
     tensors = codecs.read(like, source)
     source.end()
     if _crc(tensors) != packed.crc:
-        raise ValueError("its tensors do not have the checksum that they were stored with")
+        raise ValueError("its decoded tensors do not match their stored checksum")
     return tensors
 
 
 def fingerprint(tensors: Tensors) -> bytes:
-    """A hash of what the file need not say: names, dtypes and shapes."""
-    said = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()]
-    return blake2b("\n".join(said).encode(), digest_size=FINGERPRINT).digest()
+    """A hash of what the file does not store: names, dtypes and shapes."""
+    descriptions = [
+        f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()
+    ]
+    return blake2b("\n".join(descriptions).encode(), digest_size=FINGERPRINT).digest()
 
 
 def _crc(tensors: Tensors) -> int:

@@ -1,9 +1,9 @@
 """A trained model as safetensors, with pruned weights left out.
 
-A weight with many zeros is stored as one bit a value (which ones are there) and the values that
-are. At 60 % sparsity that is 2.3 times smaller than the dense file, at 90 % 7.6 times; zstandard
-on the dense file reaches 2.2 and 6.2. The header begins with the version and a checksum of the
-whole file, which is compared before anything is decoded, and tells the rest as JSON (`Stored`):
+A weight with many zeros is stored as a mask of one bit per value, and its non-zero values. At 60 %
+sparsity that is 2.3 times smaller than the dense file, at 90 % 7.6 times; zstandard on the dense
+file reaches 2.2 and 6.2. The header begins with the version and a checksum of the whole file,
+which is compared before anything is decoded; the rest is JSON (`Stored`):
 
     {"__metadata__":{"raybench":"2 <checksum> {…}"}, "conv1.weight": …}
 """
@@ -30,11 +30,11 @@ from raybench.data import Inputs
 from raybench.experiment import Experiment
 
 BITS, VALUES = ".bits", ".values"
-BEGIN = b'{"__metadata__":{"raybench":"'  # behind 8 bytes, the header's length
+BEGIN = b'{"__metadata__":{"raybench":"'  # after 8 bytes with the header's length
 VERSION = b"2"
-CHECKSUM = 8 + len(BEGIN) + len(VERSION) + 1  # where it stands in the file
+CHECKSUM = 8 + len(BEGIN) + len(VERSION) + 1  # its offset in the file
 BLOCK = 1 << 20  # bytes read at a time
-LONG_NAMES = 1000  # letters of class names that are worth compressing
+LONG_NAMES = 1000  # characters from which class names are compressed
 SAFETENSORS = {
     torch.int64: "I64",
     torch.float64: "F64",
@@ -45,12 +45,12 @@ SAFETENSORS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-ORDER = list(SAFETENSORS.values())  # as safetensors sorts them: the widest first
+ORDER = list(SAFETENSORS.values())  # as safetensors sorts them: widest first
 SIZE = {name: dtype.itemsize for dtype, name in SAFETENSORS.items()}
 
 
 class OtherModel(ValueError):
-    """A file is of another architecture than the model that it is to fill."""
+    """A file holds another architecture than the model to be filled."""
 
 
 def encode(
@@ -74,7 +74,7 @@ def encode(
             sparse[name] = list(dense.shape)
     metadata = _metadata(Stored(experiment, classes, seen, inputs), sparse)
     content = serialize(tensors, metadata=metadata)
-    assert content[8:].startswith(BEGIN + VERSION + b" "), "safetensors writes headers otherwise"
+    assert content[8:].startswith(BEGIN + VERSION + b" "), "safetensors changed its header format"
     return checksum.sealed(content, CHECKSUM)
 
 
@@ -116,13 +116,15 @@ def _metadata(stored: Stored, sparse: dict[str, list[int]]) -> dict[str, str]:
     if len(names) > LONG_NAMES:
         about["inputs"]["class_names"] = b64encode(compress(names.encode())).decode()
     text = json.dumps(about, sort_keys=True)
-    # One entry: safetensors writes several in random order, and equal models are equal files.
+    # One entry: safetensors writes several in random order, and equal models must give equal files.
     return {"raybench": f"{VERSION.decode()} {checksum.UNSET.decode()} {text}"}
 
 
 def about(path: Path | str) -> Stored:
-    """What the file's header tells, once its checksum is right. Raises as `require` does, and
-    what `safe_open` and JSON do."""
+    """The file's header, after its checksum was checked.
+
+    Raises what `require`, `safe_open` and JSON raise.
+    """
     require(path)
     with safe_open(path, framework="pt") as file:
         return from_dict(_header(file))
@@ -142,7 +144,7 @@ def require(path: Path | str) -> None:
             raise ValueError("its header is too large")
         version = begin[8 + len(BEGIN) :].partition(b" ")[0]
         if version != VERSION:
-            number = version.decode() if version.isdigit() else "1"  # which was not told
+            number = version.decode() if version.isdigit() else "1"  # which did not write it
             wanted = VERSION.decode()
             raise ValueError(f"its version is {number}, and this code reads {wanted}: {OLDER}")
         checksum.require(begin, CHECKSUM, iter(lambda: file.read(BLOCK), b""))
@@ -164,7 +166,7 @@ def tensors(path: Path | str, like: dict[str, Tensor]) -> Iterator[tuple[str, Te
 
     Raises:
         OtherModel: the first name in which the two differ.
-        ValueError: as `require` does, or a tensor that is not stored as its header says.
+        ValueError: as `require` does, or a tensor is not stored as its header says.
     """
     require(path)
     with safe_open(path, framework="pt") as file:
@@ -186,7 +188,7 @@ def tensors(path: Path | str, like: dict[str, Tensor]) -> Iterator[tuple[str, Te
 
 
 def _present(dense: Tensor) -> int | None:
-    """How many values to store of a weight, or None where leaving zeros out is not smaller."""
+    """How many values of a weight to store, or None where leaving zeros out is not smaller."""
     if dense.ndim < 2 or not dense.is_floating_point():
         return None
     present = int(torch.count_nonzero(dense))
@@ -205,10 +207,10 @@ def _pack(dense: Tensor) -> tuple[Tensor, Tensor] | None:
 def _unpack(name: str, bits: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     """Raises ValueError: there are not as many bits or values as the shape needs."""
     if bits.dtype != torch.uint8 or bits.shape != (-(-shape.numel() // 8),):
-        raise ValueError(f"{name} has other bits than its shape needs")
+        raise ValueError(f"the mask of {name} does not fit its shape")
     present = np.unpackbits(bits.numpy(), count=shape.numel()).astype(bool)
     if values.shape != (int(present.sum()),):
-        raise ValueError(f"{name} has other values than its bits say")
+        raise ValueError(f"the values of {name} do not match its mask")
     dense = torch.zeros(shape, dtype=values.dtype)
     dense.view(-1)[torch.from_numpy(present)] = values
     return dense

@@ -1,4 +1,4 @@
-"""What a trained model's file tells of it, in either format."""
+"""The header of a trained model's file, in either format."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Stored(NamedTuple):
     experiment: Experiment
     classes: int
     seen: str = ""
-    """What it was trained on, as `raybench.data.seen` writes it; empty where that is not known."""
+    """The training images, as `raybench.data.seen` writes them; empty where they are unknown."""
     inputs: Inputs | None = None
-    """What it takes, and its classes' names; None where that is not known."""
+    """Its inputs and the names of its classes; None where they are unknown."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -33,10 +33,10 @@ class Stored(NamedTuple):
 
 
 def from_dict(header: dict[str, Any]) -> Stored:
-    """What `to_dict` gave.
+    """The inverse of `to_dict`.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the header has another form.
     """
     try:
         experiment = from_json(json.dumps(header["experiment"]))
@@ -54,6 +54,6 @@ def from_dict(header: dict[str, Any]) -> Stored:
         raise ValueError(f"it has {len(takes.class_names)} class names for {classes} classes")
     if takes.image_size != experiment.image_size:
         raise ValueError(
-            f"its image_size is {takes.image_size}, and its Experiment's {experiment.image_size}"
+            f"its image_size is {takes.image_size}, but its Experiment has {experiment.image_size}"
         )
     return Stored(experiment, classes, seen, takes)

@@ -7,20 +7,20 @@ import zstandard
 
 from raybench.artefact.entropy import RangeDecoder, RangeEncoder
 
-BEST = 19  # zstd's level for what is small
-FAST = 1  # and for what is large: 330 MB of a ViT-B take one second, and floats hardly shrink
+BEST = 19  # zstd's level for up to SMALL bytes
+FAST = 1  # and for more: 330 MB of a ViT-B take one second, and floats hardly shrink
 SMALL = 1 << 20
 
 
 class Reader:
-    """Takes bytes from the front. Raises ValueError where there are too few."""
+    """Takes bytes from the front. Raises ValueError where too few are left."""
 
     def __init__(self, content: bytes | memoryview) -> None:
         self._rest = memoryview(content)
 
     def take(self, count: int) -> memoryview:
         if count > len(self._rest):
-            raise ValueError(f"{count} bytes are wanted where {len(self._rest)} are left")
+            raise ValueError(f"{count} bytes are needed, but only {len(self._rest)} are left")
         taken, self._rest = self._rest[:count], self._rest[count:]
         return taken
 
@@ -36,7 +36,7 @@ class Reader:
         raise ValueError("a number has more than 63 bits")
 
     def chunk(self) -> memoryview:
-        """What `chunk` of this module wrote."""
+        """The content that `chunk` of this module wrote."""
         return self.take(self.number())
 
     def rest(self) -> memoryview:
@@ -48,7 +48,7 @@ class Reader:
 
 
 class Out:
-    """Where tensors are written to."""
+    """The streams that tensors are written to."""
 
     def __init__(self) -> None:
         self.index, self.raw = bytearray(), bytearray()
@@ -60,10 +60,13 @@ class Out:
 
 
 class In:
-    """Where they are read from; `largest_index` bounds the memory that a damaged file can ask for.
+    """The streams that tensors are read from.
+
+    Args:
+        largest_index: bounds the memory that a damaged file can ask for.
 
     Raises:
-        ValueError: the three are not there.
+        ValueError: a stream is missing or damaged.
     """
 
     def __init__(self, content: memoryview, largest_index: int) -> None:
@@ -71,7 +74,7 @@ class In:
         self.index = Reader(decompress(reader.chunk(), at_most=largest_index))
         symbols = reader.chunk()
         if len(symbols) % 4:
-            raise ValueError("the symbols are no words of 32 bits")
+            raise ValueError("the symbols are not a whole number of 32-bit words")
         self.symbols = RangeDecoder(np.frombuffer(symbols, "<u4").astype(np.uint32))
         self.raw = reader
 
@@ -90,7 +93,7 @@ def number(value: int) -> bytes:
 
 
 def chunk(content: bytes) -> bytes:
-    """The content, with its length before it."""
+    """The content, preceded by its length."""
     return number(len(content)) + content
 
 
@@ -99,12 +102,12 @@ def compress(content: bytes) -> bytes:
 
 
 def decompress(content: memoryview, *, at_most: int) -> bytes:
-    """What `compress` was given. Raises ValueError: it is not that, or is longer than `at_most`."""
+    """The inverse of `compress`. Raises ValueError: not its output, or longer than `at_most`."""
     try:
-        # python-zstandard allocates what the frame says before it looks at any limit.
+        # python-zstandard allocates the size in the frame before it looks at any limit.
         size = zstandard.frame_content_size(content)
         if not 0 <= size <= at_most:
-            raise ValueError(f"{size} bytes are said to be where at most {at_most} can be")
+            raise ValueError(f"a chunk claims {size} bytes, but at most {at_most} can be there")
         return zstandard.ZstdDecompressor().decompress(content)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error

@@ -1,1 +1,1 @@
-"""Does it pay on this machine? One file a benchmark; each measures both sides in one run."""
+"""Does it pay on this machine? One file per benchmark; each measures both sides in one run."""

@@ -47,11 +47,11 @@ class Bench:
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
     compress, search, scale, chaos or verdict."""
     json: bool = False
-    """One JSON object on standard output, and nothing else there."""
+    """Prints a single JSON object on standard output."""
 
 
 def run(options: Bench) -> int:
-    """A bench is a module with `measure() -> dict`, and `claims`: what each figure is to reach."""
+    """Runs a bench: a module with `measure() -> dict`, and `claims`, the target of each figure."""
     names = [m.name for m in pkgutil.iter_modules(bench.__path__) if m.name not in HIDDEN]
     if options.name not in names:
         advice = nearest(options.name, names)
@@ -59,7 +59,10 @@ def run(options: Bench) -> int:
         return 2
     load = os.getloadavg()[0] / max(1, int(measure.machine()["cpu_count"]))
     if load > 0.5:
-        print(f"raybench.bench: the load is {load:.1f} a core, figures may be off", file=sys.stderr)
+        print(
+            f"raybench.bench: the load is {load:.1f} per core, so figures may be wrong",
+            file=sys.stderr,
+        )
     torch.set_num_threads(1)
     module = importlib.import_module(f"raybench.bench.{options.name}")
     figures = module.measure()

@@ -1,11 +1,10 @@
-"""A sweep whose processes are killed at random moments: what is lost, and when does it go on?
+"""Kills a sweep's processes at random moments: what is lost, and when does the sweep resume?
 
     driver_group  the driver with its process group      trial   the actor of a trial
     driver        the driver alone                       worker  one of a group's two workers
     raylet, gcs   Ray's own processes, under the driver  stage   one of a pipeline's two stages
 
-The first four end the command, which is given again; of the others the sweep takes no notice but
-for the time.
+The first four end the command, which is then started again. The others only cost the sweep time.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ PASSING = {
     "stage": ("ray::StageActor", ()),
 }
 EACH = 29
-ENDS_S = 15.0  # deadline for the command to end once Ray is gone
-MOVES_S = 120.0  # deadline for a sweep to have another row
-LEAVES_S = 5.0  # deadline for all of Ray's processes to be gone after the driver
+ENDS_S = 15.0  # deadline for the command to end after Ray is gone
+MOVES_S = 120.0  # deadline for a sweep to add another row
+LEAVES_S = 5.0  # deadline for all of Ray's processes to end after the driver
 
 claims = {
     "lost": "0",
@@ -58,15 +57,15 @@ class Chaos:
         self.lost = self.duplicates = self.wrong = self.zombies = self.hangs = 0
 
     def ending(self, scratch: Path, each: int) -> None:
-        """Kills that end the command, one kind after the other, on one sweep."""
-        folder, known = scratch / "steady_space", dict[int, pd.Series]()
+        """Kills that end the command, one kind after another, on one sweep."""
+        folder, rows = scratch / "steady_space", dict[int, pd.Series]()
         for number in range(each * len(ENDING)):
             kind = ENDING[number % len(ENDING)]
             driver = Driver(Path(str(steady_space.__file__)), scratch, trials=10_000)
-            if number % 5 == 4 and kind.startswith("driver"):  # while it starts
+            if number % 5 == 4 and kind.startswith("driver"):  # kill it while it starts
                 time.sleep(self.draw.uniform(0.5, 6.0))
             else:
-                self._moves(driver, folder, known)
+                self._moves(driver, folder, rows)
                 time.sleep(self.draw.uniform(0.0, 1.5))
             if kind == "driver_group":
                 driver.kill_group()
@@ -81,35 +80,35 @@ class Chaos:
             if code is None or (kind in ("raylet", "gcs") and code != 130):
                 self.hangs += 1
             self._ends(driver)
-            known = self._compared(folder, known)
-        self._to_the_end(Path(str(steady_space.__file__)), scratch, len(known) + 3, known)
+            rows = self._compared(folder, rows)
+        self._to_the_end(Path(str(steady_space.__file__)), scratch, len(rows) + 3, rows)
         self._check_steady(folder)
 
     def passing(self, scratch: Path, kind: str, each: int) -> None:
-        """Kills of processes under a driver that goes on."""
+        """Kills of processes whose driver continues."""
         title, arguments = PASSING[kind]
         space = Path(str((staged_space if kind == "stage" else steady_space).__file__))
         folder = scratch / space.stem
         driver = Driver(space, scratch, 10_000, *arguments)
-        known: dict[int, pd.Series] = {}
+        rows: dict[int, pd.Series] = {}
         for _ in range(each):
-            self._moves(driver, folder, known)
+            self._moves(driver, folder, rows)
             time.sleep(self.draw.uniform(0.0, 3.0))
             before = retried(folder, kind)
             killed = time.monotonic()
             while not driver.kill(driver.one_of(title, self.draw)):
-                time.sleep(0.05)  # between two trials
+                time.sleep(0.05)  # no such process between two trials
                 killed = time.monotonic()
             self._count(kind)
             if self._until(partial(_grown, folder, kind, before), driver):
                 self.recovered.setdefault(kind, []).append(time.monotonic() - killed)
-            known = self._compared(folder, known)
+            rows = self._compared(folder, rows)
         driver.kill(driver.pid, signal.SIGINT)
         if driver.wait(MOVES_S) != 130:
             self.hangs += 1
         self._ends(driver)
-        known = self._compared(folder, known)
-        self._to_the_end(space, scratch, len(known) + 2, known, *arguments)
+        rows = self._compared(folder, rows)
+        self._to_the_end(space, scratch, len(rows) + 2, rows, *arguments)
         if kind == "stage":
             self._check_staged(space, scratch)
         else:
@@ -130,11 +129,11 @@ class Chaos:
         self.hangs += 1
         return False
 
-    def _moves(self, driver: Driver, folder: Path, known: dict[int, pd.Series]) -> None:
-        self._until(lambda: len(finished(folder)) > len(known), driver)
+    def _moves(self, driver: Driver, folder: Path, rows: dict[int, pd.Series]) -> None:
+        self._until(lambda: len(finished(folder)) > len(rows), driver)
 
     def _ends(self, driver: Driver) -> None:
-        """Whether all that the driver started ends with it."""
+        """Counts processes of the driver that do not end with it, and kills them."""
         end = time.monotonic() + LEAVES_S
         while (left := driver.left()) and time.monotonic() < end:
             time.sleep(0.1)
@@ -143,10 +142,10 @@ class Chaos:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
-    def _compared(self, folder: Path, known: dict[int, pd.Series]) -> dict[int, pd.Series]:
-        """The finished trials now, of which none may be missing or changed."""
+    def _compared(self, folder: Path, earlier: dict[int, pd.Series]) -> dict[int, pd.Series]:
+        """The trials finished so far. None of the earlier ones may be missing or changed."""
         now = finished(folder)
-        for number, row in known.items():
+        for number, row in earlier.items():
             if number not in now:
                 self.lost += 1
             elif not now[number].equals(row):
@@ -154,13 +153,13 @@ class Chaos:
         return now
 
     def _to_the_end(
-        self, space: Path, scratch: Path, trials: int, known: dict[int, pd.Series], *more: str
+        self, space: Path, scratch: Path, trials: int, rows: dict[int, pd.Series], *more: str
     ) -> None:
         driver = Driver(space, scratch, trials, *more)
         if driver.wait(3 * MOVES_S) != 0:
             self.hangs += 1
         self._ends(driver)
-        self._compared(scratch / space.stem, known)
+        self._compared(scratch / space.stem, rows)
 
     def _check_steady(self, folder: Path) -> None:
         trials, epochs = pd.read_parquet(folder / "trials"), pd.read_parquet(folder / "epochs")
@@ -171,13 +170,13 @@ class Chaos:
         keys = trials.set_index("number")["key"]
         for row in trials.itertuples():
             right = row.status == "COMPLETE" and row.accuracy == steady.accuracy(row.key, 1.0)
-            own = epochs[epochs["number"] == row.number]["epoch"]
-            self.wrong += not (right and sorted(own) == list(range(1, 9)))
+            of_trial = epochs[epochs["number"] == row.number]["epoch"]
+            self.wrong += not (right and sorted(of_trial) == list(range(1, 9)))
         for row in epochs.itertuples():
             self.wrong += row.accuracy != steady.accuracy(keys[row.number], row.epoch / 8)
 
     def _check_staged(self, space: Path, scratch: Path) -> None:
-        """The same trials without a kill have the same losses."""
+        """Checks that the same trials have the same losses without kills."""
         disturbed = pd.read_parquet(scratch / space.stem / "trials").set_index("key")
         calm = scratch / "calm"
         driver = Driver(space, calm, 3)
@@ -193,10 +192,10 @@ def _grown(folder: Path, kind: str, before: int) -> bool:
 
 
 def measure(each: int = EACH, seed: int = 0) -> dict[str, float]:
-    """Kills `each` times of each kind.
+    """Kills `each` times per kind.
 
-    `recover_s` is the median over deaths of a trial's actor: from SIGKILL to the trial's next
-    report. It is told of each kind as well.
+    `recover_s` is the median time from the SIGKILL of a trial's actor to the trial's next report;
+    `recover_s_KIND` is the same for each kind.
     """
     chaos = Chaos(seed)
     with tempfile.TemporaryDirectory() as scratch:

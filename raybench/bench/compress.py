@@ -1,4 +1,4 @@
-"""What the shipped file gains: bytes, milliseconds to read it, and latency of its int8 graph."""
+"""Gains of the shipped file: bytes, milliseconds to read it, and latency of its int8 graph."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WIDE = (0.8, 4)
 CUT = PruneChannels(ratio=0.25, at=1.0)
 EPOCHS = {"resnet20": 16, "resnet20x2_b": 3}  # of dense training on digits, a minute in all
 ROUNDS = 7
-RUNS = {1: 50, 64: 3}  # of each side in a round, by batch
+RUNS = {1: 50, 64: 3}  # runs of each side in a round, by batch
 DECODES = 20
 
 claims = {
@@ -52,17 +52,17 @@ claims = {
 
 
 def measure() -> dict[str, float]:
-    """Sizes of files really written and read back, and latencies of graphs, on one thread.
+    """Sizes of files that are written and read back, and latencies of graphs, on one thread.
 
-    ResNet-20 is trained on digits, without pruning, so that its weights have the histogram of
-    trained ones; then pruned by magnitude over all layers and rounded, without retraining: the
-    bytes are those of such a network, the accuracy is no matter here.
-    `size_ratio_S_B` is torch.save of ResNet-20 in fp32 over the packed file of S % sparsity and B
-    bits, `entropy_ratio_S_B` that file over the zeroth-order entropy. `latency_bN_vs_…` is the
-    other side's time over that of int8 at batch N, by the thread's clock, median of interleaved
-    rounds, and `…_wall` by the wall's. `wide_latency_bN` and `wide_bytes` are a ResNet-20 twice as
-    wide, sparse and int8, over the fp32 graph and the torch.save of ResNet-20; `cut_…` is the same
-    with a quarter of its channels cut.
+    ResNet-20 is trained on digits without pruning, so that its weights have the histogram of
+    trained ones. Then it is pruned by magnitude over all layers and rounded, without retraining:
+    its bytes are realistic, and its accuracy does not matter here.
+    `size_ratio_S_B` is torch.save of ResNet-20 in fp32 over the packed file with S % sparsity and B
+    bits; `entropy_ratio_S_B` is that file over the zeroth-order entropy. `latency_bN_vs_…` is the
+    other side's time over that of int8 at batch N, in thread time, median of interleaved rounds;
+    `…_wall` is the same in wall time. `wide_latency_bN` and `wide_bytes` are those of a ResNet-20
+    twice as wide, sparse and int8, over the fp32 graph and the torch.save of ResNet-20; `cut_…` is
+    the same with a quarter of its channels cut.
     """
     process.prepare(threads=1)
     with tempfile.TemporaryDirectory() as folder:
@@ -135,14 +135,14 @@ def _stored(
 
 
 def _torch_save_bytes(folder: Path) -> int:
-    """Of the plain network in fp32."""
+    """The torch.save size of the plain network in fp32."""
     path = folder / "resnet20.pt"
     torch.save(build("resnet20", classes=10, image_size=32).state_dict(), path)
     return path.stat().st_size
 
 
 def _decode_ms(model: nn.Module, path: Path) -> dict[str, float]:
-    """From the file to the filled model, checks included."""
+    """Time from the file to the filled model, including checks."""
     seconds = []
     for _ in range(DECODES):
         began = time.perf_counter()

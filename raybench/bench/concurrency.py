@@ -1,4 +1,4 @@
-"""Two trials at once against one, on two cores: does the second core give what it should?"""
+"""Two trials at once against one, on two cores: does the second core give its full gain?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ claims = {"ratio": "reach 1.8"}
 
 
 def measure() -> dict[str, float]:
-    """Ratio of whole trials a minute, medians of interleaved rounds."""
+    """Ratio of whole trials per minute, medians of interleaved rounds."""
     overrides = Overrides(epochs=2, subset=1.0)
     space = load(Path(str(real_space.__file__)), overrides)
     rates: dict[int, list[float]] = {1: [], 2: []}
@@ -39,9 +39,9 @@ def measure() -> dict[str, float]:
 
 
 def _rate(folder: Path, space: Space, overrides: Overrides, concurrent: int) -> float:
-    """Whole trials a minute, once each worker has had its first.
+    """Whole trials per minute, not counting the first trial of each worker.
 
-    The first trials bear the start of the workers, which comes once a sweep.
+    The first trials include the start of the workers, which happens once per sweep.
     """
     trials = TRIALS + concurrent
     sweep = run(folder, space, overrides, trials=trials, workers=1, concurrent=concurrent)

@@ -29,7 +29,7 @@ claims = {
 
 
 class PilImages(Dataset[tuple[torch.Tensor, int]]):
-    """The usual data set of a training script: an image at a time, transformed by torchvision."""
+    """The usual data set of a training script: single images, transformed by torchvision."""
 
     def __init__(self, split: data.Split, images: int) -> None:
         from torchvision import transforms
@@ -55,7 +55,7 @@ class PilImages(Dataset[tuple[torch.Tensor, int]]):
 
 
 def measure() -> dict[str, float]:
-    """Images a second of processor time, crop, flip and normalise, medians of rounds."""
+    """Images per second of processor time, with crop, flip and normalisation; medians of rounds."""
     experiment = base(BATCH)
     images = data.load(experiment)
     loader = DataLoader(PilImages(images.train, BASELINE_IMAGES), BATCH, shuffle=True)

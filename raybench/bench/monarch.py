@@ -1,4 +1,4 @@
-"""What Monarch matrices gain: layers, a feed-forward, and whole training steps, against dense."""
+"""Speed-ups of Monarch matrices over dense: layers, a feed-forward, and whole training steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMAGES = 21  # of 224 pixels: 21 x 197 tokens are about TOKENS
 STEPS: dict[str, tuple[str, int, Layers]] = {  # name -> timm's model, blocks, which layers
     "step_vit_s": ("vit_small_patch16_224", 8, "both"),
     "step_vit_b": ("vit_base_patch16_224", 4, "both"),
-    "step_mixer_b": ("mixer_b16_224", 4, "all"),  # those that mix tokens too, as in the paper
+    "step_mixer_b": ("mixer_b16_224", 4, "all"),  # token-mixing layers too, as in the paper
 }
 CLAIMS = {
     "layer_768_3072_nb4": "reach 2.7",
@@ -47,22 +47,22 @@ claims["project_s"] = "at most 0.3"
 
 
 def measure() -> dict[str, float]:
-    """Speed-ups, dense over Monarch, of forward and backward: medians of interleaved rounds.
+    """Speed-ups of forward and backward, dense over Monarch: medians of interleaved rounds.
 
-    Plain names are bf16, `_fp32` fp32; `low_rank_…` is the same for low-rank layers of as many
-    parameters. Steps are whole ones, with AdamW, of 21 images of 224 pixels.
+    Plain names are bf16, `_fp32` is fp32. `low_rank_…` is the same for low-rank layers with as many
+    parameters. Steps are whole training steps with AdamW on 21 images of 224 pixels.
     """
     process.prepare(threads=1)
     figures: dict[str, float] = {}
     precisions: dict[Precision, str] = {"bf16": "", "fp32": "_fp32"}
     for precision, suffix in precisions.items():
-        found: dict[str, float] = {}
+        speed_ups: dict[str, float] = {}
         for blocks in (4, 8):
-            found |= _layer(f"layer_768_3072_nb{blocks}", blocks, precision)
-        found |= _feed_forward("mlp_nb4", precision)
+            speed_ups |= _layer(f"layer_768_3072_nb{blocks}", blocks, precision)
+        speed_ups |= _feed_forward("mlp_nb4", precision)
         for name, (model, blocks, layers) in STEPS.items():
-            found |= _step(name, model, blocks, layers, precision)
-        figures |= {name + suffix: value for name, value in found.items()}
+            speed_ups |= _step(name, model, blocks, layers, precision)
+        figures |= {name + suffix: value for name, value in speed_ups.items()}
     dense = nn.Linear(768, 3072)
     project(dense, 4)
     began = time.perf_counter()
@@ -97,7 +97,7 @@ def _forward_and_backward(
     x = torch.randn(TOKENS, 768, dtype=dtype, requires_grad=True)
     grad = torch.randn_like(sides["dense"](x.float())).to(dtype)
     for module in sides.values():
-        module.to(dtype)  # the layer alone, without the casts of autocast
+        module.to(dtype)  # only the layer, without autocast's casts
 
     def run(module: nn.Module) -> Callable[[], None]:
         def once() -> None:
@@ -143,7 +143,7 @@ def _training(
 
 
 def _speed_ups(name: str, sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Medians, over the rounds, of the dense side's seconds over each other's in the same round."""
+    """Median ratios of the dense side's seconds to each other side's in the same round."""
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
         for side, run in sides.items():

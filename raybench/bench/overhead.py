@@ -1,4 +1,4 @@
-"""What the engine costs: a trial's start, and a sweep of trials that do nothing."""
+"""The engine's overhead: a trial's start, and a sweep of trials that do nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from raybench.cluster.session import session
 from raybench.search.space import Overrides, Space, load
 
 TRIALS = 200
-FIRST = (
-    20  # trials before those: meanwhile the actors start and the sampler leaves its random phase
-)
+FIRST = 20  # untimed first trials: the actors start, the sampler leaves its random phase
 STARTS = 20
 
 claims = {
@@ -31,7 +29,7 @@ claims = {
 
 
 def measure() -> dict[str, float]:
-    """Seconds from a trial's start to its first step, and milliseconds a trial beyond Optuna's."""
+    """Seconds from a trial's start to its first step, and overhead over Optuna in ms per trial."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch, session():
         folder = Path(scratch)
@@ -63,15 +61,12 @@ def _starts(folder: Path, workers: int) -> list[float]:
     space = load(Path(str(real_space.__file__)), overrides)
     sweep = run(folder, space, overrides, trials=STARTS, workers=workers, concurrent=1)
     rows = [sweep.store.trials[number] for number in sorted(sweep.store.trials)]
-    # The first trials start the workers, open the images and have kernels chosen.
+    # The first trials start the workers, open the images and choose kernels.
     return [float(row["queue_s"]) + float(row["startup_s"]) for row in rows[2:]]
 
 
 def _plain_loop(journal: Path, space: Space) -> list[float]:
-    """The same study, sampler and space in a loop, with the same report and tell: when trials end.
-
-    In seconds, by a clock of its own.
-    """
+    """Ends of the trials, in seconds, of a plain loop with the same study, sampler and space."""
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     ends = []
     with warnings.catch_warnings():

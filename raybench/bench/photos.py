@@ -1,4 +1,4 @@
-"""Decoding photographs into the cache: memory beyond the start, and what the cores bring."""
+"""Decoding photographs into the cache: additional memory, and the gain from several cores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raybench.data import decoding, sources
 
 IMAGES, SIZE = 2000, 224
 ROUNDS = 3
-TIMED = 400  # images of a round
+TIMED = 400  # images per round
 
 PROGRAM = """
 import resource, sys
@@ -32,7 +32,7 @@ print(peak() - began)
 
 
 def write(folder: Path, count: int = IMAGES) -> None:
-    """JPEGs of 400 x 300 pixels, smooth as photographs are, of two classes."""
+    """Writes JPEGs of 400 x 300 pixels, smooth like photographs, in two classes."""
     rng = np.random.default_rng(0)
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (19, 25, 3), dtype=np.uint8))
@@ -42,8 +42,8 @@ def write(folder: Path, count: int = IMAGES) -> None:
 
 
 def measure() -> dict[str, float]:
-    """`decode_peak_ratio`: bytes beyond those at the start, over the decoded images' own;
-    `decode_speedup`: the time of one thread over that of a thread a core, median of rounds."""
+    """`decode_peak_ratio`: peak memory above the start over the decoded images' bytes;
+    `decode_speedup`: time of one thread over that of one thread per core, median of rounds."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "photos"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""How busy a pipeline keeps its stages, and what it costs beside other ways to use two cores."""
+"""How busy a pipeline keeps its stages, and its time against other ways to use two cores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trainers.pipeline import base
 
 MODELS = {"resnet18": "resnet18", "mobilenetv2": "mobilenet_v2", "vgg11": "vgg11"}
 STAGES, CHUNKS = 2, 4
-BATCH = 256  # chunks of 64: smaller ones cost convolutions more, which is no fault of the schedule
+BATCH = 256  # chunks of 64: smaller ones slow convolutions down, independent of the schedule
 ROUNDS, STEPS = 3, 2
 ROUND_S = 240  # deadline of a round of one side
 HOPS, HOP_BYTES = 40, 4 << 20
@@ -50,19 +50,20 @@ claims = {
 def measure() -> dict[str, float]:
     """Two stages of one core each, batch 256; medians of interleaved rounds.
 
-    With K stages, M chunks and r, the busier stage's seconds over the mean as measured with M
-    chunks, a batch ideally takes (1 + (M - 1) r / K) / M of the stages' seconds together.
+    There are K stages and M chunks; r is the busier stage's seconds over the mean, measured with M
+    chunks. A batch then ideally takes (1 + (M - 1) r / K) / M of the stages' total seconds.
 
     `efficiency_*` is the speed-up of 4 chunks over 1 chunk, divided by the ideal one, M / (1 + (M -
     1) r / K); with equal stages that is K M / (M + K - 1). With 1 chunk one core works at a time,
-    with 4 both do, and two busy cores are slower each: `two_cores_*` is the rate of two plain
-    processes at once over twice that of one, and an upper bound of the efficiency. `kept_busy_*` is
-    the ideal time by the stages' seconds with 4 chunks over the true one: what the schedule, the
-    messages and the calls leave of it.
+    with 4 both do, and two busy cores are each slower. `two_cores_*` is the rate of two plain
+    processes at once over twice that of one; it is an upper bound of the efficiency. `kept_busy_*`
+    is the ideal time, from the stages' seconds with 4 chunks, over the measured time. The rest goes
+    to the schedule, the messages and the calls.
 
-    `ddp_ratio_*` and `threads_ratio_*` are times a batch over those of two DDP workers and of one
-    process with two threads. `hop_ms_*` is one way of 4 MB. `max_gradient_difference` is that of
-    the models after a step to one process with the same chunks, in fp32.
+    `ddp_ratio_*` and `threads_ratio_*` are times per batch over those of two DDP workers and of one
+    process with two threads. `hop_ms_*` is the time to send 4 MB one way. `max_gradient_difference`
+    is the largest difference of the models, after a step in fp32, from one process with the same
+    chunks.
     """
     figures: dict[str, float] = {}
     with session():
@@ -103,8 +104,8 @@ def _model(model: str) -> dict[str, float]:
             seconds["four"].append(four)
             for name, side in sides.items():
                 seconds[name].append(side())
-            said = f"{model}, round {number} of {ROUNDS}: {one / four * share:.3f}"
-            print(said, file=sys.stderr, flush=True)
+            line = f"{model}, round {number} of {ROUNDS}: {one / four * share:.3f}"
+            print(line, file=sys.stderr, flush=True)
     finally:
         for processes in (plain, ddp, threads):
             processes.close()
@@ -124,7 +125,7 @@ def _model(model: str) -> dict[str, float]:
 
 
 def _experiment(model: str) -> Experiment:
-    """So many digits that an epoch has `STEPS` steps."""
+    """An experiment on so many digits that an epoch has `STEPS` steps."""
     recipe = replace(base.recipe, batch=BATCH, epochs=2 * ROUNDS + 2, lr=0.01)
     experiment = replace(base, model=model, recipe=recipe, pipeline=Pipeline())
     share = (STEPS * BATCH + 0.5) / len(data.load(experiment).train)
@@ -132,9 +133,9 @@ def _experiment(model: str) -> Experiment:
 
 
 def _staged(experiment: Experiment, chunks: int) -> tuple[float, list[float]]:
-    """Seconds a batch, and those in which each stage was busy, of the second epoch.
+    """Seconds per batch, and busy seconds of each stage, in the second epoch.
 
-    The cuts are those of 4 chunks in both cases.
+    The cuts are always those chosen for 4 chunks.
     """
     cuts = _cuts(experiment)
     pipeline = Pipeline(stages=STAGES, chunks=chunks, transport="shm", cuts=cuts, schedule="1f1b")
@@ -168,11 +169,11 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 class Processes:
-    """`fit` in processes of its own: apart from one another, or as DDP workers.
+    """`fit` in separate processes: independent ones, or DDP workers.
 
     Args:
-        count: of processes, each with `threads` threads.
-        together: whether they are one group's workers.
+        count: number of processes, each with `threads` threads.
+        together: whether they are workers of one group.
     """
 
     def __init__(
@@ -184,14 +185,14 @@ class Processes:
         for rank in range(count):
             ours, theirs = context.Pipe()
             group = (rank, count, self._scratch.name) if together else None
-            told = (experiment.to_json(), threads, group, theirs)
-            self._processes.append(context.Process(target=_serve, args=told))
+            arguments = (experiment.to_json(), threads, group, theirs)
+            self._processes.append(context.Process(target=_serve, args=arguments))
             self._processes[-1].start()
             self._pipes.append(ours)
         self.round()  # kernels are chosen
 
     def round(self, first: int | None = None) -> float:
-        """Seconds a batch of the slowest, all at once; or of the first ones alone."""
+        """Seconds per batch of the slowest, all running at once; or only the `first` ones."""
         pipes = self._pipes[:first]
         for pipe in pipes:
             pipe.send("round")
@@ -210,13 +211,15 @@ def _heard(pipe: Connection) -> float:
     return float(pipe.recv())
 
 
-def _serve(said: str, threads: int, group: tuple[int, int, str] | None, pipe: Connection) -> None:
+def _serve(
+    experiment_json: str, threads: int, group: tuple[int, int, str] | None, pipe: Connection
+) -> None:
     process.prepare(threads)
     if group is not None:
         _join(*group)
-    experiment = from_json(said)
+    experiment = from_json(experiment_json)
     epochs = fit(experiment, data.load(experiment))
-    while pipe.recv() == "round":  # nothing runs between two rounds
+    while pipe.recv() == "round":  # idle between two rounds
         pipe.send(experiment.recipe.batch / next(epochs).metrics["images_per_s"])
 
 
@@ -235,16 +238,16 @@ def _difference(model: str) -> float:
     experiment = _experiment(model)
     recipe = replace(experiment.recipe, batch=16, epochs=1, precision="fp32")
     experiment = replace(experiment, recipe=recipe, subset=0.02, image_size=32)
-    cuts, found = _cuts(experiment), []
+    cuts, models = _cuts(experiment), []
     images = data.load(experiment)
     for stages in (1, STAGES):
         pipeline = Pipeline(stages=stages, chunks=CHUNKS, cuts=cuts if stages > 1 else "")
         one = replace(experiment, pipeline=pipeline)
         runner = Staged(one, images, None) if stages > 1 else Alone(one, images, None)
         runner.epoch(1)
-        found.append(runner.state()["model"])
+        models.append(runner.state()["model"])
         runner.close()
-    alone, staged = found
+    alone, staged = models
     assert alone.keys() == staged.keys()
     differences = [
         float((value.float() - staged[name].float()).abs().max())  # type: ignore[attr-defined]
@@ -254,7 +257,7 @@ def _difference(model: str) -> float:
 
 
 def _hop_ms(transport: str) -> float:
-    """Milliseconds that 4 MB take from one process to another; half of the way there and back."""
+    """Milliseconds to send 4 MB from one process to another: half of a round trip."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with tempfile.TemporaryDirectory(prefix="raybench-") as folder:
@@ -293,5 +296,5 @@ def _hop(transport: str, rank: int, folder: str, pipe: Connection) -> None:
         taken.append(time.perf_counter() - began)
     if rank == 0:
         pipe.send(1000 * median(taken[HOPS // 4 :]) / 2)
-        pipe.recv()  # until it is killed: the other end is still sending
+        pipe.recv()  # wait to be killed, because the other end is still sending
     link.close()

@@ -1,4 +1,4 @@
-"""A stage of a pipeline is killed in the midst of an epoch: when does training go on?"""
+"""Kills a stage of a pipeline during an epoch: how soon does training resume?"""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from raybench.training.trainer import train
 from trainers.pipeline import base
 
 ROUNDS = 5
-UNTIL_KILLED_S = 0.2  # from the end of the epoch before; an epoch takes about a second
+UNTIL_KILLED_S = 0.2  # after the end of the previous epoch; an epoch takes about a second
 
-claims = {"restart_s": "at most 5", "same_losses": "1: as if nothing had happened"}
+claims = {"restart_s": "at most 5", "same_losses": "1: the losses are those without a kill"}
 
 
 def measure() -> dict[str, float]:
-    """Seconds from SIGKILL to the end of the epoch, less a whole epoch; each stage in turn.
+    """Seconds from SIGKILL to the end of the epoch, minus a whole epoch; each stage in turn.
 
-    The epoch begins anew, so what is left is to notice, to start a process with its imports, to
-    read the stage's checkpoint and to meet the other stage.
+    The epoch is run again. The remaining time is spent on noticing the death, starting a process
+    with its imports, reading the stage's checkpoint and connecting to the other stage.
     """
     waits, same = [], []
     with session():
@@ -55,7 +55,7 @@ def subject() -> Experiment:
 
 
 def _killed(rank: int) -> tuple[float, list[float]]:
-    """The wait where stage `rank` dies in the second epoch, and the losses of all epochs."""
+    """The wait after stage `rank` dies in the second epoch, and the losses of all epochs."""
     losses, killed_at, wait, whole = [], [], 0.0, 0.0
     for epoch in train(subject(), stages=Staged):
         losses.append(epoch.metrics["loss"])

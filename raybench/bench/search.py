@@ -1,4 +1,4 @@
-"""What the search brings: its front's hypervolume against random search's, at equal epochs."""
+"""The gain of the search: its front's hypervolume over random search's, at equal epochs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRIALS = 29  # full ones: the search of the reference project
 EPOCHS = 9
 SUBSET = 1 / 3
 ROUNDS = 2
-START_EPOCHS = 3 * EPOCHS  # of the network from which the search goes on, out of its budget
+START_EPOCHS = 3 * EPOCHS  # for the network that the search starts from; part of its budget
 CHANCE = 0.1  # accuracy of guessing one of ten digits
 
 SIDES = ("search", "random")
@@ -35,8 +35,8 @@ claims = {"ratio": "reach 1.3"}
 
 
 class Budgeted(Sweep):
-    """A sweep that ends when its trials have trained for so many epochs together: what is under
-    way then stops.
+    """A sweep that ends when its trials have trained for `budget` epochs in total; running trials
+    then stop.
 
     `rows` are the trials that were complete by then.
     """
@@ -68,19 +68,19 @@ class Budgeted(Sweep):
 
 
 def measure() -> dict[str, float]:
-    """`search_spaces/super_model.py` on a third of digits' training images, 9 epochs a trial.
+    """`search_spaces/super_model.py` on a third of digits' training images, 9 epochs per trial.
 
-    That is 63 steps, in which many a network learns nothing: with all images nearly every one is
-    right, and there is little to find. Random search has 29 full trials. The search, TPE with early
-    stopping, has as many epochs, of which it spends 27 on one plain network, from which its trials
-    go on; those that were complete by then count. Random search's begin with fresh weights.
+    That is 63 steps, in which many networks learn nothing; with all images nearly every network is
+    accurate, and there is little to find. Random search has 29 full trials, which start from fresh
+    weights. The search, TPE with early stopping, has as many epochs. It spends 27 of them on one
+    plain network, from which its trials start. Only trials that are complete by the end count.
     A front's hypervolume is over three gains: accuracy above chance, and the logarithms of the
     bytes and of the milliseconds of the plain ResNet-20 in fp32 over the trial's. `ideal_ratio` is
-    of a network that is always right, in the fewest bytes and milliseconds of any trial of any
-    round: about as much as a search could find.
+    that of a network that is always correct, with the fewest bytes and milliseconds of any trial of
+    any round: about the most that a search could find.
     """
     overrides = Overrides(epochs=EPOCHS, data="digits", subset=SUBSET)
-    found: dict[str, list[float]] = {side: [] for side in SIDES}
+    volumes: dict[str, list[float]] = {side: [] for side in SIDES}
     trials: dict[str, list[int]] = {side: [] for side in SIDES}
     plains, rows = [], []
     with tempfile.TemporaryDirectory() as scratch, session():
@@ -91,26 +91,26 @@ def measure() -> dict[str, float]:
             for side in SIDES:
                 sweep = _sweep(folder / side, of, side, start)
                 rows += sweep.rows
-                found[side].append(volume(sweep.rows, plain))
+                volumes[side].append(volume(sweep.rows, plain))
                 trials[side].append(len(sweep.store.trials))
-                said = f"{side} {number}: hypervolume {found[side][-1]:.3f}, "
-                said += f"{len(sweep.rows)} of {trials[side][-1]} trials complete"
-                print(said, file=sys.stderr)
+                line = f"{side} {number}: hypervolume {volumes[side][-1]:.3f}, "
+                line += f"{len(sweep.rows)} of {trials[side][-1]} trials complete"
+                print(line, file=sys.stderr)
     best = [volume([ideal(rows)], plain) for plain in plains]
-    ratios = _ratios(found["search"], found["random"])
+    ratios = _ratios(volumes["search"], volumes["random"])
     return {
         "ratio": median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
-        "ideal_ratio": median(_ratios(best, found["random"])),
-        **{f"{side}_hypervolume": median(found[side]) for side in SIDES},
+        "ideal_ratio": median(_ratios(best, volumes["random"])),
+        **{f"{side}_hypervolume": median(volumes[side]) for side in SIDES},
         **{f"{side}_trials": median(trials[side]) for side in SIDES},
         "rounds": ROUNDS,
     }
 
 
 def volume(rows: list[dict[str, Any]], plain: dict[str, Any]) -> float:
-    """The hypervolume of what some trials gain, from what the plain network has and from chance."""
+    """The hypervolume of the gains of some trials over the plain network and over chance."""
     losses = [
         [
             CHANCE - row["accuracy"],
@@ -123,7 +123,7 @@ def volume(rows: list[dict[str, Any]], plain: dict[str, Any]) -> float:
 
 
 def ideal(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A trial that is always right, with the fewest bytes and milliseconds of any."""
+    """A trial that is always correct, with the fewest bytes and milliseconds of any."""
     least = {name: min(row[name] for row in rows) for name in ("model_bytes", "latency_ms")}
     return {"accuracy": 1.0, **least}
 
@@ -133,7 +133,7 @@ def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
 
 
 def _plain(overrides: Overrides, start: Path) -> dict[str, Any]:
-    """Trains the plain network, stores it, and tells its bytes and milliseconds."""
+    """Trains and stores the plain network; returns its metrics."""
     of = replace(overrides, epochs=START_EPOCHS)
     *_, last = train(of.apply(super_model.base), store=start)
     return last.metrics
@@ -142,10 +142,10 @@ def _plain(overrides: Overrides, start: Path) -> dict[str, Any]:
 def _sweep(folder: Path, overrides: Overrides, side: str, start: Path) -> Budgeted:
     os.environ["RAYBENCH_TEACHER"] = ""
     os.environ["RAYBENCH_START"] = str(start) if side == "search" else ""
-    space = load(SPACE, overrides)  # it reads them
+    space = load(SPACE, overrides)  # the space reads these variables
     budget = TRIALS * EPOCHS
     if side == "random":
-        space = replace(space, enqueue=())  # what the search begins with is what others found
+        space = replace(space, enqueue=())  # the first trials of the search are prior knowledge
     sweep = Budgeted(
         folder,
         space,

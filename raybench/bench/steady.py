@@ -1,4 +1,4 @@
-"""A family whose trials take time and compute nothing: what is killed in it is easily found out."""
+"""A family whose trials take time but compute nothing, so effects of kills are easy to check."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EPOCH_S = 0.4
 
 
 def accuracy(key: str, share: float) -> float:
-    """What a trial of the experiment reports after this share of its epochs."""
+    """The accuracy that a trial of the experiment reports after this share of its epochs."""
     return int(key, 16) / 16**16 * share
 
 
 def train(
     experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
 ) -> Iterator[Epoch]:
-    """One epoch at a time, whose accuracy is known from the experiment and its number."""
+    """One epoch at a time; its accuracy follows from the experiment and the epoch's number."""
     start, epochs = int(checkpoint.load(resume)["epoch"]) if resume else 0, experiment.recipe.epochs
     for number in range(start + 1, epochs + 1):
         time.sleep(EPOCH_S)

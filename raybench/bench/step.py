@@ -1,4 +1,4 @@
-"""The training step: `loop.fit` as it comes, against fp32 + NCHW + DataLoader on the same core."""
+"""The training step: unchanged `loop.fit` against fp32 + NCHW + DataLoader on the same core."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from raybench.training.loop import fit
 from trainers import pruning
 
 ROUNDS = 7
-STEPS = 2  # of each round
+STEPS = 2  # steps per round
 ROUND_S = 120  # deadline of one round of the baseline
-SUBJECTS = {  # model and batch: large ones take a second a step
+SUBJECTS = {  # model and batch; large models take a second per step
     "resnet20": ("resnet20", 128),
     "resnet44": ("resnet44", 128),
     "resnet18": ("resnet18", 64),
@@ -36,7 +36,7 @@ claims = {f"ratio_{name}": "reach 2.0" for name in SUBJECTS}
 
 
 def measure() -> dict[str, float]:
-    """Images a second of both sides, medians of interleaved rounds, and their ratio."""
+    """Images per second of both sides, medians of interleaved rounds, and their ratio."""
     figures: dict[str, float] = {}
     for name, (model, batch) in SUBJECTS.items():
         # digits: real 32x32 images whose few validation images keep the rounds close together.
@@ -69,7 +69,7 @@ def measure() -> dict[str, float]:
 
 
 class Baseline:
-    """The other side in a process of its own: `process.prepare` acts on all of a process."""
+    """The other side in its own process, because `process.prepare` affects a whole process."""
 
     def __init__(self, experiment: Experiment) -> None:
         context = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""What each parallel strategy costs: ViT-S/16 at 224 pixels on two workers of one core each."""
+"""The cost of each parallel strategy: ViT-S/16 at 224 pixels on two workers of one core each."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from raybench.training.measure import cpu_features
 from raybench.training.optim import build_optimizer
 from trainers.strategies import base
 
-WORKERS, EACH, CLASSES = 2, 6, 10  # images of a worker's timed step
-STEPS, IMAGES = 20, 2  # of the comparison of losses: steps, and images over all workers
+WORKERS, EACH, CLASSES = 2, 6, 10  # EACH: images in a worker's timed step
+STEPS, IMAGES = 20, 2  # in the comparison of losses: steps, and images over all workers
 ROUNDS, WARM = 5, 1
 DEADLINE_S = 180  # of one step, of the twenty, and of a collective
 EXACT = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
@@ -52,12 +52,13 @@ claims = {
 
 
 def measure() -> dict[str, float]:
-    """Ratios of samples a second to those of `ddp` in fp32, medians of interleaved rounds.
+    """Ratios of samples per second to those of `ddp` in fp32, medians of interleaved rounds.
 
-    `memory_error_S` is the largest relative difference of counted bytes to theory's, over kinds of
-    memory and workers; `loss_difference_S` that of the loss after twenty steps to one process's
-    with the whole batch, absolute; `scaling_2` the samples a second of two workers over those of
-    one, which has the same share, and `scaling_2_apart` that of two plain ones at once.
+    `memory_error_S` is the largest relative difference between counted and theoretical bytes, over
+    kinds of memory and workers. `loss_difference_S` is the absolute difference of the loss after
+    twenty steps from that of one process with the whole batch. `scaling_2` is the samples per
+    second of two workers over those of one with the same share; `scaling_2_apart` is the same for
+    two independent processes at once.
     """
     sides = {name: _experiment(name, "fp32") for name in (*EXACT, *LOSSY)}
     if cpu_features() & {"avx512_bf16", "amx_bf16"}:
@@ -81,7 +82,7 @@ def _experiment(strategy: Any, precision: Literal["fp32", "bf16"]) -> Experiment
 
 
 def _losses(pair: Pair, sides: dict[str, Experiment]) -> dict[str, float]:
-    """Opens all sides and one process, and takes the twenty steps of those in fp32."""
+    """Opens all sides and a single process, and runs the twenty steps of the fp32 sides."""
     pair.ask("open", "alone", sides["ddp"].to_json())
     expected = pair.ask("losses", "alone")[0]
     figures = {}
@@ -101,10 +102,10 @@ def _memory(pair: Pair, sides: dict[str, Experiment]) -> dict[str, float]:
         wanted = theory(plain, sides[name])
         counts[name] = pair.ask("memory", name)
         figures[f"memory_error_{name}"] = max(
-            abs(found[kind] - whole) / max(whole, 1)
-            for found in counts[name]
+            abs(worker[kind] - whole) / max(whole, 1)
+            for worker in counts[name]
             for kind, whole in wanted.items()
-            if whole is not None and (whole or found[kind])
+            if whole is not None and (whole or worker[kind])
         )
         _say(f"{name}: {counts[name][0]}")
     figures["optimizer_share_zero1"] = _share(counts, "zero1", ("optimizer_bytes",))
@@ -113,8 +114,8 @@ def _memory(pair: Pair, sides: dict[str, Experiment]) -> dict[str, float]:
 
 
 def _share(counts: dict[str, Any], strategy: str, kinds: tuple[str, ...]) -> float:
-    """Of ddp's bytes, on the worker that holds most."""
-    most = max(sum(found[kind] for kind in kinds) for found in counts[strategy])
+    """The share of ddp's bytes on the worker that holds most."""
+    most = max(sum(worker[kind] for kind in kinds) for worker in counts[strategy])
     return float(most / sum(counts["ddp"][0][kind] for kind in kinds))
 
 
@@ -123,14 +124,14 @@ def _throughput(pair: Pair, sides: dict[str, Experiment]) -> dict[str, float]:
     pair.ask("open", "apart", sides["ddp"].to_json())
     for number in range(WARM + ROUNDS):
         names = [*seconds]
-        first = number % len(names)  # each round begins with another one
+        first = number % len(names)  # each round starts with another side
         for name in names[first:] + names[:first]:
             seconds[name].append(max(pair.ask("step", name)))
         _say(f"round {number} of {ROUNDS}: ddp {seconds['ddp'][-1]:.2f} s")
-    timed = {name: found[WARM:] for name, found in seconds.items()}
+    timed = {name: rounds[WARM:] for name, rounds in seconds.items()}
     figures: dict[str, float] = {}
     for name in sides:
-        ratios = [d / own for d, own in zip(timed["ddp"], timed[name], strict=True)]
+        ratios = [d / side for d, side in zip(timed["ddp"], timed[name], strict=True)]
         if name != "ddp":
             figures[f"throughput_{name}"] = median(ratios)
             figures[f"throughput_{name}_min"] = min(ratios)
@@ -162,7 +163,7 @@ class Pair:
             self._processes.append(worker)
 
     def ask(self, *words: str) -> list[Any]:
-        """The answers of both."""
+        """The answers of both processes."""
         for pipe in self._pipes:
             pipe.send(words)
         answers = []
@@ -179,8 +180,8 @@ class Pair:
 
 
 class Side:
-    """One model in one worker; `alone` and `apart` are plain ones, of which the first worker has
-    one, or each its own."""
+    """One model in one worker. `alone` and `apart` are plain models: `alone` runs only in the first
+    worker, `apart` in each worker independently."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         self.name, self.plain, recipe = name, name in ("alone", "apart"), experiment.recipe
@@ -201,7 +202,7 @@ class Side:
         return self.name == "alone" and self.replicas.rank > 0
 
     def step(self, x: Tensor, y: Tensor) -> float:
-        """The loss of one training step, of the whole batch."""
+        """The loss of one training step over the whole batch."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(x)
@@ -218,7 +219,7 @@ def _serve(rank: int, folder: str, pipe: Connection) -> None:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[rank % len(cores)]})  # gloo's threads stay there as well
     process.prepare(threads=1)
-    warnings.simplefilter("ignore")  # DDP's, of a class token's gradient that is a slice
+    warnings.simplefilter("ignore")  # from DDP, about a class token's gradient that is a slice
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meeting",
@@ -258,7 +259,7 @@ def _images(count: int) -> tuple[Tensor, Tensor]:
 
 
 def _twenty(side: Side, images: Tensor, labels: Tensor) -> float:
-    """The loss at the last of the steps."""
+    """The loss at the last of the twenty steps."""
     share = IMAGES if side.plain else IMAGES // WORKERS
     offset = 0 if side.plain else side.replicas.rank * share
     for first in range(offset, STEPS * IMAGES, IMAGES):

@@ -1,4 +1,4 @@
-"""What the benches train: ResNet-20 on CIFAR-10 where RAYBENCH_DATA has it, else on digits."""
+"""The benches' experiment: ResNet-20 on CIFAR-10 if RAYBENCH_DATA has it, else on digits."""
 
 from __future__ import annotations
 

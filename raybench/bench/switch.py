@@ -1,4 +1,4 @@
-"""What experts cost: a ViT's whole training step with 8, 32 and 64 experts against without."""
+"""The cost of experts: a ViT's whole training step with 8, 32 and 64 experts and without."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ Precision = Literal["bf16", "fp32"]
 BATCH = 256
 ROUNDS: dict[Precision, int] = {"bf16": 3, "fp32": 1}
 WARM: dict[Precision, int] = {"bf16": 3, "fp32": 2}
-"""Steps before: oneDNN chooses kernels, the optimizer makes its averages, the heap grows."""
+"""Untimed first steps: oneDNN chooses kernels, the optimizer allocates averages, the heap grows."""
 STEP_S = 180  # deadline of one step
-TOKENS = 16_384  # of the feed-forward alone
-STATE_BYTES = 16  # of a parameter: itself, its gradient and AdamW's two averages, in fp32
+TOKENS = 16_384  # tokens for the single feed-forward
+STATE_BYTES = 16  # per parameter: itself, its gradient and AdamW's two averages, in fp32
 
 CLAIMS = {
     "step_ratio_8": "",
@@ -52,16 +52,16 @@ claims = CLAIMS | {f"{name}_fp32": claim for name, claim in CLAIMS.items()}
 def measure() -> dict[str, float]:
     """Ratios to the dense model, medians of interleaved rounds; in bf16, and `_fp32`.
 
-    `step_ratio_E` and `loop_ratio_64` are of whole training steps of the family's base, the latter
+    `step_ratio_E` and `loop_ratio_64` are for whole training steps of the family's base, the latter
     with a loop over the experts. `memory_ratio_64` is the process's peak above the dense model's,
-    in units of the experts' parameters, gradients and optimizer state. `ffn_ratio_64_16k` is one
-    feed-forward at 16,384 tokens, forward and backward.
+    in units of the experts' parameters, gradients and optimizer state. `ffn_ratio_64_16k` is for
+    one feed-forward with 16,384 tokens, forward and backward.
     """
     figures: dict[str, float] = {}
     for precision, rounds in ROUNDS.items():
         suffix = "" if precision == "bf16" else "_fp32"
-        found = _steps(precision, rounds) | _feed_forward(precision, rounds + 2)
-        figures |= {name + suffix: value for name, value in found.items()}
+        ratios = _steps(precision, rounds) | _feed_forward(precision, rounds + 2)
+        figures |= {name + suffix: value for name, value in ratios.items()}
     return figures
 
 
@@ -89,24 +89,24 @@ def _steps(precision: Precision, rounds: int) -> dict[str, float]:
 
 
 def _against(dense: Steps, side: Steps, name: str, rounds: int) -> dict[str, float]:
-    """Median, over the rounds, of the side's seconds over the dense model's in the same round."""
+    """Median ratio of the side's seconds to the dense model's in the same round."""
     ratios = []
     for number in range(1, rounds + 1):
         before = dense.second_step()
         ratios.append(side.second_step() / before)
-        said = f"{name}, round {number} of {rounds}: {ratios[-1]:.2f}"
-        print(said, file=sys.stderr, flush=True)
+        line = f"{name}, round {number} of {rounds}: {ratios[-1]:.2f}"
+        print(line, file=sys.stderr, flush=True)
     return {name: median(ratios), f"{name}_min": min(ratios), f"{name}_max": max(ratios)}
 
 
 class Steps:
-    """Training steps of one model in a process of its own, so that its peak memory is its own."""
+    """Training steps of one model in a separate process, so that its peak memory is its own."""
 
     def __init__(self, experiment: Experiment, *, loop: bool, warm: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        told = (experiment.to_json(), loop, there)
-        self._process = context.Process(target=_serve, args=told)
+        arguments = (experiment.to_json(), loop, there)
+        self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
         self.expert_parameters = int(self._hear())
         for _ in range(warm):
@@ -118,7 +118,7 @@ class Steps:
         return self._hear()
 
     def second_step(self) -> float:
-        """Seconds of a step that comes right after another, as in training."""
+        """Seconds of a step that directly follows another, as in training."""
         self.step()
         return self.step()
 
@@ -136,10 +136,10 @@ class Steps:
         return float(self._pipe.recv())
 
 
-def _serve(said: str, loop: bool, pipe: Connection) -> None:
-    """The steps that `fit` takes, on one batch of real images."""
+def _serve(experiment_json: str, loop: bool, pipe: Connection) -> None:
+    """The same steps as `fit`, on one batch of real images."""
     process.prepare(threads=1)
-    experiment = from_json(said)
+    experiment = from_json(experiment_json)
     images = data.load(experiment)
     model = build(experiment.model, classes=images.classes, image_size=experiment.image_size)
     for _, technique in experiment.techniques():
@@ -172,7 +172,7 @@ def _serve(said: str, loop: bool, pipe: Connection) -> None:
 
 
 class Looped(nn.Module):
-    """The straightforward way: every expert a module, one after another."""
+    """The straightforward way: every expert is a module, run one after another."""
 
     def __init__(self, experts: Experts) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class Looped(nn.Module):
 
 
 def _feed_forward(precision: Precision, rounds: int) -> dict[str, float]:
-    """One feed-forward, dense and of 64 experts, evenly loaded."""
+    """One feed-forward, dense and with 64 evenly loaded experts."""
     process.prepare(threads=1)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -1,4 +1,4 @@
-"""A sweep that notes when its trials end, for the benches of the engine."""
+"""A sweep that records when its trials end, for the benches of the engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raybench.search.sweep import Sweep
 
 
 class Timed(Sweep):
-    """`ends`, in order, in seconds since the epoch."""
+    """`ends` are the times at which trials ended, in seconds since 1970."""
 
     def finish(
         self,

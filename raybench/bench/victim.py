@@ -1,4 +1,4 @@
-"""A sweep's command as a process of its own, and the processes that it starts."""
+"""A sweep's command as a separate process, and the processes that it starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raybench.results.core import FINISHED
 
 
 class Driver:
-    """`python -m raybench.tune` on a Ray of its own, in a process group of its own."""
+    """`python -m raybench.tune` with its own Ray, in its own process group."""
 
     def __init__(self, space: Path, results: Path, trials: int, *more: str) -> None:
         results.mkdir(parents=True, exist_ok=True)
@@ -37,8 +37,8 @@ class Driver:
         return self._process.poll()
 
     def wait(self, deadline_s: float) -> int | None:
-        """The exit code; None at the deadline, when it is killed."""
-        self.left()  # while it lives, its children tell the mark
+        """The exit code; None if it was killed at the deadline."""
+        self.left()  # read the mark from its children while it lives
         try:
             return self._process.wait(deadline_s)
         except subprocess.TimeoutExpired:
@@ -47,7 +47,7 @@ class Driver:
             return None
 
     def kill(self, pid: int | None, what: signal.Signals = signal.SIGKILL) -> bool:
-        """Whether there was such a process."""
+        """Sends a signal; returns whether there was such a process."""
         if pid is None:
             return False
         self.left()
@@ -62,12 +62,12 @@ class Driver:
             os.killpg(self.pid, signal.SIGKILL)
 
     def one_of(self, title: str, draw: random.Random | None = None) -> int | None:
-        """Of the processes whose command line has the title, one."""
-        found = [pid for pid in self.left() if title in _title(pid)]
-        return (draw.choice(found) if draw else found[0]) if found else None
+        """One of the processes whose command line contains the title."""
+        pids = [pid for pid in self.left() if title in _title(pid)]
+        return (draw.choice(pids) if draw else pids[0]) if pids else None
 
     def left(self) -> list[int]:
-        """Ids of the processes that the driver's Ray has started and that are alive."""
+        """Ids of the living processes that the driver's Ray has started."""
         if self._mark is None:
             for child in _children(self.pid):
                 self._mark = self._mark or _mark_of(child)
@@ -77,7 +77,7 @@ class Driver:
 
 
 def finished(folder: Path) -> dict[int, pd.Series]:
-    """The rows of the trials that have ended, as the log has them."""
+    """The rows of the trials that have ended, from the log."""
     rows: dict[int, pd.Series] = {}
     for record in log.read(log.path_in(folder)):
         if record and record[0] == "trial" and record[2].get("status") in FINISHED:
@@ -86,7 +86,7 @@ def finished(folder: Path) -> dict[int, pd.Series]:
 
 
 def retried(folder: Path, kind: str) -> int:
-    """How often a trial has reported after a loss; of stages, how often they were made anew."""
+    """How often a trial has reported after a loss; for stages, also how often they restarted."""
     lost: set[int] = set()
     count, restarts = 0, dict[int, int]()
     for record in log.read(log.path_in(folder)):

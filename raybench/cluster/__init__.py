@@ -3,23 +3,23 @@
 import os
 from pathlib import Path
 
-# Read by Ray when it is imported or when its processes start, so they are set here, before any
-# module of this package can import it.
+# Ray reads these when it is imported or when its processes start, so they are set here, before
+# any module of this package can import Ray.
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # our own table instead of Tune's
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative --data paths keep their meaning in workers
-    # A stage that dies fails both results of its call, of which one is looked at.
+    # A stage that dies fails both results of its call; we read only one of them.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # or Tune would begin the trial again by itself
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # or Tune would restart the trial by itself
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    # Train looks at its workers' results every 2 s otherwise; ours come by another way.
+    # Otherwise Train polls its workers every 2 s. Our results do not go through Train.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_worker_niceness": "0",  # 15 by default: it would distort every ratio to plain torch
-    "SPT_NOENV": "1",  # the titles of Ray's processes leave their environment readable
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tfevents a trial
+    "RAY_worker_niceness": "0",  # the default of 15 would distort every ratio to plain torch
+    "SPT_NOENV": "1",  # Ray's process titles must not overwrite the environment in /proc
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tfevents per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots: the study and the rows are ours
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a line of ours says what was lost
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots; we resume from study and rows
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # raybench prints one line about each loss
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }

@@ -1,11 +1,11 @@
-"""One experiment on as many workers as the cluster has, while it gains and loses some.
+"""One experiment on as many workers as the cluster has, while workers come and go.
 
-    workers   4 4 4 ✗ │ 3 3 3 3 │ 4 4 …     ✗ one died in the midst of an epoch
-    epochs    1 2 3   │ 4 5 6 7 │ 8 9 …     each begins from the checkpoint of the one before
+    workers   4 4 4 ✗ │ 3 3 3 3 │ 4 4 …     ✗ one died during an epoch
+    epochs    1 2 3   │ 4 5 6 7 │ 8 9 …     each starts from the checkpoint of the one before
 
-Every epoch is saved, by any strategy for any number of workers, so that a death costs one epoch at
-most. The batch and the learning rate are those of all workers together and stay; a worker's share
-changes. Each change costs a new TorchTrainer, 13 to 25 s.
+Every epoch is saved. A checkpoint of any strategy can be loaded by any number of workers, so a
+death costs one epoch at most. Batch and learning rate apply to all workers together and stay the
+same; each worker's share changes. Each change needs a new TorchTrainer, 13 to 25 s.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from raybench.cluster.trial import Job, raised
 from raybench.cluster.workers import DYING_S, WorkerGroup
 from raybench.experiment import Experiment, elastic_counts
 
-TRIES = 3  # groups in a row that may die without an epoch
-AGAIN_S = 120.0  # deadline for lost workers to be replaced, where too few are left
+TRIES = 3  # groups in a row that may die without finishing an epoch
+AGAIN_S = 120.0  # deadline for lost workers to be replaced when too few are left
 OWN_FAILURES = ("diverged", "out_of_memory", "ValueError")
 
 
@@ -39,7 +39,7 @@ def run_elastic(
     """Epoch number and metrics of one experiment, on `least` to `most` workers.
 
     Raises:
-        RuntimeError: the training failed, workers died again and again, or too few are left.
+        RuntimeError: the training failed, workers died repeatedly, or too few are left.
     """
     counts, deaths = elastic_counts(experiment, least, most), 0
     while True:
@@ -55,10 +55,10 @@ def run_elastic(
         group = WorkerGroup(workers, gpus)
         try:
             group.start(job)
-            while (said := _heard(group)) is not None:
+            while (epoch := _heard(group)) is not None:
                 deaths = 0
-                yield said["epoch"], said["metrics"]
-                if said["last"]:
+                yield epoch["epoch"], epoch["metrics"]
+                if epoch["last"]:
                     return
                 if _fitting(counts, gpus) > workers:
                     break
@@ -75,13 +75,13 @@ def _heard(group: WorkerGroup) -> dict[str, Any] | None:
     report = group.hear()
     if report is None:
         return None
-    said: dict[str, Any] = json.loads(report["report"])
-    if "failed" not in said:
-        return said
-    # One that lost its peer in the midst of a step fails as well, and its group ends soon.
-    if not said["failed"].startswith(OWN_FAILURES) and group.ended(DYING_S):
+    content: dict[str, Any] = json.loads(report["report"])
+    if "failed" not in content:
+        return content
+    # A worker that lost its peer during a step fails as well, and its group ends soon.
+    if not content["failed"].startswith(OWN_FAILURES) and group.ended(DYING_S):
         return None
-    raise raised(said)
+    raise raised(content)
 
 
 def _fitting(counts: list[int], gpus: float) -> int:
@@ -99,7 +99,7 @@ def _wait_for_workers(counts: list[int], gpus: float) -> int:
         if time.monotonic() > end:
             raise RuntimeError(
                 f"the cluster has held fewer than {min(counts)} workers for {AGAIN_S:g} s; the "
-                "checkpoint is there, and the same command goes on"
+                "checkpoint is saved, so the same command resumes"
             )
         time.sleep(1.0)
     return fits

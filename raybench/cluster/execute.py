@@ -35,18 +35,18 @@ def execute(
     """Runs trials until the sweep has no more; an interrupt ends it after the current events.
 
     Args:
-        stages: the most that a trial may have; every slot holds a CPU for each of them.
-        silent_s: how long no trial may report, before Ray is taken for gone.
+        stages: the largest number of stages of a trial; every slot holds a CPU for each of them.
+        silent_s: longest time without a report of any trial before Ray counts as gone.
 
     Raises:
-        OSError: the results could not be written any more.
+        OSError: the results could no longer be written.
         RuntimeError: Ray ended the run.
     """
     searcher = SweepSearcher(sweep, threads=1, say=progress.say)
     heartbeat = Heartbeat(searcher, progress)
     if stages > 1:
-        # The trial itself, which drives the stages and evaluates between their epochs, holds no
-        # CPU. Its placement group is theirs, and goes with the slot, so nothing is left behind.
+        # The trial itself drives the stages and evaluates between their epochs; it holds no CPU.
+        # The stages run in its placement group, which ends with the slot.
         bundle = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": 1.0}
         trainable = tune.with_resources(
             TrialActor, tune.PlacementGroupFactory([{}] + [bundle] * stages)
@@ -54,8 +54,8 @@ def execute(
     elif workers == 1:
         trainable = tune.with_resources(TrialActor, {"CPU": 1, "GPU": gpus})
     else:
-        # The slot's worker group holds the CPUs, for the whole sweep. The slot itself must hold
-        # something, and one byte of memory is what keeps nothing from its workers.
+        # The slot's worker group holds the CPUs for the whole sweep. The slot itself must hold
+        # something; one byte of memory takes nothing away from its workers.
         trainable = tune.with_resources(
             tune.with_parameters(WorkersActor, gpus=gpus), {"CPU": 0, "memory": 1}
         )
@@ -66,7 +66,7 @@ def execute(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=SweepScheduler(searcher),
-                num_samples=-1,  # the searcher says when it is over
+                num_samples=-1,  # the searcher decides when the sweep ends
                 reuse_actors=True,
                 max_concurrent_trials=concurrent,
             ),
@@ -76,7 +76,7 @@ def execute(
                 verbose=0,
                 callbacks=[heartbeat],
                 stop=heartbeat,
-                # Ours are Epoch.save, every 15 s; Tune would ask for one at a trial's end.
+                # Epoch.save writes our checkpoints every 15 s; Tune would add one at the end.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
@@ -90,7 +90,7 @@ def execute(
 
 
 def _give_up(sweep: Sweep, progress: Progress, scratch: str, what: str) -> None:
-    """Ends this process from the watchdog's thread: the main one would wait for Ray for ever."""
+    """Ends this process from the watchdog's thread; the main thread would wait for Ray forever."""
     with contextlib.suppress(Exception):
         sweep.store.snapshot()
     with contextlib.suppress(Exception):

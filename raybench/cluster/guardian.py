@@ -1,10 +1,10 @@
-"""Ends what a driver leaves behind: a process of its own, which lives as long as the driver.
+"""A separate process that ends the processes which a driver leaves behind.
 
-    driver ── pipe ──▶ guardian      the pipe closes with the driver, however that ends
+    driver ── pipe ──▶ guardian      the pipe closes when the driver ends, for whatever reason
                        │
                        ╰──▶ SIGKILL to all processes with the driver's mark in their environment
 
-Ray's own processes die with their parent, but not each of its workers does.
+Ray's own processes die with their parent, but some of its workers do not.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import time
 import uuid
 from pathlib import Path
 
-MARK = "RAYBENCH_SESSION"  # in the environment of all that this driver's Ray starts
-GRACE_S = 1.0  # for them to leave by themselves
-LOOKS_S = 4.0  # how long to look for more of them, after the grace
+MARK = "RAYBENCH_SESSION"  # in the environment of every process that this driver's Ray starts
+GRACE_S = 1.0  # time for them to exit by themselves
+LOOKS_S = 4.0  # how long to look for more of them after that
 PAUSE_S = 0.2
 
 
 class Guardian:
-    """Of the Ray that this process starts: begin it before, and `close` it after Ray's end."""
+    """Guards the Ray that this process starts: create it before Ray, `close` it after Ray ends."""
 
     def __init__(self) -> None:
         mark = uuid.uuid4().hex
@@ -33,7 +33,7 @@ class Guardian:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, mark],
             stdin=subprocess.PIPE,
-            # A signal to the driver's whole group is none to this process.
+            # A signal to the driver's process group must not reach this process.
             start_new_session=True,
         )
 
@@ -46,16 +46,16 @@ class Guardian:
 
 def marked(mark: str) -> list[int]:
     """Ids of the processes that have the mark in their environment."""
-    found, wanted = [], f"{MARK}={mark}".encode()
+    pids, wanted = [], f"{MARK}={mark}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
+                pids.append(int(folder.name))
+    return [pid for pid in pids if pid != os.getpid()]
 
 
 def watch(mark: str, driver: int) -> None:
-    """Waits for the driver's end, then ends what it has left."""
+    """Waits for the driver to end, then ends the processes that it has left."""
     sys.stdin.read()
     end = time.monotonic() + GRACE_S
     while [pid for pid in marked(mark) if pid != driver] and time.monotonic() < end:

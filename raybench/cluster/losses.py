@@ -1,7 +1,7 @@
-"""Every way in which Ray loses an actor, as the one that Tune knows.
+"""Turns every way in which Ray loses an actor into the error that Tune handles.
 
-Tune takes a RayActorError for the failure of one trial. What Ray says of an actor that its memory
-monitor has ended, or whose node went away, is another RayError, for which Tune ends the whole run.
+Tune treats a RayActorError as the failure of one trial. When the memory monitor ends an actor, or
+its node goes away, Ray raises another RayError, and Tune ends the whole run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 
 class ActorLostError(RayActorError):
-    """An actor that is gone, in the words of the error that Ray gave."""
+    """An actor is gone; the text is that of Ray's own error."""
 
     def __init__(self, words: str) -> None:
         super().__init__()
@@ -30,18 +30,18 @@ class ActorLostError(RayActorError):
 
 @contextmanager
 def every_loss_an_actors() -> Iterator[None]:
-    """While it lasts, Tune hears of lost actors by `ActorLostError`."""
+    """Inside this context, Tune gets an `ActorLostError` for every lost actor."""
     manager: Any = RayActorManager
     failed = manager._actor_task_failed
 
-    def told(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+    def task_failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(
             exception, RayActorError | RayTaskError
         ):
             exception = ActorLostError(f"{type(exception).__name__}: {exception}")
         failed(self, tracked_actor_task, exception)
 
-    manager._actor_task_failed = told
+    manager._actor_task_failed = task_failed
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A link through Ray's object store: the baseline for the others.
+"""A link through Ray's object store: the baseline for the other transports.
 
 send ──▶ ray.put ──▶ Mailbox.put(key, [reference])
 receive ◀── ray.get ◀── Mailbox.take(key)
@@ -22,7 +22,7 @@ Key = tuple[int, int, int, int]  # sender, receiver, step, chunk
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Hands references from stage to stage: a stage that computes takes no call."""
+    """Passes references from stage to stage: a stage that computes cannot answer calls."""
 
     def __init__(self) -> None:
         self._arrived: dict[Key, asyncio.Future[Any]] = defaultdict(
@@ -39,7 +39,7 @@ class Mailbox:
 
 
 class StoreLink:
-    """One end. When the mailbox is killed, who waits for it gets PeerLost."""
+    """One end of the link. When the mailbox is killed, a waiting stage gets PeerLost."""
 
     def __init__(
         self, mailbox: Any, rank: int, peer: int, chunks: int, *, deadline_s: float = DEADLINE_S
@@ -59,7 +59,7 @@ class StoreLink:
         ]
 
     def send(self, message: Tensor, chunk: int) -> None:
-        # As numpy: a torch tensor would be pickled, and copied thrice.
+        # As numpy: a torch tensor would be pickled and copied three times.
         reference = [ray.put(message.cpu().numpy())]
         self._sent.append(reference)
         self._mailbox.put.remote((self._rank, self._peer, self._step, chunk), reference)
@@ -70,7 +70,7 @@ class StoreLink:
             stored = ray.get(reference[0], timeout=self.deadline_s)
         except RayError as error:
             raise PeerLost(f"no word from stage {self._peer}: {type(error).__name__}") from error
-        return torch.from_numpy(stored.copy())  # what lies in the store is read-only
+        return torch.from_numpy(stored.copy())  # arrays in the store are read-only
 
     def close(self) -> None:
         self._asked.clear()

@@ -1,4 +1,4 @@
-"""One experiment on a group of workers of its own."""
+"""One experiment on its own group of workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_once(
     *,
     every_epoch: bool,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Epoch number and metrics of one experiment on a worker group of its own.
+    """Epoch number and metrics of one experiment on its own worker group.
 
     Raises:
         RuntimeError: the training failed; the message is the trial's `stop_reason`.
@@ -38,10 +38,10 @@ def run_once(
         group.start(job)
         last = False
         while not last:
-            said = json.loads(group.next_report()["report"])
-            if "failed" in said:
-                raise trial.raised(said)
-            yield said["epoch"], said["metrics"]
-            last = said["last"]
+            report = json.loads(group.next_report()["report"])
+            if "failed" in report:
+                raise trial.raised(report)
+            yield report["epoch"], report["metrics"]
+            last = report["last"]
     finally:
         group.close()

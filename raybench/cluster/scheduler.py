@@ -1,4 +1,4 @@
-"""The sweep as Tune's scheduler: every epoch's report, and the decision on it."""
+"""The sweep as Tune's scheduler: it takes every epoch's report and decides on the trial."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from raybench.search.task import Task
 
 
 class SweepScheduler(FIFOScheduler):
-    """Passes results to the sweep, and its decisions back to Tune.
+    """Passes results to the sweep, and the sweep's decisions to Tune.
 
-    A trainable of ours never ends by itself (`done`), so the last report comes here as well.
+    Our trainables never end by themselves (`done`), so the last report comes here as well.
     """
 
     def __init__(self, searcher: SweepSearcher) -> None:
@@ -32,14 +32,14 @@ class SweepScheduler(FIFOScheduler):
         try:
             ends = self._take(self.searcher.tasks[trial.trial_id], result)
         except Exception as error:
-            # Tune would take this for the trial's fault and go on; it is ours: a full disk.
+            # Tune would blame the trial and go on; the error is ours, such as a full disk.
             self.searcher.failure = error
             ends = True
         return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Keeps what ended the actor for the searcher, which Tune tells next, without it."""
-        with contextlib.suppress(Exception):  # of a class that cannot be made from its pickle
+        """Keeps the actor's error for the searcher: Tune calls it next, but without the error."""
+        with contextlib.suppress(Exception):  # the error's class may not unpickle
             # Trial.get_pickled_error looks where Tune copies the file once an hour.
             content = Path(str(trial.pickled_error_file)).read_bytes()
             self.searcher.errors[trial.trial_id] = cloudpickle.loads(content)
@@ -47,22 +47,22 @@ class SweepScheduler(FIFOScheduler):
     def _take(self, task: Task, result: dict[str, Any]) -> bool:
         """Whether the trial ends with this result."""
         sweep, number = self.searcher.sweep, task.number
-        said = json.loads(result["report"])
+        report = json.loads(result["report"])
         if "environment" in result:
             queued = max(0.0, result["started"] - task.asked)
             sweep.note(number, queue_s=queued, **json.loads(result["environment"]))
-        if "lost" in said:
-            self.searcher.lose(number, said["lost"])
+        if "lost" in report:
+            self.searcher.lose(number, report["lost"])
             return True
-        if "failed" in said:
-            sweep.finish(number, "FAILED", said["failed"], said.get("traceback"))
+        if "failed" in report:
+            sweep.finish(number, "FAILED", report["failed"], report.get("traceback"))
             return True
-        stop = sweep.report(number, said["epoch"], said["metrics"])
-        if said["last"]:
+        stop = sweep.report(number, report["epoch"], report["metrics"])
+        if report["last"]:
             sweep.finish(number, "COMPLETE")
         elif stop:
-            sweep.finish(number, "PRUNED", f"below the best third after epoch {said['epoch']}")
-        return bool(said["last"] or stop)
+            sweep.finish(number, "PRUNED", f"below the best third after epoch {report['epoch']}")
+        return bool(report["last"] or stop)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SweepScheduler:
         return self
@@ -78,7 +78,7 @@ class Heartbeat(Callback, Stopper):
         self.searcher = searcher
         self.progress = progress
         self.heard: Callable[[], None] = lambda: None
-        """Called at every sign of life of a trial."""
+        """Called whenever a trial starts or reports."""
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -14,9 +14,9 @@ from raybench.search.task import Task
 
 
 class SweepSearcher(Searcher):
-    """Hands the sweep's Tasks to Tune; the study, its seeds and its states are the sweep's.
+    """Hands the sweep's Tasks to Tune; the sweep owns the study, its seeds and its states.
 
-    Tune's OptunaSearch tells stopped trials as complete, leaves NaN trials running for ever and
+    Tune's OptunaSearch records stopped trials as complete, leaves NaN trials running forever and
     repeats configurations after a restore.
     """
 
@@ -27,9 +27,9 @@ class SweepSearcher(Searcher):
         self.threads = threads
         self.tasks: dict[str, Task] = {}  # by Tune's trial id
         self.errors: dict[str, BaseException] = {}
-        """What ended an actor, by Tune's trial id, until its trial is told complete."""
+        """The error that ended an actor, by Tune's trial id, until Tune completes the trial."""
         self.failure: Exception | None = None
-        """What ended the sweep from here, such as a full disk."""
+        """The error in this process that ended the sweep, such as a full disk."""
 
     def suggest(self, trial_id: str) -> Any:
         task = None
@@ -39,7 +39,7 @@ class SweepSearcher(Searcher):
         except Exception as error:
             self.failure = error
         if task is None:
-            # One that runs may be lost, and is then to be given out again.
+            # A running trial may be lost, and must then be handed out again.
             over = self.failure is not None or not self.tasks
             return Searcher.FINISHED if over else None
         self.tasks[trial_id] = task
@@ -57,25 +57,25 @@ class SweepSearcher(Searcher):
         task = self.tasks.pop(trial_id)
         if not error:  # the scheduler has taken the last result
             return
-        said = self.errors.pop(trial_id, None) or LostError("its worker process died")
+        cause = self.errors.pop(trial_id, None) or LostError("its worker process died")
         try:
-            if (what := lost(said)) is not None:
+            if (what := lost(cause)) is not None:
                 self.lose(task.number, what)
             else:
-                trace = "".join(traceback.format_exception(said))
-                self.sweep.finish(task.number, "FAILED", reason(said), trace)
+                trace = "".join(traceback.format_exception(cause))
+                self.sweep.finish(task.number, "FAILED", reason(cause), trace)
         except Exception as broken:
             self.failure = broken
 
     def lose(self, number: int, what: str) -> None:
-        """A trial whose worker or node is gone."""
+        """Records that a trial's worker or node is gone."""
         if self.sweep.lost(number, what):
             self._say(f"trial {number} goes on from its last checkpoint: {what}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """The scheduler takes the results: it gets the last one too, and decides on it."""
+        """Does nothing: the scheduler takes the results, because it also gets the last one."""
 
-    # Tune would pickle the searcher to resume from; we resume from the study and the rows.
+    # Tune would pickle the searcher in order to resume; we resume from the study and the rows.
 
     def save(self, checkpoint_path: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Ray itself: joining a cluster or starting one here, and what it holds."""
+"""Ray itself: joining a cluster or starting one here, and how many trials fit into it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from raybench.cluster.guardian import Guardian
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine and ends it again.
+    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine and stops it at the end.
 
     Raises:
-        ValueError: RAY_ADDRESS is a Ray Client address, which hides the driver's files.
+        ValueError: RAY_ADDRESS is a Ray Client address, whose driver cannot see local files; or
+            no cluster answers there.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("ray://"):
         raise ValueError(
-            f"RAY_ADDRESS is {address}: raybench writes its tables where it runs, so hand it to "
+            f"RAY_ADDRESS is {address}: raybench writes its tables where it runs, so submit it to "
             "the cluster with `ray job submit --working-dir . -- python -m raybench.tune …`"
         )
     joins = bool(address)
-    # A job that was submitted has its runtime environment already, and may not change it.
+    # A submitted job already has its runtime environment and cannot change it.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     passed = [*SETTINGS, "RAYBENCH_DATA", "RAYBENCH_CACHE", "RAYBENCH_COMMIT"]
     environment = {name: os.environ[name] for name in passed if name in os.environ}
@@ -48,16 +49,16 @@ def session() -> Iterator[None]:
         if not isinstance(error, ConnectionError):
             raise
         raise ValueError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). Is it up, and is "
-            "RAY_AUTH_MODE=token set where it wants a token? Unset RAY_ADDRESS to run here"
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). Is it up? If it requires "
+            "a token, set RAY_AUTH_MODE=token. Unset RAY_ADDRESS to run here"
         ) from error
-    # Said on top of our own table otherwise; Tune counts what was lost and goes on as its error.
+    # These loggers would print over our own table. Tune logs each lost trial as its own error.
     for name, level in (("ray", logging.ERROR), ("ray.tune", logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    # The raylet's words about a dead worker, a paragraph on standard output; ours are a line.
+    # The raylet prints a paragraph about each dead worker on standard output; we print one line.
     ray._private.worker.print_worker_logs = lambda *_: None
-    # Ray ends the process with a stack of its own; ours is to end in order, as by Ctrl-C.
+    # Ray would end the process with its own stack trace; we end as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         yield
@@ -72,12 +73,12 @@ def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[i
     """How many trials run at once, and the GPUs of each worker.
 
     Args:
-        workers: of one trial; each takes a CPU.
-        gpus: of one worker; None is 1 where the cluster has any, else 0.
-        wanted: as many, or None for what the cluster holds.
+        workers: workers of one trial; each takes a CPU.
+        gpus: GPUs of one worker; None means 1 where the cluster has GPUs, else 0.
+        wanted: trials at once, or None for as many as the cluster holds.
 
     Raises:
-        ValueError: not one trial fits, or fewer than `wanted`.
+        ValueError: no trial fits, or fewer than `wanted` fit.
     """
     if wanted is not None and wanted < 1:
         raise ValueError(f"--concurrent is {wanted}: 1 or more trials run at once")
@@ -89,8 +90,8 @@ def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[i
         fits = min(fits, int(all_gpus / each) // workers)
     if 0 < each < 1 and workers > 1:
         raise ValueError(
-            f"{workers} workers of {each:g} GPU each: NCCL, by which every parallel.strategy "
-            "exchanges on GPUs, takes one worker a GPU; take --gpus 1, or --gpus 0 for gloo"
+            f"{workers} workers of {each:g} GPU each: every parallel.strategy uses NCCL on GPUs, "
+            "which needs a whole GPU per worker; take --gpus 1, or --gpus 0 for gloo"
         )
     if fits < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The process of one stage."""
+"""The actor that holds one stage of a pipeline."""
 
 from __future__ import annotations
 
@@ -30,43 +30,48 @@ from raybench.training.staged import Report, StageRun, choose_cuts
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where the stages of a trial find one another."""
+    """How the stages of a trial find one another."""
 
     host: str
     port: int
-    name: str  # of shared memory, a new one each time
+    name: str  # of the shared memory; new each time
     mailbox: Any
 
 
 @ray.remote(max_restarts=0)
 class StageActor:
-    """Holds one stage, of one trial after another."""
+    """Holds one stage of one trial after another."""
 
     def __init__(self) -> None:
         process.prepare(threads=1)
         self._run: StageRun | None = None
         self._store: TCPStore | None = None
 
-    def cuts(self, said: str) -> list[int]:
-        """Where to cut the model, as measured in this process while the others are idle."""
-        experiment = from_json(said)
+    def cuts(self, experiment_json: str) -> list[int]:
+        """Where to cut the model; measured in this process while the others are idle."""
+        experiment = from_json(experiment_json)
         return choose_cuts(experiment, data.load(experiment))
 
     def meet(self) -> tuple[str, int]:
-        """Opens the place where the others come to: host and port."""
+        """Opens the store that the other stages connect to; returns host and port."""
         self.end()
         host = ray.util.get_node_ip_address()
-        # Port 0: the system chooses one that is free.
+        # Port 0: the system chooses a free one.
         self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         return host, self._store.port
 
     def begin(
-        self, said: str, rank: int, cuts: list[int], meeting: Meeting, state: State | None
+        self,
+        experiment_json: str,
+        rank: int,
+        cuts: list[int],
+        meeting: Meeting,
+        state: State | None,
     ) -> None:
-        """This stage's blocks, with a checkpoint's weights where there is one, and its links."""
+        """Builds this stage's blocks and links, and loads a checkpoint's state if there is one."""
         if rank:
             self.end()
-        experiment = from_json(said)
+        experiment = from_json(experiment_json)
         images = data.load(experiment)
         connect = _Connect(experiment, rank, len(cuts) + 1, meeting, self._store)
         self._run = StageRun(experiment, images, rank, cuts, connect)
@@ -80,11 +85,11 @@ class StageActor:
         try:
             return self._run.epoch(number), self._run.state()
         except BaseException:
-            self.end()  # the neighbours notice, and end as well
+            self.end()  # the neighbours notice it and end as well
             raise
 
     def end(self) -> None:
-        """Lets go of the trial."""
+        """Releases the trial and its process group."""
         if self._run is not None:
             self._run.close()
         self._run = self._store = None
@@ -93,7 +98,7 @@ class StageActor:
 
 
 class _Connect:
-    """Makes the links of one stage, as the experiment says."""
+    """Makes the links of one stage with the experiment's transport."""
 
     def __init__(
         self,

@@ -1,13 +1,14 @@
-"""Stages on Ray actors, which are kept from trial to trial.
+"""Stages on Ray actors, which are reused from trial to trial.
 
     trainer                           actor of each stage
     Staged(experiment)  ───────────▶  begin: its blocks, or its part of a checkpoint; links
-    epoch(number)       ───────────▶  one call an epoch: steps, messages between neighbours
-                        ◀───────────  report, and its part of the state, which Ray's store keeps
-    close()             ───────────▶  end: lets go of the links
+    epoch(number)       ───────────▶  one call per epoch: steps, messages between neighbours
+                        ◀───────────  report, and its part of the state, kept in Ray's store
+    close()             ───────────▶  end: releases the links
 
-A stage that dies breaks the links of its neighbours, whose calls end with PeerLost. It alone is
-made anew; all load what they were at the last epoch's end, and the epoch is run again.
+A stage that dies breaks the links of its neighbours, whose calls end with PeerLost. Only the dead
+stage gets a new actor. All stages then load their state from the last epoch's end, and the epoch
+is run again.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ from raybench.training.runner import Diverged
 from raybench.training.staged import Report, merged
 
 FREE_S = 4.0  # deadline for the cluster to have room for the stages
-READY_S = 120.0  # deadline for a stage to be there, or to begin a trial
+READY_S = 120.0  # deadline for a stage to start, or to begin a trial
 BALANCE_S = 600.0  # deadline for all blocks to be timed
-LEAVE_S = 10.0  # deadline for the others to notice a dead one; who does not is made anew as well
-RESTARTS = 3  # without an epoch that ends
+LEAVE_S = 10.0  # deadline for the others to notice a dead stage; the rest are replaced as well
+RESTARTS = 3  # in a row, without a finished epoch
 
 
 class Pool:
-    """Warm actors in one placement group: the trial's own in a sweep, else one of ours.
+    """Warm actors in one placement group: the trial's in a sweep, else one that we create.
 
     Raises:
-        ValueError: the cluster does not hold so many stages, or not now.
+        ValueError: the cluster has no room for so many stages, or not now.
     """
 
     def __init__(self, stages: int, together: bool) -> None:
@@ -68,7 +69,7 @@ class Pool:
         ).remote()
 
     def renew(self, rank: int) -> None:
-        """Another actor in the place of one that died, or hangs."""
+        """Replaces an actor that died or hangs."""
         ray.kill(self.actors[rank])
         self.actors[rank] = self._actor()
 
@@ -80,12 +81,12 @@ class Pool:
                 remove_placement_group(self._owned)
 
 
-_POOLS: list[Pool] = []  # of this process: one at most
-_CUTS: dict[tuple[Any, ...], list[int]] = {}  # what was balanced once stays
+_POOLS: list[Pool] = []  # of this process, one at most
+_CUTS: dict[tuple[Any, ...], list[int]] = {}  # a model is balanced once per process
 
 
 def pool(stages: int, together: bool) -> Pool:
-    """Actors for so many stages; those of the last trial where they are enough."""
+    """Actors for this many stages; the last trial's are reused if there are enough of them."""
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     session = ray.get_runtime_context().get_job_id()
@@ -106,7 +107,7 @@ def release() -> None:
 
 
 def process_ids() -> list[int]:
-    """Of the warm actors, in the order of their stages: for who wants to see one die."""
+    """Process ids of the warm actors, in stage order; used to test how a stage dies."""
     calls = [actor.__ray_call__.remote(lambda _: os.getpid()) for actor in _POOLS[0].actors]
     return [int(pid) for pid in ray.get(calls)]
 
@@ -115,7 +116,7 @@ class Staged:
     """An experiment's stages on actors.
 
     Raises:
-        ValueError: the model cannot be cut so, or the cluster does not hold the stages.
+        ValueError: the model cannot be cut so, or the cluster has no room for the stages.
     """
 
     def __init__(self, experiment: Experiment, images: Images, state: State | None) -> None:
@@ -128,7 +129,7 @@ class Staged:
         try:
             self.cuts = self._balanced()
             self._begin()
-        except RayError:  # a stage died before this trial: the next one gets others
+        except RayError:  # a stage died before this trial: the next trial gets new actors
             release()
             raise
 
@@ -137,11 +138,11 @@ class Staged:
         return self._pool.actors[: self._experiment.pipeline.stages]
 
     def epoch(self, number: int) -> list[Report]:
-        """One epoch of all stages, begun again where one died.
+        """One epoch of all stages, restarted if a stage dies.
 
         Raises:
             Diverged: a stage saw a loss or a tensor that is not finite.
-            PeerLost: stages died again and again.
+            PeerLost: stages died repeatedly.
         """
         for _ in range(RESTARTS + 1):
             calls = [actor.epoch.remote(number) for actor in self._actors]
@@ -170,17 +171,25 @@ class Staged:
         self._end()
 
     def _balanced(self) -> list[int]:
-        said, pipeline = self._experiment, self._experiment.pipeline
-        recipe = said.recipe
-        sizes = (said.data, said.image_size, recipe.batch // pipeline.chunks, recipe.precision)
-        key = (said.model, said.start_from, pipeline.stages, pipeline.cuts, *sizes)
+        experiment, pipeline, recipe = (
+            self._experiment,
+            self._experiment.pipeline,
+            self._experiment.recipe,
+        )
+        sizes = (
+            experiment.data,
+            experiment.image_size,
+            recipe.batch // pipeline.chunks,
+            recipe.precision,
+        )
+        key = (experiment.model, experiment.start_from, pipeline.stages, pipeline.cuts, *sizes)
         if key not in _CUTS:
             first = self._actors[0]
-            _CUTS[key] = _got([first.cuts.remote(said.to_json())], BALANCE_S)[0]
+            _CUTS[key] = _got([first.cuts.remote(experiment.to_json())], BALANCE_S)[0]
         return _CUTS[key]
 
     def _begin(self) -> None:
-        """All stages at the last epoch's end, or at the beginning, with new links."""
+        """Puts all stages at the last epoch's end, or at the beginning, with new links."""
         pipeline = self._experiment.pipeline
         host, port = _got([self._actors[0].meet.remote()], READY_S)[0]
         if pipeline.transport == "object_store":
@@ -200,9 +209,10 @@ class Staged:
             self._mailbox = None
 
     def _gathered(self, calls: list[Any]) -> tuple[list[Report], list[int]]:
-        """The reports; or none, and the ranks of the stages to make anew.
+        """The reports; or none, and the ranks of the stages to replace.
 
-        A stage's death ends the calls of its neighbours with PeerLost, and theirs in turn.
+        A stage's death ends the calls of its neighbours with PeerLost, and then those of their
+        neighbours.
         """
         waiting, broken = list(calls), False
         while waiting:
@@ -213,7 +223,7 @@ class Staged:
                 broken = True
                 self._end()
         outcomes = [None if call in waiting else _outcome(call) for call in calls]
-        errors = [said for said in outcomes if isinstance(said, BaseException)]
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         for error in errors:
             if isinstance(error, Diverged):
                 raise Diverged(_first_line(error)) from error
@@ -223,11 +233,11 @@ class Staged:
         if errors or waiting:
             silent = [o is None or isinstance(o, RayActorError) for o in outcomes]
             return [], [rank for rank, is_silent in enumerate(silent) if is_silent] or [-1]
-        return [said for said in outcomes if isinstance(said, Report)], []
+        return [outcome for outcome in outcomes if isinstance(outcome, Report)], []
 
 
 def _outcome(call: Any) -> Any:
-    """What a call that has ended gave, or its error."""
+    """The result of a call that has ended, or its error."""
     try:
         return ray.get(call)
     except RayError as error:
@@ -235,21 +245,21 @@ def _outcome(call: Any) -> Any:
 
 
 def _got(calls: list[Any], deadline_s: float) -> list[Any]:
-    """What the calls give; errors of ours as they were raised.
+    """The results of the calls; our own errors are raised again as they were.
 
     Raises:
-        RuntimeError: at the deadline.
+        RuntimeError: the deadline passed.
     """
     try:
         return list(ray.get(calls, timeout=deadline_s))
     except GetTimeoutError as error:
         raise RuntimeError(f"stages gave no answer in {deadline_s:g} s") from error
-    except ValueError as error:  # Ray's class is derived from the cause's, with a traceback in it
+    except ValueError as error:  # Ray derives its class from the cause's and adds a traceback
         raise ValueError(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:
-    """Of the error that a stage raised, without Ray's traceback around it."""
+    """The first line of the error that a stage raised, without Ray's traceback."""
     return str(getattr(error, "cause", error)).splitlines()[0]
 
 
@@ -259,7 +269,7 @@ def _reserved(stages: int, together: bool) -> Any:
     each = 1.0 if gpus else 0.0
     if cpus < stages or (each and gpus < stages):
         raise ValueError(
-            f"{stages} stages want a CPU{' and a GPU' if each else ''} each, but the cluster has "
+            f"{stages} stages need a CPU{' and a GPU' if each else ''} each, but the cluster has "
             f"{cpus:g} CPUs and {gpus:g} GPUs: take fewer pipeline.stages"
         )
     bundle = {"CPU": 1.0} | ({"GPU": each} if each else {})
@@ -269,7 +279,7 @@ def _reserved(stages: int, together: bool) -> Any:
     except GetTimeoutError as error:
         remove_placement_group(group)
         raise ValueError(
-            f"{stages} stages found no room in the cluster within {FREE_S:g} s: others hold its "
-            f"{cpus:g} CPUs{', or no node has so many' if together else ''}"
+            f"{stages} stages got no room in the cluster within {FREE_S:g} s: others hold its "
+            f"{cpus:g} CPUs{', or no single node has enough' if together else ''}"
         ) from error
     return group

@@ -1,4 +1,4 @@
-"""The Tune trainable of one-worker trials: an actor that is kept from trial to trial."""
+"""The Tune trainable of one-worker trials: an actor that is reused from trial to trial."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from raybench.training.loop import Diverged, Epoch
 from raybench.training.trainer import trainer
 
 OF_A_NODE = re.compile(r"(its|the) node (has died|was|is dead)|NodeDiedError|node is either dead")
-"""In Ray's words, of which the usual ones about a process advise against "node deaths"."""
-CHECKPOINT_EVERY_S = 15.0  # at most so much of a trial's work is done again after a kill
+"""Matches Ray's messages about a lost node. Its usual messages about a process mention "node
+deaths" as advice, so these words alone mean nothing."""
+CHECKPOINT_EVERY_S = 15.0  # the most work of a trial that is repeated after a kill
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial as it travels to the worker."""
+    """A trial in the form that is sent to the worker."""
 
     experiment: str
     checkpoint: str
     model: str | None
     threads: int
     every_epoch: bool = False
-    """Whether each epoch is saved, and not one every `CHECKPOINT_EVERY_S` alone."""
+    """Whether every epoch is saved, not only one every `CHECKPOINT_EVERY_S`."""
 
     def config(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -46,29 +47,29 @@ class Job:
 
 def report(epoch: Epoch, started: float) -> dict[str, Any]:
     """An Epoch as a result for Tune: one string, which Tune neither flattens nor interprets."""
-    said = {"epoch": epoch.number, "last": epoch.last, "metrics": epoch.metrics}
-    return {"report": json.dumps(said), "started": started}
+    content = {"epoch": epoch.number, "last": epoch.last, "metrics": epoch.metrics}
+    return {"report": json.dumps(content), "started": started}
 
 
 class LostError(RuntimeError):
-    """A process or a node that ran the trial is gone, in one line: no failure of the trial's."""
+    """A process or node that ran the trial is gone, in one line; the trial has not failed."""
 
 
 def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
-    """A failed trial as a result: no exception for Tune, which would end the warm actor.
+    """A failed trial as a result for Tune: an exception would end the warm actor.
 
-    Where the trial itself has not failed, but what ran it was lost, `lost` says so in one line.
+    Where a process or node was lost and the trial itself has not failed, `lost` is a line on it.
     """
-    said = {"failed": reason(error), "traceback": "".join(traceback.format_exception(error))}
+    content = {"failed": reason(error), "traceback": "".join(traceback.format_exception(error))}
     if (what := lost(error)) is not None:
-        said["lost"] = what
-    return {"report": json.dumps(said), "started": started}
+        content["lost"] = what
+    return {"report": json.dumps(content), "started": started}
 
 
-def raised(said: dict[str, Any]) -> RuntimeError:
-    """A failure's report as an exception here; the worker's traceback goes along as its note."""
-    error = RuntimeError(said["failed"])
-    error.add_note(said.get("traceback", ""))
+def raised(content: dict[str, Any]) -> RuntimeError:
+    """A failure's report as an exception; the worker's traceback is added as its note."""
+    error = RuntimeError(content["failed"])
+    error.add_note(content.get("traceback", ""))
     return error
 
 
@@ -81,14 +82,14 @@ def reason(error: BaseException) -> str:
         isinstance(error, MemoryError | OutOfMemoryError)
         or "out of memory" in text
         or "not enough memory" in text
-        or "running low on memory" in text  # Ray, which has killed the worker for it
+        or "running low on memory" in text  # Ray has killed the worker for it
     ):
         return "out_of_memory"
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def lost(error: BaseException) -> str | None:
-    """What was lost, in one line, where the error says that the trial's process or node is gone."""
+    """What was lost, in one line, if the trial's process or node is gone; else None."""
     if isinstance(error, LostError):
         return str(error)
     if isinstance(error, PeerLost):
@@ -102,7 +103,7 @@ def lost(error: BaseException) -> str | None:
 
 
 def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
-    """The experiment's epochs, resumed where there is a checkpoint, and saved now and then."""
+    """The experiment's epochs, resumed from a checkpoint if there is one, saved periodically."""
     workers = Replicas()
     checkpoint = Path(job.checkpoint)
     resume = usable(checkpoint)
@@ -110,7 +111,7 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     saved = time.monotonic()
     train = trainer(experiment, Staged)
     for epoch in train(experiment, resume=resume, store=store):
-        # By the first worker's clock: saving is done by all workers or by none.
+        # By the first worker's clock: either all workers save or none.
         due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
         if not epoch.last and workers.any(due or job.every_epoch):
             epoch.save(checkpoint)
@@ -119,13 +120,13 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
 
 
 def environment(job: Job) -> dict[str, Any]:
-    """What the worker knows of its machine and data, as columns of the trial's row."""
-    known: dict[str, Any] = {**measure.machine(), **measure.provenance(), "threads": job.threads}
+    """The worker's machine and data, as columns of the trial's row."""
+    columns: dict[str, Any] = {**measure.machine(), **measure.provenance(), "threads": job.threads}
     try:
-        known["data_sha256"] = data.load(from_json(job.experiment)).sha256
-    except (ValueError, OSError):  # the trial itself fails with the same, and says so
-        known["data_sha256"] = None
-    return known
+        columns["data_sha256"] = data.load(from_json(job.experiment)).sha256
+    except (ValueError, OSError):  # the trial fails with the same error and reports it
+        columns["data_sha256"] = None
+    return columns
 
 
 class TrialActor(tune.Trainable):
@@ -153,11 +154,11 @@ class TrialActor(tune.Trainable):
         self._job = Job(**config)
         self._told = False
         self._started = time.time()
-        process.prepare(self._job.threads)  # one thread for each CPU that the trial has
+        process.prepare(self._job.threads)  # one thread per CPU of the trial
         self._epochs = epochs(from_json(self._job.experiment), self._job)
 
     def _first(self) -> dict[str, str]:
-        """The machine's columns, with the first result alone."""
+        """The machine's columns, sent with the first result only."""
         if self._told:
             return {}
         self._told = True

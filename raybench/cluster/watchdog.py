@@ -1,8 +1,8 @@
-"""Watchdog: a thread that sees when Ray itself is gone, which the driver would wait for for ever.
+"""Watchdog: a thread that notices when Ray itself is gone; the driver would wait for it forever.
 
-Every second it asks whether the raylet of this node takes a connection and whether the GCS
-answers. Where one of them does not for some seconds, or no trial has said a word for very long, the
-sweep is over in this process: what is known is written, and the same command goes on.
+Every second it checks whether the raylet of this node takes a connection and whether the GCS
+answers. If one of them is silent for some seconds, or no trial reports for very long, this process
+ends the sweep: it writes the results so far, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import ray
 
 LOOK_EVERY_S = 1.0
-GONE_S = {"raylet": 1.5, "GCS": 5.0}  # without an answer; no socket of a raylet takes that long
-SLEPT_S = 5.0  # a second's wait that takes so long: this process was stopped meanwhile
+GONE_S = {"raylet": 1.5, "GCS": 5.0}  # without an answer; a raylet's socket answers far sooner
+SLEPT_S = 5.0  # if the wait of a second takes this long, this process was stopped meanwhile
 ANSWER_S = 2.0
 
 
@@ -25,7 +25,7 @@ class Watchdog:
     """Calls `lost` once, with a sentence, from its own thread.
 
     Args:
-        silent_s: how long no trial may report; None for as long as it takes.
+        silent_s: longest time without a report of any trial; None for no limit.
     """
 
     def __init__(self, lost: Callable[[str], None], silent_s: float | None = None) -> None:
@@ -55,7 +55,7 @@ class Watchdog:
         waited = time.monotonic()
         while not self._over.wait(LOOK_EVERY_S):
             late = time.monotonic() - waited
-            if late > SLEPT_S:  # this process was stopped: nobody's silence counts
+            if late > SLEPT_S:  # this process was stopped: missing answers do not count
                 answered = dict.fromkeys(looks, time.monotonic())
                 self._heard += late
             for name, answers in looks.items():
@@ -63,7 +63,7 @@ class Watchdog:
                     answered[name], failures[name] = time.monotonic(), 0
                     continue
                 failures[name] += 1
-                # Twice: it may have been stopped in the midst of the first look.
+                # Two failures: this process may have been stopped during the first check.
                 gone = time.monotonic() - answered[name] > GONE_S[name] and failures[name] > 1
                 if gone and not self._over.is_set():
                     self._lost(f"Ray's {name} is gone")
@@ -85,6 +85,6 @@ class Watchdog:
     def _gcs_answers(self) -> bool:
         try:
             self._gcs.internal_kv_exists(b"raybench", None, timeout=ANSWER_S)
-        except Exception:  # of several kinds; each says that there was no answer
+        except Exception:  # of several kinds; each means that there was no answer
             return False
         return True

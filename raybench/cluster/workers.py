@@ -1,13 +1,13 @@
-"""Trials of several workers: a TorchTrainer that is kept and serves trial after trial.
+"""Trials of several workers: one TorchTrainer is kept and serves trial after trial.
 
     driver or slot                 Mailbox (actor)               workers of one TorchTrainer
     start(job)         ──────────▶ a job for every rank ───────▶ train(experiment)
     next_report()      ◀────────── rank 0's reports ◀─────────── Epoch, and wait for a word
     next_report() again, or stop() ───── go / stop ────────────▶ the next epoch, or the next job
 
-A TorchTrainer of its own would cost each trial 22 to 40 s of start-up on two cores; its process
-group, once formed, starts a trial in under 0.1 s. Trials are stopped cooperatively, so no
-placement group is ever left behind.
+A new TorchTrainer would cost each trial 22 to 40 s of start-up on two cores; an existing process
+group starts a trial in under 0.1 s. Trials are stopped cooperatively, so no placement group is
+left behind.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from raybench.cluster.trial import Job, LostError
 from raybench.experiment import from_json
 from raybench.training import process
 
-START_S = 300.0  # deadline for a group of workers to be there
-STOP_S = 30.0  # deadline for a stopped trial to let go of its workers
+START_S = 300.0  # deadline for a group of workers to start
+STOP_S = 30.0  # deadline for a stopped trial to release its workers
 COLLECTIVE_S = 120  # deadline of one collective operation
-DYING_S = 15.0  # a worker that is alone tells of a broken connection before its group ends
-LOOK_S = 1.0  # for a group to end after an error that says nothing of a link
+DYING_S = 15.0  # for a group to end after a worker has reported a broken connection
+LOOK_S = 1.0  # for a group to end after an error that does not mention a link
 LINK_SIGNS = (
     "process group",
     "Gloo",
@@ -61,7 +61,7 @@ class Mailbox:
         self._idle: set[int] = set()
 
     async def put_job(self, job: dict[str, Any] | None) -> None:
-        for stale in (*self._words, self._reports):  # what the last trial did not wait for
+        for stale in (*self._words, self._reports):  # what the last trial left unread
             while not stale.empty():
                 stale.get_nowait()
         for queue in self._jobs:
@@ -91,10 +91,10 @@ class Mailbox:
 
 
 def serve(config: dict[str, Any]) -> None:
-    """What every worker of the TorchTrainer runs: job after job, until it gets None."""
+    """The loop of every worker of the TorchTrainer: job after job, until it gets None."""
     mailbox, rank = config["mailbox"], ray.train.get_context().get_world_rank()
-    while (said := ray.get(mailbox.next_job.remote(rank))) is not None:
-        job = Job(**said)
+    while (job_config := ray.get(mailbox.next_job.remote(rank))) is not None:
+        job = Job(**job_config)
         started = time.time()
         process.prepare(job.threads)
         epochs = trial.epochs(from_json(job.experiment), job)
@@ -107,7 +107,7 @@ def serve(config: dict[str, Any]) -> None:
                     ray.get(mailbox.put_report.remote(result))
                 if epoch.last or ray.get(mailbox.next_word.remote(rank)) == STOP:
                     break
-        except Exception as error:  # reported as the trial's; the group lives on
+        except Exception as error:  # reported as the trial's failure; the group lives on
             ray.get(mailbox.put_report.remote(trial.failure(error)))
         finally:
             epochs.close()
@@ -125,7 +125,7 @@ class WorkerGroup:
         self._open()
 
     def start(self, job: Job) -> None:
-        """Starts a job; ends the last one where it is still running."""
+        """Starts a job; ends the previous one if it is still running."""
         if not self._wait_until_idle():
             self._kill()
             self._open()
@@ -133,7 +133,7 @@ class WorkerGroup:
         ray.get(self._mailbox.put_job.remote(job.config()))
 
     def next_report(self) -> dict[str, Any]:
-        """The next epoch's report; where a process of the group died, that the trial is lost.
+        """The next epoch's report; if a process of the group died, a report of the lost trial.
 
         The next job then gets a new group.
         """
@@ -142,18 +142,18 @@ class WorkerGroup:
             return trial.failure(LostError("a worker process of its group died"))
         return report
 
-    def _is_of_a_broken_link(self, said: dict[str, Any]) -> bool:
-        """Whether a failure is that of a worker whose peer is gone: its group ends soon then.
+    def _is_of_a_broken_link(self, content: dict[str, Any]) -> bool:
+        """Whether a worker failed because its peer is gone; its group then ends soon.
 
-        It may be any error, such as that of a group which Ray Train has taken apart under it.
+        The error may be of any kind, for example if Ray Train has already taken the group apart.
         """
-        if "failed" not in said:
+        if "failed" not in content:
             return False
-        of_a_link = any(sign in said["traceback"].lower() for sign in LINK_SIGNS)
+        of_a_link = any(sign in content["traceback"].lower() for sign in LINK_SIGNS)
         return self.ended(DYING_S if of_a_link else LOOK_S)
 
     def hear(self) -> dict[str, Any] | None:
-        """The next epoch's report; None where a worker process died, and the group with it."""
+        """The next epoch's report; None if a worker process died and ended the group."""
         if not self._granted:
             ray.get(self._mailbox.put_word.remote(GO))
         self._granted = False
@@ -165,19 +165,19 @@ class WorkerGroup:
                 return None
 
     def ended(self, deadline: float) -> bool:
-        """Whether the group ends within so many seconds."""
+        """Whether the group ends within `deadline` seconds."""
         self._thread.join(deadline)
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Tells the workers to leave their trial after the epoch that they are in."""
+        """Tells the workers to leave their trial after the current epoch."""
         if not self._granted:
             ray.get(self._mailbox.put_word.remote(STOP))
             self._granted = True
 
     def close(self) -> None:
-        """Ends the workers and gives their resources back."""
-        with contextlib.suppress(RayError):  # of a mailbox that is gone with its node
+        """Ends the workers and releases their resources."""
+        with contextlib.suppress(RayError):  # the mailbox may be gone with its node
             self.stop()
             ray.get(self._mailbox.put_job.remote(None), timeout=STOP_S)
         self._thread.join(STOP_S)
@@ -213,7 +213,7 @@ class WorkerGroup:
             raise RuntimeError(f"{self.workers} workers were not ready after {START_S:g} s")
 
     def _wait_until_idle(self, deadline: float = STOP_S) -> bool:
-        """Whether all workers wait for a job, at the deadline at the latest."""
+        """Waits until all workers wait for a job; False at the deadline."""
         end = time.monotonic() + deadline
         while time.monotonic() < end and self._thread.is_alive():
             with contextlib.suppress(RayError):
@@ -229,9 +229,9 @@ class WorkerGroup:
 
 
 class WorkersActor(tune.Trainable):
-    """The Tune trainable of such trials: one slot of the sweep, with a worker group of its own.
+    """The Tune trainable of such trials: one slot of the sweep, with its own worker group.
 
-    A trial of another number of workers than the last one's costs a new group, 13 to 25 s.
+    A trial with another number of workers than the last one needs a new group, 13 to 25 s.
     """
 
     def setup(self, config: dict[str, Any], gpus: float = 0.0) -> None:
@@ -241,7 +241,7 @@ class WorkersActor(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         if self._group is not None:
-            with contextlib.suppress(RayError):  # it is looked at before the next job
+            with contextlib.suppress(RayError):  # `start` checks the group before the next job
                 self._group.stop()
         self._job, self._begun = new_config, False
         return True
@@ -253,7 +253,7 @@ class WorkersActor(tune.Trainable):
             assert self._group is not None
             return self._group.next_report()
         except Exception as error:
-            # Such as a mailbox that is gone with its node: the next job gets another group.
+            # For example the mailbox is gone with its node: the next job gets another group.
             self.cleanup()
             return trial.failure(error)
 
@@ -264,7 +264,7 @@ class WorkersActor(tune.Trainable):
                 group.close()
 
     def _begin(self) -> None:
-        """Starts the job, in a new group where its number of workers asks for one."""
+        """Starts the job, in a new group if its number of workers differs."""
         if self._group is not None and self._group.workers != _workers(self._job):
             self.cleanup()
         if self._group is None:

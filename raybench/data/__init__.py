@@ -1,4 +1,4 @@
-"""Images as arrays, and batches cut from them: the way in is `load`."""
+"""Images as arrays, and batches cut from them; start with `load`."""
 
 from raybench.data.cache import cache_folder
 from raybench.data.images import Images, batches, evaluation_batches, load, pixel_batches

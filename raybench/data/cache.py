@@ -21,13 +21,13 @@ from raybench.data.hold_out import split_rows
 from raybench.data.split import Split
 from raybench.data.split_names import some
 
-LAYOUT = 3  # version of what lies in a folder
+LAYOUT = 3  # version of the files in a cache folder
 USUAL_SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set in its three splits, and what is the same for every experiment on it."""
+    """A data set in its three splits, and the values that every experiment on it shares."""
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
 
 @lru_cache(maxsize=4)
 def decoded(name: str, size: int, root: str) -> Decoded:
-    """The data set of this name, at this size. `root` is a part of the memory's key alone.
+    """The data set of this name, at this size. `root` is only a part of the cache key.
 
     Raises:
         ValueError: no such data, no images, too few, a broken image, or a label out of range.
@@ -54,7 +54,7 @@ def decoded(name: str, size: int, root: str) -> Decoded:
     identity = json.dumps([LAYOUT, size, source.fingerprint])
     folder = cache / f"{Path(name).name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # many trials may start at once, one of them decodes
+    with FileLock(f"{folder}.lock"):  # many trials may start at once; one of them decodes
         if not (folder / "about.json").exists():
             _decode(name, source, size, folder)
     about = json.loads((folder / "about.json").read_text())
@@ -88,7 +88,7 @@ def _decode(name: str, source: sources.Source, size: int, folder: Path) -> None:
     needed = decoding.require_space(name, contents, size, folder.parent)
     count = sum(len(listed.labels) for listed in contents.splits.values())
     _print(f"decoding {count:,} images into {folder} ({needed / 1e6:,.0f} MB, once)")
-    # The lock is held: what an earlier process left here, nobody writes.
+    # We hold the lock, so nobody is writing to what an earlier process left here.
     staging = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -101,18 +101,18 @@ def _decode(name: str, source: sources.Source, size: int, folder: Path) -> None:
 
 
 def _write(name: str, contents: Contents, size: int, folder: Path) -> None:
-    """The images, their labels, digests and splits, and what is told of them."""
-    told, sha256 = decoding.decode(contents, size, folder)
+    """Writes the images, their labels, digests and splits, and a description of the whole."""
+    facts, sha256 = decoding.decode(contents, size, folder)
     labels = {split: listed.labels for split, listed in contents.splits.items()}
     rows = {split: np.arange(len(values)) for split, values in labels.items()}
     try:
-        rows |= split_rows(set(labels), told["train"].digests, labels["train"])
+        rows |= split_rows(set(labels), facts["train"].digests, labels["train"])
     except ValueError as error:
         raise ValueError(f"--data {name}: {error}") from error
-    mean, std = decoding.statistics(told["train"], rows["train"], size)
+    mean, std = decoding.statistics(facts["train"], rows["train"], size)
     for split, values in labels.items():
         np.save(folder / f"{split}-labels.npy", values)
-        np.save(folder / f"{split}-digests.npy", told[split].digests)
+        np.save(folder / f"{split}-digests.npy", facts[split].digests)
     for split, chosen in rows.items():
         np.save(folder / f"{split}-rows.npy", chosen)
     about = {
@@ -125,7 +125,7 @@ def _write(name: str, contents: Contents, size: int, folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(about))
     counts = {split: len(rows[split]) for split in ("train", "validation", "test")}
     _print(f"{name}: {understood(contents.class_names, counts, {*labels})}")
-    advice = suggested_size(size, float(np.median(told["train"].sides)))
+    advice = suggested_size(size, float(np.median(facts["train"].sides)))
     if advice:
         _print(f"{name}: {advice}")
 
@@ -139,9 +139,9 @@ def understood(names: tuple[str, ...], counts: dict[str, int], given: set[str]) 
 
 
 def suggested_size(size: int, side: float) -> str:
-    """Advice where the images are at least twice as large as asked, or half as large; else empty.
+    """Advice if the images are at least twice as large as `size`, or at most half; else empty.
 
-    `side` is the median of their shorter sides; below 16 pixels there is nothing to advise.
+    `side` is the median of their shorter sides; below 16 pixels there is no advice.
     """
     if side < 16 or size / 2 < side < size * 2:
         return ""

@@ -1,4 +1,4 @@
-"""What a data set consists of, before any of its images is decoded."""
+"""The contents of a data set, before any of its images is decoded."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Encoded(NamedTuple):
     """An image that is not decoded yet."""
 
     where: str
-    """Names it in an error."""
+    """Names the image in error messages."""
     content: bytes | Path | NDArray[np.uint8]
-    """A file's content, the file, or pixels (H, W) or (H, W, 3)."""
+    """A file's content, the file's path, or pixels (H, W) or (H, W, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +35,15 @@ class Contents:
     class_names: tuple[str, ...]
     splits: dict[str, Listed]
     remarks: tuple[str, ...] = ()
-    """What was left out, a sentence each."""
+    """One sentence about each thing that was left out."""
 
 
 def checked(where: object, contents: Contents) -> Contents:
     """The same contents.
 
     Raises:
-        ValueError: nothing to train on, fewer than two classes, or a class without images to train
-            on in another split.
+        ValueError: there is nothing to train on, there are fewer than two classes, or a class of
+            another split has no training images.
     """
     splits, names = contents.splits, contents.class_names
     if "train" not in splits:

@@ -1,9 +1,9 @@
 """Decoding of a data set into arrays on disk: in parallel, in order, without holding any of them.
 
-    images one by one ─ blocks of 4 MB ─ a thread a core decodes ─ in order ─▶ file
+    images one by one ─ blocks of 4 MB ─ one thread per core decodes ─ in order ─▶ file
 
-Pillow lets other threads run while it decodes. No array is in memory as a whole: it may be larger
-than that.
+Pillow lets other threads run while it decodes. No array is held in memory as a whole, because it
+may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from raybench.data.contents import Contents, Encoded
 
 BLOCK = 1 << 22  # bytes that a thread decodes at a time
 SPARE = 64 << 20  # bytes of disk to leave free
-FIRST = 16  # images whose time tells how many threads to take
+FIRST = 16  # images that are timed to choose the number of threads
 WORTH_A_THREAD_S = 0.5e-3
-LINE_S = 10.0  # between lines of progress, where there is no terminal
+LINE_S = 10.0  # between lines of progress if there is no terminal
 
 
 class Block(NamedTuple):
-    """Some images (n, size, size, 3) and what is told of each; sums are over pixels, (n, 3)."""
+    """Some images (n, size, size, 3) and facts about each; sums are over pixels, (n, 3)."""
 
     images: NDArray[np.uint8]
     digests: NDArray[np.uint64]
@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What is told of a split's decoded images, in their order: (N,), sums (N, 3)."""
+    """Facts about a split's decoded images, in their order: (N,), sums (N, 3)."""
 
     digests: NDArray[np.uint64]
     sums: NDArray[np.int64]
@@ -62,7 +62,7 @@ class Advance(Protocol):
 def decode(contents: Contents, size: int, folder: Path) -> tuple[dict[str, Told], str]:
     """Writes the images of each split as `<split>.npy` (N, size + 2 pad, size + 2 pad, 3) of uint8.
 
-    The padding is zero and an eighth of the size wide. Gives what is told of each split's images,
+    The padding is zero and an eighth of the size wide. Returns the facts about each split's images,
     and the SHA-256 of all images and labels.
 
     Raises:
@@ -70,7 +70,7 @@ def decode(contents: Contents, size: int, folder: Path) -> tuple[dict[str, Told]
     """
     pad = size // 8
     digest = hashlib.sha256()
-    told: dict[str, Told] = {}
+    facts: dict[str, Told] = {}
     total = sum(len(listed.labels) for listed in contents.splits.values())
     with pixels.without_warnings(), progress(total) as advance:
         for split, listed in contents.splits.items():
@@ -85,16 +85,16 @@ def decode(contents: Contents, size: int, folder: Path) -> tuple[dict[str, Told]
                     parts.append(block[1:])
                     advance(len(block.digests))
             columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-            told[split] = Told(
+            facts[split] = Told(
                 digests=columns[0], sums=columns[1], squares=columns[2], sides=columns[3]
             )
-            assert len(told[split].digests) == len(listed.labels)
+            assert len(facts[split].digests) == len(listed.labels)
             digest.update(listed.labels.tobytes())
-    return told, digest.hexdigest()
+    return facts, digest.hexdigest()
 
 
 def padded(images: NDArray[np.uint8], pad: int) -> NDArray[np.uint8]:
-    """With zeros around, as in the ResNet paper: a shifted crop then is a plain window."""
+    """Pads with zeros, as in the ResNet paper, so that a shifted crop is a plain window."""
     return np.ascontiguousarray(np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0))))
 
 
@@ -103,8 +103,8 @@ def decoded_blocks(
 ) -> Iterator[Block]:
     """The images in order, decoded by as many threads as this process has cores.
 
-    By one where an image takes less than `WORTH_A_THREAD_S`: two threads then wait for each other
-    (CIFAR-10: 4,200 images a second instead of 6,900).
+    One thread decodes if an image takes less than `WORTH_A_THREAD_S`, because two threads would
+    wait for each other (CIFAR-10: 4,200 images a second instead of 6,900).
     """
     first = list(islice(images, FIRST))
     began = time.perf_counter()
@@ -135,29 +135,29 @@ def _decoded(block: list[Encoded], size: int) -> Block:
     sides = np.empty(len(block), np.int64)
     for number, image in enumerate(block):
         images[number], digests[number], sides[number] = pixels.decoded(image, size)
-        flat = images[number].reshape(-1, 3).astype(np.float64)  # holds these sums exactly
+        flat = images[number].reshape(-1, 3).astype(np.float64)  # represents these sums exactly
         sums[number], squares[number] = flat.sum(0), np.einsum("pc,pc->c", flat, flat)
     return Block(images, digests, sums, squares, sides)
 
 
-def statistics(told: Told, rows: NDArray[np.int64], size: int) -> tuple[list[float], list[float]]:
+def statistics(facts: Told, rows: NDArray[np.int64], size: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the rows' pixels, per channel, in units of 0 to 255.
 
-    From whole numbers, so that they do not depend on the order. The deviation is 1 at the least, as
-    pixels are divided by it.
+    Computed from whole numbers, so they do not depend on the order. The deviation is at least 1,
+    because pixels are divided by it.
     """
     count = len(rows) * size * size
     mean, std = [], []
     for channel in range(3):
-        total = int(told.sums[rows, channel].sum())
-        squares = int(told.squares[rows, channel].sum())
+        total = int(facts.sums[rows, channel].sum())
+        squares = int(facts.squares[rows, channel].sum())
         mean.append(total / count)
         std.append(max(1.0, ((squares * count - total * total) / count**2) ** 0.5))
     return mean, std
 
 
 def require_space(name: str, contents: Contents, size: int, folder: Path) -> int:
-    """The bytes that the decoded images take. Raises ValueError where the disk has fewer."""
+    """The bytes that the decoded images take. Raises ValueError if the disk has fewer."""
     side = size + 2 * (size // 8)
     needed = 3 * side * side * sum(len(listed.labels) for listed in contents.splits.values())
     free = shutil.disk_usage(folder).free

@@ -1,8 +1,8 @@
-"""Which images are held out for validation and test: a property of the images, never of a seed.
+"""Which images are held out for validation and test: it depends on the images, never on a seed.
 
-The images of a class are ordered by the digests of their content, which is as good as at random;
-the first ones are the test images, the next ones the validation images. Every run on the same
-files has the same splits, so that no model has trained on the test images of another.
+The images of a class are ordered by the digests of their content, which is as good as a random
+order. The first ones are the test images, the next ones the validation images. Every run on the
+same files has the same splits, so no model trains on the test images of another.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def split_rows(
     shares = {"test": TEST_SHARE, "validation": VALIDATION_SHARE}
     missing = [name for name in shares if name not in names]
     for number, name in enumerate(missing):
-        leave = len(missing) - number  # an image to train on, and one for each split to come
+        leave = len(missing) - number  # one image to train on, and one for each later split
         out = held_out(digests[pool], labels[pool], shares[name], leave=leave)
         rows[name], pool = pool[out], pool[~out]
         if not len(rows[name]):
             raise ValueError(
-                f"no class has enough different images to hold some out for {name}: 3 a class do, "
-                f"or give the {name} images in a folder or file of that name"
+                f"no class has enough different images to hold some out for {name}: 3 per class "
+                f"are enough, or give the {name} images in a folder or file of that name"
             )
     return {**rows, "train": pool}
 
@@ -41,15 +41,15 @@ def split_rows(
 def held_out(digests: np.ndarray, labels: np.ndarray, share: float, *, leave: int) -> np.ndarray:
     """Which of the images (N,) to hold out: a share of each class, in the order of the digests.
 
-    At least one of each class that has more than `leave` different images. Equal images are held
-    out together, whatever their labels.
+    At least one image of each class that has more than `leave` different images. Equal images are
+    held out together, whatever their labels.
     """
     different, which = np.unique(digests, return_inverse=True)
     classes = np.full(len(different), np.iinfo(labels.dtype).max)
     np.minimum.at(classes, which, labels)
     sizes = np.bincount(classes)
     ends = np.cumsum(sizes)
-    # Rounded along the classes, so that the whole is the share of the whole as well.
+    # Cumulative rounding over the classes, so that the total is the right share as well.
     wanted = np.diff(np.round(share * ends).astype(int), prepend=0)
     wanted = np.minimum(np.maximum(wanted, 1), np.maximum(sizes - leave, 0))
     rank = np.arange(len(different)) - np.repeat(ends - sizes, sizes)

@@ -1,4 +1,4 @@
-"""Folders of images: `class/image`, or a level of splits anywhere above or below the classes.
+"""Folders of images: `class/image`, optionally with a level of splits above or below the classes.
 
     cat/1.png              wrapper/train/cat/1.png       cat/train/1.png
     dog/2.png              wrapper/test/dog/2.png        dog/test/2.png
@@ -16,14 +16,14 @@ import numpy as np
 from raybench.data.contents import Contents, Encoded, Listed, checked
 from raybench.data.split_names import require_one_name, require_splits, split_of
 
-Place = tuple[str, ...]  # the folders of an image, from the data set's own on
+Place = tuple[str, ...]  # the folders of an image, below that of the data set
 
 
 def contents(folder: Path, files: list[Path], remarks: tuple[str, ...]) -> Contents:
     """The images of a folder by split and class.
 
     Raises:
-        ValueError: it does not say of every image which class and split it is of.
+        ValueError: the class or split of some image is not clear.
     """
     places = [file.relative_to(folder).parts[:-1] for file in files]
     layout = layout_of(folder, {*places})
@@ -66,10 +66,10 @@ def layout_of(folder: Path, places: set[Place]) -> dict[Place, tuple[str, str]]:
 
 
 def _split_level(places: set[Place]) -> int | None:
-    """The outermost level with a name that is a split; None where there is none.
+    """The outermost level with a name that is a split; None if there is none.
 
-    A single folder around one more level that has nothing but splits is a wrapper, whatever its
-    name: `my_test_data/train`, `my_test_data/test`.
+    A single folder around a level of nothing but splits is a wrapper, whatever its name:
+    `my_test_data/train`, `my_test_data/test`.
     """
     levels = []
     for level in range(max(map(len, places))):
@@ -89,7 +89,7 @@ def _split_at(place: Place, level: int) -> str | None:
 
 
 def _below(place: Place, level: int) -> Place:
-    """The folders below that of the split, which may be there twice: `seg_train/seg_train/sea`."""
+    """The folders below the split's, which may be doubled as in `seg_train/seg_train/sea`."""
     below = place[level + 1 :]
     while len(below) > 1 and split_of(below[0]) == split_of(place[level]):
         below = below[1:]
@@ -100,7 +100,7 @@ def _only_level(folder: Path, places: dict[Place, Place]) -> dict[Place, str]:
     """The class of each place, from its folders without those of the splits.
 
     Raises:
-        ValueError: there are no folders, or folders of folders.
+        ValueError: there are no folders, or several levels of them.
     """
     levels = {*places.values()}
     while all(len(level) > 1 for level in levels) and len({level[0] for level in levels}) == 1:
@@ -110,12 +110,12 @@ def _only_level(folder: Path, places: dict[Place, Place]) -> dict[Place, str]:
         where = "/".join(place) or "the folder itself"
         if not level:
             raise ValueError(
-                f"--data {folder}: images lie in {where}, in no folder of a class; make one "
+                f"--data {folder}: images lie in {where}, not in the folder of a class; make one "
                 "subfolder per class, or move them away"
             )
         if len(level) > 1:
             raise ValueError(
                 f"--data {folder}: images lie in {where}: is the class {level[0]} or {level[-1]}? "
-                "Make one level of folders, a folder a class"
+                "Use one level of folders, one folder per class"
             )
     return {place: level[0] for place, level in places.items()}

@@ -1,9 +1,9 @@
 """Images as one uint8 array, and batches cut from it by a single index.
 
-A data set is decoded once per machine into padded uint8 arrays and mapped into memory, so that
-any number of trials on a node share one copy. No DataLoader, no worker process: one core makes
-about 150,000 augmented 32x32 images a second (`python -m raybench.bench input`), 10 to 15 times
-what a DataLoader with torchvision's transforms makes, and no step waits for it.
+A data set is decoded once per machine into padded uint8 arrays and mapped into memory, so any
+number of trials on a node share one copy. There is no DataLoader and no worker process: one core
+makes about 150,000 augmented 32x32 images a second (`python -m raybench.bench input`), 10 to 15
+times as many as a DataLoader with torchvision's transforms, and no step waits for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raybench.experiment import Experiment, Recipe
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in three splits, and what normalises it (per channel, in units of 0 to 255)."""
+    """A data set in three splits, and its mean and std per channel, in units of 0 to 255."""
 
     name: str
     sha256: str
@@ -39,7 +39,7 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     inherited: str = ""
-    """What the models that a run goes on from and learns from were trained on (`seen`)."""
+    """The training images of the models that a run starts from or learns from (`seen`)."""
 
     @property
     def classes(self) -> int:
@@ -47,21 +47,21 @@ class Images:
 
     @property
     def inputs(self) -> Inputs:
-        """What a model that is trained on these images takes, for its file."""
+        """The inputs of a model trained on these images, for its file."""
         return Inputs(
             class_names=self.class_names, mean=self.mean, std=self.std, image_size=self.train.size
         )
 
     @cached_property
     def seen(self) -> str:
-        """What a model that is trained on these images has seen, for its file (`seen`)."""
+        """The images that a model trained on this data has seen, for its file (`seen`)."""
         sketch = seen.sketch(self.train.its_digests, Path(self.name).name)
         return seen.united(sketch, self.inherited)
 
     def held_out(self) -> dict[str, np.ndarray]:
         """Digests of the images that no model of this run may have been trained on.
 
-        Those of which the source itself has a copy among its training images do not count: every
+        Images of which the source itself has a copy among its training images do not count: every
         model that was trained on the same data has seen them.
         """
         splits = {"validation": self.validation, "test": self.test}
@@ -69,8 +69,10 @@ class Images:
         for split in splits.values():
             if split.pixels is self.train.pixels:
                 trained[split.rows.numpy()] = False
-        known = self.train.digests[trained]
-        return {name: np.setdiff1d(split.its_digests, known) for name, split in splits.items()}
+        trained_digests = self.train.digests[trained]
+        return {
+            name: np.setdiff1d(split.its_digests, trained_digests) for name, split in splits.items()
+        }
 
 
 def load(experiment: Experiment) -> Images:
@@ -83,8 +85,8 @@ def load(experiment: Experiment) -> Images:
             crop wider than the padding.
     """
     root = os.environ.get("RAYBENCH_DATA", "")
-    found = cache.decoded(experiment.data, experiment.image_size, root)
-    train = found.splits["train"]
+    decoded = cache.decoded(experiment.data, experiment.image_size, root)
+    train = decoded.splits["train"]
     generator = torch.Generator().manual_seed(experiment.seed)
     rows = train.rows[torch.randperm(len(train), generator=generator)]
     if experiment.subset < 1:
@@ -92,14 +94,14 @@ def load(experiment: Experiment) -> Images:
         rows = rows[chosen]
     images = Images(
         name=experiment.data,
-        sha256=found.sha256,
-        class_names=found.class_names,
-        mirror=found.mirror,
+        sha256=decoded.sha256,
+        class_names=decoded.class_names,
+        mirror=decoded.mirror,
         train=replace(train, rows=rows),
-        validation=found.splits["validation"],
-        test=found.splits["test"],
-        mean=found.mean,
-        std=found.std,
+        validation=decoded.splits["validation"],
+        test=decoded.splits["test"],
+        mean=decoded.mean,
+        std=decoded.std,
     )
     if experiment.recipe.crop > images.train.pad:
         raise ValueError(
@@ -115,8 +117,8 @@ def load(experiment: Experiment) -> Images:
 
 
 def class_by_class(labels: Tensor) -> Tensor:
-    """An order of the labels (N,) whose every beginning has the classes in their shares, and each
-    class once before any has more."""
+    """An order of the labels (N,). Every prefix has the classes in their shares, and each class
+    comes once before any comes twice."""
     grouped = labels.argsort(stable=True)
     counts = labels.bincount()
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -138,36 +140,36 @@ def batches(
 
     With `recipe.mixup` y is (B, classes), the share of every class in each image.
 
-    Order and augmentation depend on seed and epoch alone and are drawn for the whole batch, of
-    which worker `rank` gets its part: any number of workers sees the same global batches, and a
-    run resumed at an epoch goes on as if nothing had happened. The last, partial batch is
-    dropped, so that shapes stay the same.
+    Order and augmentation depend only on seed and epoch. They are drawn for the whole batch, and
+    worker `rank` gets its part. So any number of workers sees the same global batches, and a run
+    resumed at an epoch continues exactly. The last, partial batch is dropped, so that shapes stay
+    the same.
     """
     generator = torch.Generator().manual_seed(_mixed(seed, epoch))
     order = torch.randperm(len(images.train), generator=generator)
     mirrored = torch.rand(len(images.train), generator=torch.Generator().manual_seed(seed)) < 0.5
     share = recipe.batch // workers
-    own = slice(rank * share, (rank + 1) * share)
-    # mixup's partners of the own images: the batch from its end. Its order is random already.
-    others = slice(recipe.batch - own.stop, recipe.batch - own.start)
+    part = slice(rank * share, (rank + 1) * share)
+    # mixup pairs images with the reversed batch, whose order is random already.
+    partners = slice(recipe.batch - part.stop, recipe.batch - part.start)
     shifts = 2 * recipe.crop + 1
     first = images.train.pad - recipe.crop
     for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
         chosen = order[start : start + recipe.batch]
         y, x = first + torch.randint(shifts, (2, recipe.batch), generator=generator)
-        # Flipped once per image, inverted every other epoch: every pair of epochs shows an image
-        # both ways, where independent flips would show half of the images one way only.
+        # A fixed flip per image, inverted every other epoch: every pair of epochs shows an image
+        # both ways. Independent flips would show half of the images only one way.
         flip = mirrored[chosen] ^ (epoch % 2 == 1)
         flip &= recipe.flip and images.mirror
         drawn = [chosen, y, x, flip]
-        if recipe.cutout:  # what is off draws nothing, and changes no draw after it
+        if recipe.cutout:  # if it is off it draws nothing, so later draws stay the same
             drawn += augment.middles(recipe.batch, images.train.size, generator)
-        batch = _part(images, recipe, [t[own] for t in drawn], device)
+        batch = _part(images, recipe, [t[part] for t in drawn], device)
         if recipe.mixup:
             weight = augment.mixing_share(recipe.mixup, generator)
-            other = batch  # alone, a worker has the partners already
+            other = batch  # a single worker has the partners already
             if workers > 1:
-                other = _part(images, recipe, [t[others] for t in drawn], device)
+                other = _part(images, recipe, [t[partners] for t in drawn], device)
             last_first = other[0].flip(0), other[1].flip(0)
             batch = augment.mixup(batch, weight, last_first, images.classes)
         yield batch
@@ -176,7 +178,7 @@ def batches(
 def _part(
     images: Images, recipe: Recipe, drawn: list[Tensor], device: torch.device | None
 ) -> tuple[Tensor, Tensor]:
-    """A part of a batch, from its draws: crop, flip, cutout."""
+    """A part of a batch, made from its draws: crop, flip, cutout."""
     chosen, y, x, flip, *middles = drawn
     pixels, labels = _cut(images, images.train, chosen, y, x, flip, device)
     if middles:
@@ -193,16 +195,16 @@ def evaluation_batches(
     workers: int = 1,
     device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of a split once, uncropped; over several workers each gets its own part."""
-    own = torch.arange(rank, len(split), workers)
-    for chosen in own.split(batch):
+    """Every image of a split once, uncropped; each of several workers gets its own part."""
+    part = torch.arange(rank, len(split), workers)
+    for chosen in part.split(batch):
         centre = torch.full_like(chosen, split.pad)
         unflipped = torch.zeros_like(chosen, dtype=torch.bool)
         yield _cut(images, split, chosen, centre, centre, unflipped, device)
 
 
 def pixel_batches(split: Split, *, batch: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of a split once, as an image library gives it: (B, S, S, 3) of uint8; y (B,)."""
+    """Every image of a split once, as an image library has it: (B, S, S, 3) of uint8; y (B,)."""
     inside = slice(split.pad, split.pad + split.size)
     for rows in split.rows.split(batch):
         yield split.pixels[rows][:, inside, inside].contiguous(), split.labels[rows]
@@ -217,12 +219,12 @@ def _cut(
     flip: Tensor,
     device: torch.device | None,
 ) -> tuple[Tensor, Tensor]:
-    """Crops at (y, x), flips where told, normalises.
+    """Crops at (y, x), flips where `flip` is set, normalises.
 
-    All windows of all images are one strided view of shape (N, shifts, shifts, S, 3 S), of which
-    one index copies the wanted ones. Rows of 3 S bytes are contiguous, so the result is channels
-    last without a transposition: 169k images/s on a core, against 142k for the same on channels
-    first and 90k with the flip as `torch.where` over the batch.
+    All windows of all images are one strided view of shape (N, shifts, shifts, S, 3 S), and a
+    single index copies the wanted ones. Rows of 3 S bytes are contiguous, so the result is channels
+    last without a transposition: 169k images/s on a core, against 142k with channels first and 90k
+    with the flip as `torch.where` over the batch.
     """
     rows, pixels, labels = split.rows[chosen], split.pixels, split.labels
     if device is not None and pixels.device != device:

@@ -1,4 +1,4 @@
-"""What a trained model takes, and the names of what it answers: all that serving it needs."""
+"""A trained model's inputs and class names: all that serving it needs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Inputs:
 
 
 def from_dict(values: dict[str, Any]) -> Inputs:
-    """What `to_dict` gave. Raises ValueError: it is something else."""
+    """The inverse of `to_dict`. Raises ValueError: the values have another form."""
     expected = {"class_names", "mean", "std", "image_size", "channels"}
     if not isinstance(values, dict) or set(values) != expected:
         raise ValueError(f"the model's inputs are described by {', '.join(sorted(expected))}")
@@ -63,9 +63,9 @@ def from_dict(values: dict[str, Any]) -> Inputs:
 def scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Pixels times scale plus shift are normalized; both (3,) in fp32.
+    """Scale and shift (3,) in fp32: pixels times scale plus shift are normalized.
 
-    One definition for training and for every graph, so that all have the same bits.
+    Training and every exported graph use this one definition, so they agree to the bit.
     """
     mean_C, std_C = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     return 1 / std_C, -mean_C / std_C

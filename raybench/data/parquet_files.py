@@ -26,7 +26,7 @@ def contents(folder: Path, files: list[Path], remarks: tuple[str, ...]) -> Conte
     """The images of these files by split.
 
     Raises:
-        ValueError: a file that cannot be read or lacks a column, or a label that is no class.
+        ValueError: a file cannot be read or lacks a column, or a label is out of range.
     """
     by_split = _files_by_split(folder, files)
     cells: dict[str, list[Any]] = {}
@@ -81,7 +81,7 @@ def _labels(file: Path) -> tuple[pa.Schema, list[Any], str]:
         if not (text or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             raise ValueError(
                 f"--data: the column {column} of {file} holds {kind}: a label is one whole number "
-                "from 0 on, or one name, for each image"
+                "from 0 on, or one name, per image"
             )
         return schema, pq.read_table(file, columns=[column]).column(0).to_pylist(), column
     except (pa.ArrowException, OSError) as error:
@@ -153,8 +153,8 @@ def _numbered(
     classes = len(named) or 1 + max(train, default=-1)
     if not named and classes > len(train) > 0:
         raise ValueError(
-            f"--data {folder}: label {classes - 1} is there, but only {len(train)} images to train "
-            "on; number the classes from 0 on"
+            f"--data {folder}: there is a label {classes - 1}, but only {len(train)} images to "
+            "train on; number the classes from 0 on"
         )
     for split, values in cells.items():
         for row, cell in enumerate(values):
@@ -172,7 +172,7 @@ def _numbered(
 def _images(files: list[tuple[Path, str]]) -> Iterator[Encoded]:
     for file, column in files:
         row = 0
-        # Without buffering ahead: a file may be one group of rows, of gigabytes.
+        # Without read-ahead: a file may be a single row group of gigabytes.
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
             for batch in parquet.iter_batches(ROWS, columns=[column], use_threads=False):
                 for cell in batch.column(0).to_pylist():

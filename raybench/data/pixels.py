@@ -1,4 +1,4 @@
-"""One image as pixels: whatever its file's kind, upright, in RGB, square, in 8 bits.
+"""One image of any file type as pixels: upright, RGB, square, 8 bits.
 
 file ─ first frame ─ upright by EXIF ─ 8 bits ─ on white where transparent ─ RGB ─ fit ─▶
 """
@@ -19,17 +19,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from raybench.data.contents import Encoded
 
 LARGEST = 89_478_485
-"""Pixels of the largest image that is decoded: beyond it Pillow itself warns of a bomb."""
+"""Pixels of the largest image that is decoded; Pillow warns of a decompression bomb above it."""
 
 
 def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
-    """Pixels (size, size, 3), 64 bits of what the source holds, and the shorter side before.
+    """Pixels (size, size, 3), a 64-bit digest of the source, and the original shorter side.
 
-    The centre is cut out, and scaled by Pillow's bicubic filter: `ImageOps.fit` does the same where
-    a model is served.
+    The centre is cut out and scaled with Pillow's bicubic filter; `ImageOps.fit` does the same
+    when a model is served.
 
     Raises:
-        ValueError: it is no image, a damaged one, or too large.
+        ValueError: it is not an image, a damaged one, or too large.
     """
     content = image.content.read_bytes() if isinstance(image.content, Path) else image.content
     try:
@@ -43,12 +43,12 @@ def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
         else:
             rgb = Image.fromarray(content).convert("RGB")
             content = content.tobytes()
-    # Pillow's readers raise errors of many kinds on damaged files, KeyError and struct.error among
-    # them.
+    # Pillow's readers raise errors of many kinds on damaged files, including KeyError and
+    # struct.error.
     except Exception as error:
         reason = " ".join(str(error).split())
-        if isinstance(error, UnidentifiedImageError):  # whose text is an object's address
-            reason = "its first bytes are those of no known kind"
+        if isinstance(error, UnidentifiedImageError):  # its text is an object's address
+            reason = "its first bytes match no known type"
         raise ValueError(
             f"--data: {image.where} is no readable image ({reason}). Replace or remove it"
         ) from error
@@ -61,10 +61,10 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Upright, in 8 bits a channel, and on white where it is transparent.
+    """The image upright, with 8 bits per channel, and on white where it is transparent.
 
     Raises:
-        ValueError: its numbers have no known white.
+        ValueError: the value of white is unknown for its type of numbers.
     """
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
@@ -80,13 +80,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def digest(content: bytes) -> int:
-    """64 bits of what an image is, not of where it lies."""
+    """64 bits that depend on an image's content, not on where it is stored."""
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Pillow's warnings off: of odd EXIF, and of large images, which `decoded` refuses."""
+    """Silences Pillow's warnings about odd EXIF and large images; `decoded` refuses the latter."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

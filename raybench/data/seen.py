@@ -1,9 +1,9 @@
-"""What a model was trained on, in one short text that its file carries.
+"""The training images of a model, as one short text in its file.
 
 The text is a sketch: the 32 smallest 32-bit digests of the training images, and the names of their
-data. Two sketches unite to that of all images together. An image set that overlaps with a share s
-of the training images is missed with a probability of (1 - s)^32, which is 0.001 for a fifth; one
-of 10,000 other images is met by chance with one of 7e-5.
+data sets. Two sketches can be united to the sketch of all their images. An image set that contains
+a share s of the training images is missed with probability (1 - s)^32, which is 0.001 for a fifth.
+A set of 10,000 other images matches by chance with probability 7e-5.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def sketch(digests: np.ndarray, name: str) -> str:
 
 
 def united(*texts: str) -> str:
-    """The text for the images of all of them; empty ones do not count.
+    """The text for the images of all the texts; empty ones do not count.
 
     Raises:
-        UnreadableSketch: one of them is no such text.
+        UnreadableSketch: `sketch` did not write one of them.
     """
     given = [text for text in texts if text]
     if not given:

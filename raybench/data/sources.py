@@ -1,4 +1,4 @@
-"""Where images come from: each source is found, and downloaded at most once."""
+"""Where images come from: sources are looked up by name and downloaded at most once."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ BEANS = "https://storage.googleapis.com/ibeans/{}.zip"
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: how to list its images, and what it consists of (for the cache's key)."""
+    """A data set: how to list its images, and a fingerprint of its files for the cache key."""
 
     fingerprint: list[str]
     contents: Callable[[], Contents]
     mirror: bool = True
-    """Whether a mirrored image is an image of the same class."""
+    """Whether a mirrored image belongs to the same class."""
 
 
 def find(name: str, cache: Path) -> Source:
     """The source that `--data name` means.
 
-    `digits` is embedded in scikit-learn. A name is looked for in `$RAYBENCH_DATA` before it is
+    `digits` comes with scikit-learn. Other names are looked up in `$RAYBENCH_DATA` first, then
     downloaded into `cache`; anything else is a folder.
 
     Raises:
@@ -89,7 +89,7 @@ def _cifar(name: str, cache: Path) -> Contents:
 
 
 def _named(contents: Contents, names: tuple[str, ...]) -> Contents:
-    """With these names for classes that have none but their numbers."""
+    """The contents with these class names, if the classes only have numbers so far."""
     numbers = tuple(str(number) for number in range(len(names)))
     return replace(contents, class_names=names) if contents.class_names == numbers else contents
 
@@ -120,7 +120,7 @@ def _download_beans(cache: Path) -> Path:
 
 
 def _folder(folder: Path) -> Source:
-    """Hugging Face Parquet layout, or an image folder with a folder a class."""
+    """Hugging Face Parquet layout, or an image folder with one folder per class."""
     files = visible(folder)
     parquet = [file for file in files if file.suffix.lower() == ".parquet"]
     remarks: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ def _folder(folder: Path) -> Source:
         raise ValueError(
             f"--data {folder}: no images there. Expected Parquet files with the columns "
             f"{'/'.join(parquet_files.IMAGE_COLUMNS)} and "
-            f"{'/'.join(parquet_files.LABEL_COLUMNS)}, or a folder a class"
+            f"{'/'.join(parquet_files.LABEL_COLUMNS)}, or one folder per class"
         )
     stats = [(file, file.stat()) for file in chosen]
     fingerprint = [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]

@@ -12,8 +12,8 @@ from torch import Tensor
 class Split:
     """Some rows of an array of padded images.
 
-    `pixels` is (N, size + 2 pad, size + 2 pad, 3) of uint8, `labels` (N,), `digests` (N,) of
-    uint64 the images' content, `rows` the indices into all three that belong to this split.
+    `pixels` is (N, size + 2 pad, size + 2 pad, 3) of uint8; `labels` is (N,); `digests` (N,) of
+    uint64 identify the images' content; `rows` are this split's indices into all three.
     """
 
     pixels: Tensor
@@ -27,7 +27,7 @@ class Split:
 
     @property
     def its_digests(self) -> np.ndarray:
-        """Of the split's images (len,)."""
+        """Digests of the split's images: (len,)."""
         return self.digests[self.rows.numpy()]
 
     @property

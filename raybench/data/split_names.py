@@ -1,4 +1,4 @@
-"""Which split a name means: `Training`, `val2017`, `cifar_test`, `test-00000-of-00001`."""
+"""Which split a name stands for: `Training`, `val2017`, `cifar_test`, `test-00000-of-00001`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SPLITS = {spelling: split for split, spellings in SPELLINGS.items() for spelling
 
 
 def split_of(name: str) -> str | None:
-    """The split of which the name has a word; None where it has none, or words of two splits."""
+    """The split whose word is in the name; None if there is none, or words of two splits."""
     words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
     splits = {SPLITS[word] for word in words if word in SPLITS}
     return splits.pop() if len(splits) == 1 else None
 
 
 def require_splits(where: object, splits: dict[str, str | None]) -> None:
-    """Raises ValueError where a name beside others that are splits is none."""
+    """Raises ValueError if some of the names are splits and others are not."""
     unknown = sorted(name for name, split in splits.items() if split is None)
     if not unknown:
         return
@@ -34,7 +34,7 @@ def require_splits(where: object, splits: dict[str, str | None]) -> None:
 
 
 def require_one_name(where: object, names: Iterable[tuple[str, str]]) -> None:
-    """Raises ValueError where two names mean the same split: (split, name) each."""
+    """Raises ValueError if two names stand for the same split; takes (split, name) pairs."""
     by_split: dict[str, set[str]] = {}
     for split, name in names:
         by_split.setdefault(split, set()).add(name)

@@ -1,4 +1,4 @@
-"""The files of a folder without what systems leave behind, and which of them are images."""
+"""The files of a folder without those of the operating system, and which of them are images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ UNREADABLE = frozenset([
     ".arrow", ".arw", ".avi", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif",
     ".mkv", ".mov", ".mp4", ".nef", ".nii", ".npy", ".orf", ".psd", ".raw", ".svg",
 ])  # fmt: skip
-"""Images, or many of them in a file, that Pillow does not read: to leave them out would lose data
-without a word."""
+"""Images, or files of many images, that Pillow does not read. Skipping them would silently lose
+data."""
 LEFT_BEHIND = frozenset(["thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"])
 
 
@@ -54,8 +54,8 @@ def images_of(folder: Path, files: Iterable[Path]) -> tuple[list[Path], tuple[st
         ending = file.suffix.lower()
         if ending in UNREADABLE:
             raise ValueError(
-                f"--data {folder}: {file} is of a kind that is not read; convert it to PNG or "
-                "JPEG, or remove it"
+                f"--data {folder}: {file} has an unsupported file type; convert it to PNG or JPEG, "
+                "or remove it"
             )
         if ending in IMAGES or (not ending and _looks_like_an_image(file)):
             images.append(file)
@@ -68,5 +68,5 @@ def images_of(folder: Path, files: Iterable[Path]) -> tuple[list[Path], tuple[st
 def _looks_like_an_image(file: Path) -> bool:
     with file.open("rb") as opened:
         start = opened.read(12)
-    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-    return start.startswith(known) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+    signatures = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+    return start.startswith(signatures) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")

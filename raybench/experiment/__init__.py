@@ -1,4 +1,4 @@
-"""What decides one training run, except the machine: the way in is `Experiment`."""
+"""Everything that determines one training run, except the machine; start with `Experiment`."""
 
 from raybench.experiment.compatible import compatible, conflicts, elastic_counts
 from raybench.experiment.experiment import (

@@ -1,4 +1,4 @@
-"""Which parts of an Experiment can act together: what the techniques declare, and how steps run."""
+"""Which parts of an Experiment can act together: techniques, and the ways to run a step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from raybench.experiment.plain import hints_of
 from raybench.techniques import Apart, Technique
 
 SINGLE_PROCESS = ("pipeline", "checkpointing")
-"""Ways to run a step that are no strategy."""
+"""Ways to run a step that are not values of `parallel.strategy`."""
 
 
 def compatible(experiment: Experiment) -> Experiment:
     """The same experiment. Raises ValueError where two parts of it cannot act together.
 
-    The class itself lets them stand side by side: a command line's defaults hold all of them.
+    The class itself allows such parts, because a command line's defaults hold all of them.
     """
     for reason in conflicts(experiment):
         raise ValueError(reason)
@@ -39,7 +39,7 @@ def conflicts(experiment: Experiment) -> list[str]:
     if pipeline.on and workers > 1:
         reasons.append(
             f"{pipeline.stages} pipeline.stages of {pipeline.chunks} pipeline.chunks with "
-            f"{workers} parallel.workers: take either, and 1 of the others"
+            f"{workers} parallel.workers: use workers or a pipeline, and set the others to 1"
         )
     return [*reasons, *_beyond_a_stage(experiment)]
 
@@ -57,7 +57,7 @@ def _beyond_a_stage(experiment: Experiment) -> Iterator[str]:
 
 
 def parts(experiment: Experiment) -> set[str]:
-    """The names of what acts in an experiment: techniques, and how its steps run."""
+    """The names of an experiment's active techniques and of the way its steps run."""
     names = {name for name, _ in experiment.techniques()} | {experiment.parallel.strategy}
     if experiment.pipeline.on:
         names.add("pipeline")
@@ -67,12 +67,12 @@ def parts(experiment: Experiment) -> set[str]:
 
 
 def executions() -> list[str]:
-    """All names of ways to run a step that a declaration can give: strategies, and the others."""
+    """The names of all ways to run a step: the strategies, and `SINGLE_PROCESS`."""
     return [*get_args(hints_of(Parallel)["strategy"]), *SINGLE_PROCESS]
 
 
 def declarations(one: str, other: str) -> Iterator[Apart]:
-    """What keeps two parts apart, whichever of them declares it."""
+    """The declarations that keep two parts apart, whichever of them makes it."""
     types = technique_types()
     for name, away in ((one, other), (other, one)):
         for apart in types[name].apart if name in types else ():
@@ -81,13 +81,13 @@ def declarations(one: str, other: str) -> Iterator[Apart]:
 
 
 def elastic_counts(experiment: Experiment, least: int, most: int) -> list[int]:
-    """The numbers of workers, of a range, over which the experiment divides.
+    """The numbers of workers within a range over which the experiment divides.
 
     Raises:
         ValueError: it divides over none of them.
     """
     if not 1 <= least <= most:
-        raise ValueError(f"--workers {least}:{most}: from 1 or more to as many or more")
+        raise ValueError(f"--workers {least}:{most}: the first is at least 1, the second no less")
     counts = []
     for workers in range(least, most + 1):
         with contextlib.suppress(ValueError):

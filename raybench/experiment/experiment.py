@@ -1,4 +1,4 @@
-"""Experiment: everything that decides one training run, except the machine."""
+"""Experiment: everything that determines one training run, except the machine."""
 
 from __future__ import annotations
 
@@ -29,32 +29,31 @@ class Experiment:
     family: str
     """Module under `trainers/`, or the dotted name of a trainer of your own."""
     model: str
-    """A name of ours, torchvision's or timm's; or `package.module:factory`, a function of your own
-    that is called with classes=… and image_size=… and returns an nn.Module."""
+    """A name of ours, torchvision's or timm's; or `package.module:factory`, your own function,
+    called with classes=… and image_size=…, which returns an nn.Module."""
     model_source: str = ""
-    """Hash of the files of a model of your own, which the commands fill in; named models have
-    none."""
+    """Hash of the files of your own model; the commands fill it in. Empty for named models."""
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     image_size: int = 32
     """Side of an image in pixels."""
     subset: float = 1.0
-    """Share of the training images that is used, class by class."""
+    """Share of the training images of every class that is used."""
     seed: int = 0
-    """Decides the first weights, the subset, the order and the augmentation; never the splits."""
-    recipe: Recipe = Recipe()  # noqa: RUF009  frozen, as those below
+    """Seed of the first weights, the subset, the order and the augmentation; not of the splits."""
+    recipe: Recipe = Recipe()  # noqa: RUF009  frozen, like those below
     parallel: Parallel = Parallel()  # noqa: RUF009
     pipeline: Pipeline = Pipeline()  # noqa: RUF009
 
     start_from: str = ""
-    """Where the first weights come from. Empty: fresh ones; a trained model, as a file that
-    `--store` or `--keep` left, or as `RESULTS#TRIAL`; `timm:hub` downloads pretrained ones,
-    `timm:FILE` has them in a file."""
+    """Source of the first weights. Empty: fresh ones. A trained model: a file written by `--store`
+    or `--keep`, or `RESULTS#TRIAL`. `timm:hub` downloads pretrained weights, `timm:FILE` reads them
+    from a file."""
     latency: bool = False
-    """Whether the last epoch measures the latency of the stored model, and the accuracy of that
-    graph, in ONNX Runtime."""
+    """Whether the last epoch measures the latency of the stored model in ONNX Runtime, and the
+    accuracy of its graph."""
 
-    # The techniques. They are applied in the order in which they stand here.
+    # The techniques, in the order in which they are applied.
     switch: Switch | None = None
     monarch: Monarch | None = None
     low_rank: LowRank | None = None
@@ -71,8 +70,8 @@ class Experiment:
             raise ValueError(f"image_size is {self.image_size}: 8 pixels or more")
         if self.recipe.cutout >= self.image_size:
             raise ValueError(
-                f"recipe.cutout is {self.recipe.cutout}, and images have {self.image_size} pixels "
-                "a side: take a smaller square, such as half of them"
+                f"recipe.cutout is {self.recipe.cutout}, but images have only {self.image_size} "
+                "pixels a side: take a smaller square, such as half of that"
             )
         if self.recipe.batch % self.parallel.workers:
             raise ValueError(
@@ -90,7 +89,7 @@ class Experiment:
             if experts % self.parallel.workers:
                 raise ValueError(
                     f"switch.experts {experts} does not divide over {self.parallel.workers} "
-                    f"workers, as parallel.strategy 'expert' wants it: take a multiple, or 'ddp'"
+                    f"workers, which parallel.strategy 'expert' needs: take a multiple, or 'ddp'"
                 )
 
     def techniques(self) -> list[tuple[str, Technique]]:
@@ -103,15 +102,15 @@ class Experiment:
 
         Fields at their defaults do not count, so a new field with a default changes no key.
         """
-        said = json.dumps(plain.without_defaults(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        text = json.dumps(plain.without_defaults(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         return json.dumps(plain.as_dict(self))
 
 
 def from_json(text: str) -> Experiment:
-    """The Experiment that `to_json` wrote. Raises ValueError that names a wrong field."""
+    """The Experiment that `to_json` wrote. Raises ValueError that names the wrong field."""
     experiment = plain.build(Experiment, json.loads(text), "Experiment")
     assert isinstance(experiment, Experiment)
     return experiment

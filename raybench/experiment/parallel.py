@@ -22,12 +22,12 @@ class Parallel:
         "zero3_offload",
         "expert",
     ] = "ddp"
-    """ddp: every worker holds the model; bf16_gradients and powersgd send less of its gradients.
-    zero1: the optimizer's state lies on the workers in equal parts; zero2: the gradients too;
-    zero3: the parameters too; zero3_offload: those parts in the host's memory. expert: the experts
-    of `switch` lie on the workers in equal parts and tokens travel to them; all else is ddp."""
+    """ddp: every worker holds the model. bf16_gradients, powersgd: ddp with compressed gradients.
+    zero1: the optimizer's state is split equally over the workers; zero2: the gradients too; zero3:
+    the parameters too; zero3_offload: zero3 with its parts in host memory. expert: the experts of
+    `switch` are split equally over the workers and tokens are sent to them; the rest is ddp."""
     checkpointing: bool = False
-    """Blocks keep their inputs alone, and are computed once more in the backward pass."""
+    """Blocks keep only their inputs and are recomputed in the backward pass."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:

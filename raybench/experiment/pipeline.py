@@ -10,28 +10,29 @@ __all__ = ["Pipeline"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A model cut into stages, and a batch into chunks that follow one another through them."""
+    """A model is cut into stages, and a batch into chunks that pass through them in turn."""
 
     stages: int = 1
-    """Parts of the model, each in a process of its own with one CPU, or one GPU."""
+    """Parts of the model, each in its own process with one CPU or one GPU."""
     chunks: int = 1
-    """Parts of a batch, of equal size; several let the stages work at the same time."""
+    """Parts of a batch, of equal size; with several the stages work at the same time."""
     schedule: Literal["gpipe", "1f1b", "zero_bubble"] = "gpipe"
     """Order of the forward and backward passes; all give the same gradients."""
     cuts: str = ""
-    """Numbers of the blocks before which the model is cut, as in "3,7". Empty: blocks are timed,
-    and cut so that the slowest stage is as fast as can be."""
+    """Numbers of the blocks before which the model is cut, as in "3,7". Empty: blocks are timed and
+    cut so that the slowest stage is as fast as possible."""
     batch_norm: Literal["corrected", "deferred", "per_chunk"] = "corrected"
-    """Every chunk is normalized by its own statistics. The running ones: corrected takes a smaller
-    momentum, so that a batch's chunks weigh as one; deferred updates them once a batch, from all
-    chunks; per_chunk leaves them as they come."""
+    """How running statistics are updated; every chunk is normalized by its own statistics.
+    corrected: with a smaller momentum, so that a batch's chunks together weigh as one update;
+    deferred: once a batch, from all chunks; per_chunk: by every chunk, with the full momentum."""
     bits: Literal[32, 16, 8, 4, 2] = 32
-    """Of a value on its way between stages. 32: as it is; 16: bf16; less: scaled by tiles."""
+    """Bits of a value sent between stages. 32: unchanged; 16: bf16; less: integers scaled per
+    tile."""
     transport: Literal["gloo", "shm", "nccl", "object_store"] = "gloo"
     """gloo: TCP; shm: shared memory, for stages on one node; nccl: between GPUs; object_store:
-    Ray's, the baseline."""
+    Ray's object store, the baseline."""
     link_mb_s: float = 0.0
-    """Megabytes a second that pass from stage to stage in each direction; 0: as the link is."""
+    """Simulated link speed in megabytes a second, per direction; 0: no limit."""
 
     def __post_init__(self) -> None:
         for name in ("stages", "chunks"):
@@ -44,11 +45,11 @@ class Pipeline:
 
     @property
     def on(self) -> bool:
-        """Whether there is anything to it: several stages, or several chunks."""
+        """Whether there are several stages or several chunks."""
         return self.stages > 1 or self.chunks > 1
 
     def check_batch(self, batch: int) -> None:
-        """Raises ValueError where the chunks are not of equal size; it says which would be."""
+        """Raises ValueError if the chunks would not be of equal size; it names numbers that fit."""
         if batch % self.chunks:
             divisors = [n for n in range(1, batch + 1) if batch % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.chunks))[:4])

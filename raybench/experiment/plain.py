@@ -22,7 +22,7 @@ def nearest(name: str, valid: list[str]) -> str:
 
 @cache
 def hints_of(cls: Any) -> dict[str, Any]:
-    """Field name -> type, no longer as text. Class variables are no fields."""
+    """Field name -> evaluated type. Class variables do not count as fields."""
     hints = get_type_hints(cls)
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
@@ -36,7 +36,7 @@ def dataclass_in(hint: Any) -> type | None:
 
 
 def column_types(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
-    """Dotted names of the leaves, with their types; a Literal's is that of its values."""
+    """Dotted names of the leaves with their types; a Literal has the type of its values."""
     for name, hint in hints_of(cls).items():
         inner = dataclass_in(hint)
         if inner is not None:
@@ -47,7 +47,7 @@ def column_types(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
 
 
 def as_dict(value: Any) -> Any:
-    """Nested dicts; an int in a float field becomes a float, so that 1 and 1.0 are one key."""
+    """Nested dicts; an int in a float field becomes a float, so 1 and 1.0 give the same key."""
     if not is_dataclass(value):
         return value
     kind: Any = type(value)
@@ -61,8 +61,8 @@ def as_dict(value: Any) -> Any:
 
 
 def without_defaults(value: Any) -> dict[str, Any]:
-    """`as_dict` without what stands at its default."""
-    said: dict[str, Any] = {}
+    """`as_dict` without the fields that have their default value."""
+    changed: dict[str, Any] = {}
     kind: Any = type(value)
     hints = hints_of(kind)
     for field in fields(value):
@@ -70,14 +70,14 @@ def without_defaults(value: Any) -> dict[str, Any]:
         if inner == field.default:
             continue
         if is_dataclass(inner):
-            said[field.name] = without_defaults(inner)
+            changed[field.name] = without_defaults(inner)
         else:
-            said[field.name] = float(inner) if hints[field.name] is float else inner
-    return said
+            changed[field.name] = float(inner) if hints[field.name] is float else inner
+    return changed
 
 
 def build(cls: Any, values: dict[str, Any], where: str) -> Any:
-    """The dataclass with these values, every type checked. Raises ValueError that names a field."""
+    """The dataclass with these values, every type checked. Raises ValueError naming the field."""
     hints = hints_of(cls)
     for name in values:
         if name not in hints:

@@ -14,17 +14,17 @@ class Recipe:
     epochs: int = 10
     """Passes over the training images."""
     batch: int = 128
-    """Images a step, over all workers together."""
+    """Images per step, over all workers together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd has Nesterov's momentum; adamw has its usual betas."""
+    """sgd uses Nesterov momentum; adamw uses its usual betas."""
     lr: float = 0.1
     """Highest learning rate, at the end of the warm-up."""
     momentum: float = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
     weight_decay: float = 5e-4
     """Applied to weights of convolutions and linear layers; never to norms and biases."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate's way from `lr` to 0, after the warm-up."""
+    """Shape of the learning rate's decay from `lr` to 0, after the warm-up."""
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises from 0."""
     label_smoothing: float = 0.0
@@ -34,17 +34,17 @@ class Recipe:
     flip: bool = True
     """Horizontal flips: each image once each way in every two epochs (airbench's scheme)."""
     mixup: float = 0.0
-    """Images and labels are mixed in pairs, the share drawn from Beta(mixup, mixup): the `alpha`
+    """Images and labels are mixed in pairs; the share is drawn from Beta(mixup, mixup), the `alpha`
     of Zhang et al. 2018. 0 is off."""
     cutout: int = 0
-    """Side of a square in each image that is set to the mean, in pixels (DeVries & Taylor 2017).
+    """Side in pixels of a square in each image that is set to the mean (DeVries & Taylor 2017).
     0 is off."""
     renew_norms: int = 0
-    """Training batches over which batch norms take means and variances anew, before they are used.
-    What was just pruned or rounded, or trained for few steps, needs it; 0 keeps running ones."""
+    """Training batches over which batch-norm statistics are recomputed before evaluation. Useful
+    after pruning or rounding, or after few training steps; 0 keeps the running statistics."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """bf16 and fp16 are autocast, fp16 with a scaled loss and on GPUs alone; `auto` takes bf16
-    where the processor has it. Evaluation is in fp32."""
+    """bf16 and fp16 use autocast; fp16 scales the loss and needs a GPU. `auto` takes bf16 where the
+    processor supports it. Evaluation is in fp32."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):

@@ -1,4 +1,4 @@
-"""A recipe file: an Experiment as JSON, with what was told of it, for `raybench.train`."""
+"""A recipe file for `raybench.train`: an Experiment as JSON, with notes for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raybench.experiment.experiment import Experiment, from_json
 
 
 def write(path: Path, experiment: Experiment, told: Mapping[str, Any]) -> None:
-    """Writes the file; `told` is kept beside the Experiment and read by people."""
+    """Writes the file; `told` holds notes for people, which no code reads."""
     content = {"experiment": json.loads(experiment.to_json()), "told": dict(told)}
     path.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -20,7 +20,7 @@ def read(path: Path) -> Experiment:
     """The Experiment of a file that `write` wrote.
 
     Raises:
-        ValueError: there is none, or it holds something else.
+        ValueError: there is no such file, or it holds something else.
     """
     try:
         content = json.loads(path.read_text())
@@ -32,7 +32,7 @@ def read(path: Path) -> Experiment:
 
 
 def named_in(arguments: list[str]) -> Path | None:
-    """The value of --recipe-file: the other flags' defaults are what that file says."""
+    """The value of --recipe-file; that file sets the defaults of the other flags."""
     for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
         flag, sign, value = argument.partition("=")
         if flag == "--recipe-file":

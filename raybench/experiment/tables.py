@@ -1,7 +1,6 @@
 """The columns of a sweep's two tables: the core's, the Experiment's and those of all techniques.
 
-The same whatever the family and whatever a space varies, so that tables of any two sweeps
-concatenate.
+They are the same for every family and every space, so tables of any two sweeps concatenate.
 """
 
 from __future__ import annotations
@@ -24,33 +23,33 @@ from raybench.results.schema import schema_of
 
 
 def schemas(about: Mapping[str, Any]) -> tuple[pa.Schema, pa.Schema]:
-    """Of the tables of trials and of epochs. `about` goes along in the files' metadata."""
+    """Schemas of the trials and epochs tables. `about` is stored in the files' metadata."""
     return schema_of(trial_columns(), about), schema_of(epoch_columns(), about)
 
 
 def trial_columns() -> dict[str, Column]:
-    """Columns of the table with a row a trial."""
+    """Columns of the table with one row per trial."""
     return core.IDENTITY | core.OUTCOME | inputs() | metric_columns() | core.PROVENANCE
 
 
 def epoch_columns() -> dict[str, Column]:
-    """Columns of the table with a row a trial and epoch."""
+    """Columns of the table with one row per trial and epoch."""
     return core.IDENTITY | {"epoch": core.EPOCH} | metric_columns()
 
 
 def metric_columns() -> dict[str, Column]:
-    """What a run may report: the core's metrics and those of all techniques."""
+    """All metrics that a run may report: the core's and those of all techniques."""
     return core.METRICS | technique_columns()
 
 
 @cache
 def technique_columns() -> dict[str, Column]:
-    """What the techniques report, and of each the share of the model on which it acts."""
+    """The metrics of all techniques, and for each the share of the model on which it acts."""
     columns: dict[str, Column] = {}
     for field, technique in technique_types().items():
         for name, column in {**technique.columns, **_coverage(field)}.items():
             assert name not in core.CORE, f"{field} declares {name}, which is a core column"
-            # Two techniques may report the same column: of one declaration.
+            # Two techniques may report the same column if they declare it identically.
             assert columns.setdefault(name, column) == column, f"{name} is declared twice"
     return columns
 
@@ -64,7 +63,7 @@ def inputs() -> dict[str, Column]:
 
 
 def by_owner() -> dict[str, dict[str, Column]]:
-    """All columns in order, by who declares them: the core, the Experiment, each technique."""
+    """All columns in order, grouped by their owner: the core, the Experiment, each technique."""
     owners = {
         "Identity and outcome": core.IDENTITY | core.OUTCOME,
         "Metrics of every run": core.METRICS,
@@ -82,13 +81,13 @@ def by_owner() -> dict[str, dict[str, Column]]:
 
 
 def markdown() -> str:
-    """`docs/columns.md`: what every column means."""
+    """The content of `docs/columns.md`: the meaning of every column."""
     lines = [
         "# The columns",
         "",
-        "Printed by `python -m raybench.report --columns`. Every sweep has all of them, so that",
-        "tables of any two sweeps concatenate; what does not apply to a trial is null. Names with",
-        "a dot are inputs, the fields of an Experiment. Metrics stand in both tables,",
+        "Printed by `python -m raybench.report --columns`. Every sweep has all columns, so tables",
+        "of any two sweeps concatenate; columns that do not apply to a trial are null. Names with",
+        "a dot are inputs, the fields of an Experiment. Metrics are in both tables,",
         "`trials/trials.parquet` and `epochs/*.parquet`.",
     ]
     for owner, columns in by_owner().items():
@@ -105,7 +104,7 @@ def _coverage(technique: str) -> dict[str, Column]:
 
 
 def _texts(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names of a dataclass's leaves with their docstrings, each in one line."""
+    """Dotted names of a dataclass's leaves with their docstrings, each on one line."""
     docstrings = _docstrings(cls)
     for name, hint in plain.hints_of(cls).items():
         inner = plain.dataclass_in(hint)
@@ -116,7 +115,7 @@ def _texts(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """The string behind each field. Python does not keep it: it is read from the source."""
+    """The string after each field. Python does not keep it, so it is read from the source."""
     tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
     body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
     texts = {}

@@ -1,4 +1,4 @@
-"""Models by name, our own where no library has them, else torchvision's and timm's; or by path."""
+"""Models by name: torchvision's, timm's, and our own where no library has them; or by path."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = [
 
 OWN = ("resnet20", "resnet44", "vit300", "mixer512x8")
 MIXERS = {"mixer_s16_224": (512, 8), "mixer_b16_224": (768, 12)}  # width, depth
-LARGEST_DEPTH, LARGEST_WIDTH = 200, 1 << 16  # a file's header may ask for any
-SMALL_IMAGES = 64  # up to this size, ImageNet's stem would throw most of the pixels away
+LARGEST_DEPTH, LARGEST_WIDTH = 200, 1 << 16  # because a file's header may ask for anything
+SMALL_IMAGES = 64  # up to this size, ImageNet's stem would discard most of the pixels
 
 
 def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> nn.Module:
@@ -40,16 +40,16 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
 
     `resnet20`, `resnet44` (any 6n + 2; `resnet20x2` has twice the channels, `resnet20_b` and
     `resnet20x2_b` have shortcut B) are our own; `vit300` is a ViT of width 300 and 12 blocks,
-    `mixer512x8` a Mixer of 8 blocks (any width and depth); `resnet18`, `vgg11` (any of their kin)
-    and `mobilenet_v2` are torchvision's; every other name is timm's. Up to 64 pixels the stem keeps
-    the resolution, and patches have 4 pixels. `package.module:factory` is a model of the user's
-    own, whose module is imported.
+    `mixer512x8` a Mixer of 8 blocks (any width and depth); `resnet18`, `vgg11` (any of their
+    families) and `mobilenet_v2` are torchvision's; every other name is timm's. Up to 64 pixels the
+    stem keeps the resolution, and patches have 4 pixels. `package.module:factory` is the user's own
+    model, whose module is imported.
 
-    `pretrained` takes timm's weights: "hub" downloads them, else it is their file's path. The head
-    is fresh where the classes differ.
+    `pretrained` takes timm's weights: "hub" downloads them, any other value is the path of their
+    file. The head is fresh if the classes differ.
 
     Raises:
-        ValueError: no library has a model of that name; it names the nearest.
+        ValueError: no library has a model of that name; the message names the nearest.
     """
     if is_import_path(name):
         if pretrained:
@@ -57,10 +57,10 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
         return imported.build(name, classes=classes, image_size=image_size)
     if pretrained:
         return _from_timm(name, classes, image_size, pretrained)
-    own = re.fullmatch(r"resnet(20|32|44|56|110)(?:x([1-9]\d*))?(_b)?", name)
-    if own:
-        shortcut: Shortcut = "B" if own[3] else "A"
-        return ResNetCifar(int(own[1]), classes, shortcut, width=int(own[2] or 1))
+    cifar = re.fullmatch(r"resnet(20|32|44|56|110)(?:x([1-9]\d*))?(_b)?", name)
+    if cifar:
+        shortcut: Shortcut = "B" if cifar[3] else "A"
+        return ResNetCifar(int(cifar[1]), classes, shortcut, width=int(cifar[2] or 1))
     sized = re.fullmatch(r"(vit|mixer)([1-9]\d*)(?:x([1-9]\d*))?", name)
     if sized:
         if int(sized[3] or 12) > LARGEST_DEPTH:
@@ -83,17 +83,17 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
 def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
     """The model on the meta device: its shapes, without memory for its weights.
 
-    A factory of the user's own that cannot work there gives the model with its weights.
+    If the user's factory fails on the meta device, the model has its weights in memory.
 
     Raises:
         ValueError: as `build` does.
     """
     if is_import_path(name):
-        imported.factory_of(name)  # tensors of the file itself are none of the model's
+        imported.factory_of(name)  # import first, so the file's own tensors are not meta tensors
     try:
         with without_memory(), warnings.catch_warnings():
             if is_import_path(name):
-                warnings.simplefilter("ignore")  # that weights were loaded into nothing
+                warnings.simplefilter("ignore")  # about weights loaded into meta tensors
             return build(name, classes=classes, image_size=image_size)
     except ValueError:
         if not is_import_path(name):
@@ -103,13 +103,13 @@ def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """What is built here is on the meta device, and takes neither memory nor random numbers."""
+    """Models built inside are on the meta device; they use neither memory nor random numbers."""
     with torch.device("meta"), _Undrawn():
         yield
 
 
 class _Undrawn(TorchFunctionMode):
-    """Initial values are not drawn: on the meta device that imports torch's compiler, 1 s."""
+    """Skips random initial values: drawing them on the meta device imports the compiler, 1 s."""
 
     def __torch_function__(
         self,
@@ -127,13 +127,13 @@ _DRAWS = {Tensor.normal_, Tensor.uniform_}
 
 
 def avoid_slow_bf16(model: nn.Module) -> None:
-    """Goes round two kernels that are slow in bf16 on a CPU, in place; the results stay.
+    """Avoids two kernels that are slow in bf16 on a CPU, in place; the results stay the same.
 
-    torch's flash attention, backward above all: unfused, a training step of ViT-Tiny with 65 tokens
-    is 1.45 times as fast, one of ViT-S/16 with 197 tokens 1.2 times. (In fp32 the fused kernel is
-    3 % ahead.) And depthwise convolutions with a stride: the backward passes of MobileNetV2's three
-    take 185, 100 and 172 ms at batch 64, in fp32 18, 5 and 4; with them in fp32 its whole step is
-    1.6 times as fast.
+    The first is torch's flash attention, mainly its backward pass: unfused, a training step of
+    ViT-Tiny with 65 tokens is 1.45 times as fast, one of ViT-S/16 with 197 tokens 1.2 times. (In
+    fp32 the fused kernel is 3 % faster.) The second is depthwise convolutions with a stride: the
+    backward passes of MobileNetV2's three take 185, 100 and 172 ms at batch 64, in fp32 18, 5 and
+    4; with them in fp32 its whole step is 1.6 times as fast.
     """
     for module in model.modules():
         if hasattr(module, "fused_attn"):
@@ -141,12 +141,12 @@ def avoid_slow_bf16(model: nn.Module) -> None:
         if isinstance(module, nn.Conv2d) and not isinstance(module, InFp32):
             if module.groups == 1 or max(module.stride) == 1:
                 continue
-            # The same parameters, under the same names; a quantized one stays quantized.
+            # Parameters and their names stay; a quantized layer stays quantized.
             module.__class__ = _in_fp32(type(module))
 
 
 class InFp32(nn.Conv2d):
-    """A convolution that autocast leaves in fp32; what comes and goes has the step's dtype."""
+    """A convolution that computes in fp32 under autocast; input and output keep their dtype."""
 
     def _conv_forward(self, x_BCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(x_BCHW.device.type, enabled=False):
@@ -160,7 +160,7 @@ def _in_fp32(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
 
 
 def _small_stem(name: str, model: nn.Module, classes: int) -> nn.Module:
-    """The usual changes for 32x32 images: first stride 1, no early pooling, one linear head."""
+    """The usual changes for 32x32 images: a stride of 1, no early pooling, one linear head."""
     if name.startswith("resnet"):
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
@@ -180,9 +180,9 @@ def _from_timm(name: str, classes: int, image_size: int, pretrained: str = "") -
     import timm
 
     if not timm.is_model(name):
-        known = [*OWN, "resnet18", "vgg11", "mobilenet_v2", *timm.list_models()]
-        path = " (one of your own is package.module:factory)" if "." in name else ""
-        raise ValueError(f"no model {name!r}; {nearest(name, known)}{path}")
+        names = [*OWN, "resnet18", "vgg11", "mobilenet_v2", *timm.list_models()]
+        path = " (your own model is package.module:factory)" if "." in name else ""
+        raise ValueError(f"no model {name!r}; {nearest(name, names)}{path}")
     settings: dict[str, Any] = {}
     if name.startswith(("vit_", "deit_", "mixer_")):
         settings["img_size"] = image_size
@@ -200,12 +200,12 @@ def _from_timm(name: str, classes: int, image_size: int, pretrained: str = "") -
             settings["pretrained_cfg_overlay"] = {"file": pretrained}
             stored = timm.models.load_state_dict(pretrained)
         model = timm.create_model(name, num_classes=classes, **settings)
-    except Exception as error:  # of the hub, of either file format, of what was pickled
+    except Exception as error:  # from the hub, either file format, or a pickle
         raise ValueError(f"no pretrained weights of {name} from {pretrained}: {error}") from error
     if pretrained != "hub":
-        # timm takes what fits by name, and would go on with fresh weights for the rest.
-        own = {n for n, _ in model.named_parameters() if not n.startswith(("head", "fc."))}
-        missing = sorted(own - set(stored))
+        # timm takes the weights whose names fit and would leave the rest fresh.
+        body = {n for n, _ in model.named_parameters() if not n.startswith(("head", "fc."))}
+        missing = sorted(body - set(stored))
         if missing:
             raise ValueError(f"{pretrained} is of another model: it has no {missing[0]}")
     return model

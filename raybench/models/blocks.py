@@ -1,10 +1,10 @@
-"""A model as a list of blocks that run one after another: what a pipeline can cut.
+"""A model as a list of blocks that run one after another, so that a pipeline can cut it.
 
-The blocks hold the model's own parameters and buffers, not copies, so what trains a block trains
-the model. Their composition is the model's forward pass to the last bit. No block writes into what
-it is given, which in a pipeline has come from another stage. Poolings end a block: a smaller tensor
-is sent, and the gradient of a pooling has another memory format than what is pooled, which a
-gradient that was sent has not, so kernels would sum it in another order.
+The blocks hold the model's own parameters and buffers, not copies, so training a block trains the
+model. Their composition is the model's forward pass to the last bit. No block writes into its
+input, which in a pipeline comes from another stage. A pooling ends its block, for two reasons: the
+tensor to send is smaller; and the gradient of a pooling has another memory format than the pooled
+tensor. A gradient that was sent would lose that format, and kernels would sum it in another order.
 
 Legend: B batch, C channels, H and W pixels, N tokens, D width.
 """
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The model's blocks, from the images to the logits.
 
-    ResNets, VGGs, MobileNetV2, timm's ViTs, and any `nn.Sequential`, whose children are taken.
+    Knows ResNets, VGGs, MobileNetV2, timm's ViTs and Mixers, and any `nn.Sequential`, whose
+    children are its blocks.
 
     Raises:
         ValueError: the model has no such form.
@@ -31,13 +32,13 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     cut = CUTS.get(f"{type(model).__module__}.{type(model).__name__}")
     if cut is None:
         raise ValueError(
-            f"no blocks are known of a {type(model).__name__}: a pipeline takes resnet18, "
-            "resnet20, resnet44, vgg11 and their kin, mobilenet_v2, vit300 and its kin, or an "
-            "nn.Sequential"
+            f"the blocks of a {type(model).__name__} are unknown: a pipeline takes resnet18, "
+            "resnet20, resnet44, vgg11 and their variants, mobilenet_v2, vit300 and its variants, "
+            "or an nn.Sequential"
         )
-    found = cut(model)
-    names(model, found)
-    return found
+    parts = cut(model)
+    names(model, parts)
+    return parts
 
 
 def names(model: nn.Module, part: Iterable[nn.Module]) -> dict[str, str]:
@@ -45,9 +46,9 @@ def names(model: nn.Module, part: Iterable[nn.Module]) -> dict[str, str]:
 
     `part` are some of the model's blocks.
     """
-    own = nn.Sequential(*part).state_dict(keep_vars=True)
+    part_tensors = nn.Sequential(*part).state_dict(keep_vars=True)
     whole = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
-    return {name: whole[id(tensor)] for name, tensor in own.items()}
+    return {name: whole[id(tensor)] for name, tensor in part_tensors.items()}
 
 
 class Mean(nn.Module):
@@ -96,7 +97,7 @@ def _resnet(model: Any) -> list[nn.Module]:
 
 
 def _vgg(model: Any) -> list[nn.Module]:
-    linear = isinstance(model.classifier, nn.Linear)  # which `build` gives to small images
+    linear = isinstance(model.classifier, nn.Linear)  # `build` makes it so for small images
     head = [model.classifier] if linear else _by_layer(model.classifier)
     return [*_ending(_by_layer(model.features), model.avgpool, nn.Flatten()), *head]
 
@@ -117,8 +118,8 @@ def _vit(model: Any) -> list[nn.Module]:
     )
     if not plain:
         raise ValueError(
-            "of ViTs a pipeline takes those with a class token, which classifies, and one position "
-            "embedding: vit300 and its kin, or vit_tiny_patch16_224 and its kin"
+            "a pipeline takes ViTs that classify by a class token and have one position "
+            "embedding: vit300 and its variants, or vit_tiny_patch16_224 and its variants"
         )
     head = (model.norm, ClassToken(), model.fc_norm, model.head_drop, model.head)
     return _ending([Tokens(model), *model.blocks], *head)
@@ -126,24 +127,24 @@ def _vit(model: Any) -> list[nn.Module]:
 
 def _mixer(model: Any) -> list[nn.Module]:
     if model.global_pool != "avg":
-        raise ValueError("of Mixers a pipeline takes those that average over the patches")
+        raise ValueError("a pipeline takes only Mixers that average over the patches")
     return _ending([model.stem, *model.blocks], model.norm, Mean(1), model.head_drop, model.head)
 
 
 def _ending(layers: Sequence[nn.Module], *tail: nn.Module) -> list[nn.Module]:
-    """The layers, with what belongs behind the last one in its block."""
+    """The layers, with `tail` appended to the block of the last one."""
     return [*layers[:-1], nn.Sequential(layers[-1], *tail)]
 
 
 def _by_layer(layers: Iterable[nn.Module]) -> list[nn.Sequential]:
-    """Each convolution or linear layer with what follows it up to the next: norms, ReLUs that write
-    into what they are given, and poolings."""
-    found: list[list[nn.Module]] = []
+    """Each convolution or linear layer with the layers up to the next one: norms, in-place ReLUs
+    and poolings."""
+    groups: list[list[nn.Module]] = []
     for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.Linear) or not found:
-            found.append([])
-        found[-1].append(layer)
-    return [nn.Sequential(*group) for group in found]
+        if isinstance(layer, nn.Conv2d | nn.Linear) or not groups:
+            groups.append([])
+        groups[-1].append(layer)
+    return [nn.Sequential(*group) for group in groups]
 
 
 CUTS: dict[str, Callable[[Any], list[nn.Module]]] = {

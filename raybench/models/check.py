@@ -1,4 +1,4 @@
-"""Whether a model can be trained on these images, seen before anything is."""
+"""Checks before a run starts whether a model can be trained on these images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn.parameter import is_lazy
 
 from raybench.models import build, imported, is_import_path, outline
 
-SMALL = 2_000_000  # parameters of a model that is built in some milliseconds
+SMALL = 2_000_000  # parameters; such a model is built in some milliseconds
 
 
 @cache
 def check(name: str, *, classes: int, image_size: int) -> None:
-    """Tries the model on two images: a library's without memory, one by import path as it is.
+    """Tries the model on two images: a library's without memory, one by import path in memory.
 
     A process tries each model once.
 
@@ -28,11 +28,11 @@ def check(name: str, *, classes: int, image_size: int) -> None:
         _check_size(name, classes, image_size)
         return
     with torch.random.fork_rng(devices=[]):
-        outline(name, classes=classes, image_size=image_size)  # a second module must be another
+        outline(name, classes=classes, image_size=image_size)  # two calls must give two modules
         model = build(name, classes=classes, image_size=image_size).eval()
         _check_weights(name, model)
         try:
-            model = copy.deepcopy(model)  # as its evaluation and the count of operations have it
+            model = copy.deepcopy(model)  # evaluation and operation counting need copies
         except Exception as error:
             raise ValueError(
                 f"copy.deepcopy fails on the model {name}: {imported.explained(error)}"
@@ -49,10 +49,10 @@ def check(name: str, *, classes: int, image_size: int) -> None:
 
 
 def _check_size(name: str, classes: int, image_size: int) -> None:
-    """Raises ValueError where a library's model is for larger images."""
+    """Raises ValueError if a library's model needs larger images."""
     images = torch.zeros(2, 3, image_size, image_size, device="meta")
     sizes = outline(name, classes=classes, image_size=image_size).eval()
-    # A small one is tried with memory: without, torch imports its compiler for a batch norm, 1 s.
+    # A small model is tried in memory: on the meta device a batch norm imports the compiler, 1 s.
     if sum(parameter.numel() for parameter in sizes.parameters()) > SMALL:
         try:
             with torch.no_grad():
@@ -60,7 +60,7 @@ def _check_size(name: str, classes: int, image_size: int) -> None:
             return
         except ValueError:
             raise
-        except Exception:  # some layers have no kernel without memory: with it they may do
+        except Exception:  # some layers have no meta kernel, but may work in memory
             pass
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model = build(name, classes=classes, image_size=image_size).eval()
@@ -94,13 +94,13 @@ def _check_logits(name: str, logits: object, classes: int) -> None:
     shape = tuple(logits.shape)
     if len(shape) == 2 and shape[0] == 2 and shape[1] != classes:
         raise ValueError(
-            f"the model {name} has {shape[1]} outputs, and the data has {classes} classes: give "
+            f"the model {name} has {shape[1]} outputs, but the data has {classes} classes: give "
             "its last layer `classes` outputs"
         )
     if shape != (2, classes):
         raise ValueError(
-            f"the model {name} gives {shape} for 2 images: it must be (2, {classes}), a logit a "
-            "class"
+            f"the model {name} gives {shape} for 2 images: it must be (2, {classes}), one logit "
+            "per class"
         )
     if not logits.is_floating_point():
         raise ValueError(f"the model {name} gives {logits.dtype}: logits are floating-point")

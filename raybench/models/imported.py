@@ -1,4 +1,4 @@
-"""A model of the user's own, by the import path of its factory: `package.module:factory`.
+"""The user's own model, given by the import path of its factory: `package.module:factory`.
 
 The factory is called as `factory(classes=…, image_size=…)` and returns a fresh nn.Module that maps
 images (B, 3, image_size, image_size) to logits (B, classes).
@@ -21,14 +21,14 @@ from torch import nn
 from raybench.experiment import nearest
 from raybench.models import source
 
-_built: WeakSet[nn.Module] = WeakSet()  # to tell a factory that gives one module twice
+_built: WeakSet[nn.Module] = WeakSet()  # detects a factory that returns the same module twice
 
 
 def build(name: str, *, classes: int, image_size: int) -> nn.Module:
     """The factory's module.
 
     Raises:
-        ValueError: the path leads to no factory, or what it returns is no fresh nn.Module.
+        ValueError: the path leads to no factory, or it does not return a fresh nn.Module.
     """
     factory = factory_of(name)
     _check_signature(name, factory)
@@ -40,7 +40,7 @@ def build(name: str, *, classes: int, image_size: int) -> nn.Module:
         raise ValueError(f"{name} returned the class {model.__name__}: return an instance of it")
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returned {type(model).__name__}: return an nn.Module")
-    if model in _built:  # one run's weights would be another's first ones
+    if model in _built:  # the next run would start from this run's weights
         raise ValueError(f"{name} returned the same module twice: build a new one in every call")
     _built.add(model)
     return model
@@ -69,14 +69,14 @@ def _module(name: str) -> ModuleType:
     module, _ = source.parts(name)
     source.located(module)
     try:
-        with torch.random.fork_rng(devices=[]):  # a seed set in the file is not the run's
+        with torch.random.fork_rng(devices=[]):  # a seed set in the file must not affect the run
             return importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{module} cannot be imported: {explained(error)}") from error
 
 
 def factory_of(name: str) -> Callable[..., Any]:
-    """What the import path leads to. Raises ValueError: it cannot be imported, or called."""
+    """The object at the import path. Raises ValueError: it cannot be imported, or called."""
     module, (_, attribute) = _module(name), source.parts(name)
     factory = getattr(module, attribute, None)
     if callable(factory):
@@ -95,7 +95,7 @@ def factory_of(name: str) -> Callable[..., Any]:
 def _check_signature(name: str, factory: Callable[..., Any]) -> None:
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # of some that are written in C
+    except ValueError:  # some functions written in C have none
         return
     try:
         signature.bind(classes=1, image_size=1)

@@ -4,9 +4,9 @@ No library has them. Legend: B batch, C channels, H and W pixels.
 
     image ─ conv 3x3, 16 ─ n blocks of 16 ─ n of 32, half size ─ n of 64, half size ─ mean ─ linear
 
-6n + 2 layers carry weights: n = 3 is ResNet-20, n = 7 is ResNet-44. Shortcut A (the paper's for
+6n + 2 layers have weights: n = 3 is ResNet-20, n = 7 is ResNet-44. Shortcut A (the paper's for
 these images) pads channels with zeros and has no parameters; shortcut B is a 1x1 convolution. A
-width of 2 is twice the channels everywhere: 32, 64, 128.
+width of 2 doubles the channels everywhere: 32, 64, 128.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Shortcut = Literal["A", "B"]
 class PadShortcut(nn.Module):
     """Option A: every second pixel, and zeros for the new channels."""
 
-    fixed_channels = True  # a number, which no cut of the channels around it could follow
+    fixed_channels = True  # `extra` would not follow if the channels around it were pruned
 
     def __init__(self, extra: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The source of a model that is named by its import path: where it is, and its hash.
+"""The source of a model that is given by its import path: its location and its hash.
 
-Nothing is imported here: a hash can be compared before any of the code runs.
+Nothing is imported here, so a hash can be compared before any of the code runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from raybench.experiment import Experiment, nearest
 
-SHIPPED = ("raybench", "trainers")  # their source is in every row already, as `source_sha256`
+SHIPPED = ("raybench", "trainers")  # every row already has their source, as `source_sha256`
 
 
 def is_import_path(name: str) -> bool:
@@ -28,7 +28,7 @@ def is_import_path(name: str) -> bool:
 
 
 def parts(name: str) -> tuple[str, str]:
-    """Module and factory of an import path. Raises ValueError where it is none."""
+    """Module and factory of an import path. Raises ValueError if the name is not one."""
     module, _, factory = name.partition(":")
     if all(part.isidentifier() for part in (*module.split("."), factory)):
         return module, factory
@@ -40,10 +40,10 @@ def parts(name: str) -> tuple[str, str]:
 
 
 def with_source(experiment: Experiment) -> Experiment:
-    """The Experiment with the hash of its model's source; of a named model, the same one.
+    """The Experiment with the hash of its model's source; unchanged for a named model.
 
     Raises:
-        ValueError: there is no such module, or it is not of the source that the Experiment names.
+        ValueError: there is no such module, or its source is not the one that the Experiment names.
     """
     given = experiment.model_source
     if not is_import_path(experiment.model):
@@ -59,15 +59,15 @@ def with_source(experiment: Experiment) -> Experiment:
 
 
 def other_source(experiment: Experiment, present: str) -> str:
-    """What is wrong where the model's files are not those of the Experiment, and what to do."""
+    """The message for a model whose files differ from the Experiment's, with advice."""
     return (
         f"the source of {experiment.model} has changed: its hash was {experiment.model_source} and "
-        f"is {present}; take the files of then back, or train again with those of now"
+        f"is {present}; restore the old files, or train again with the present ones"
     )
 
 
 def require_source(experiment: Experiment) -> None:
-    """Raises ValueError where a run does not know its model's source, or has another one."""
+    """Raises ValueError if the Experiment lacks its model's source hash, or has another one."""
     if with_source(experiment) != experiment:
         raise ValueError(
             f"the Experiment of {experiment.model} lacks its model_source: train "
@@ -75,13 +75,13 @@ def require_source(experiment: Experiment) -> None:
         )
 
 
-@cache  # what was hashed once is what this process has imported, whatever is edited meanwhile
+@cache  # the process keeps the code that it imported, even if the files are edited meanwhile
 def source_hash(name: str) -> str:
     """16 hex digits that change with the model's source.
 
-    They are of the module's file and of every file that it imports, directly or through another,
-    from the same folder or package. Installed packages, raybench itself and files that are only
-    read do not count.
+    They cover the module's file and every file that it imports, directly or indirectly, from the
+    same folder or package. Installed packages, raybench itself and files that are only read do not
+    count.
 
     Raises:
         ValueError: there is no such module.
@@ -97,8 +97,8 @@ def source_hash(name: str) -> str:
 
 
 def located(module: str) -> Path:
-    """The module's file. Raises ValueError where there is none, with the nearest name."""
-    importlib.invalidate_caches()  # the file may be as new as this second
+    """The module's file. Raises ValueError with the nearest name if there is none."""
+    importlib.invalidate_caches()  # the file may have been created this very second
     names = module.split(".")
     folders: list[str] | None = None  # those of the package so far; None: all of sys.path
     spec = None
@@ -107,7 +107,7 @@ def located(module: str) -> Path:
         spec = _spec(name, folders)
         if spec is None:
             beside = [str(Path.cwd())] if folders is None else folders
-            siblings = sorted(found.name for found in pkgutil.iter_modules(beside))
+            siblings = sorted(sibling.name for sibling in pkgutil.iter_modules(beside))
             where = "the current folder or among the installed packages"
             if number > 1:
                 where = f"the package {'.'.join(names[: number - 1])}"
@@ -130,7 +130,7 @@ def _spec(name: str, folders: list[str] | None) -> ModuleSpec | None:
 
 
 def _depth(module: str, file: Path) -> int:
-    """How many folders the file is below the one from which its module is imported."""
+    """How many folders the file is below the folder from which its module is imported."""
     return module.count(".") + (file.stem == "__init__")
 
 
@@ -158,16 +158,16 @@ def _imported(module: str, file: Path, root: Path) -> set[Path]:
 
 
 def _names(module: str, file: Path) -> Iterator[str]:
-    """Dotted names that the file imports, in functions too, and the packages it is in.
+    """Dotted names that the file imports, also inside functions, and its own module.
 
-    Of `from a import b` also a.b, which may be a module.
+    `from a import b` gives a.b, which may be a module.
     """
     yield module
     if file.suffix != ".py":
         return
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # importing it says so, with the line
+    except (SyntaxError, ValueError):  # importing it will report the line
         return
     packages = module.split(".") if file.stem == "__init__" else module.split(".")[:-1]
     for node in ast.walk(tree):

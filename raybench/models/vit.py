@@ -1,12 +1,15 @@
-"""ViTs and Mixers of any width, of timm's classes (Dosovitskiy et al. 2021, section 3.1; Tolstikhin
-et al. 2021, section 2). Up to 64 pixels patches have 4 pixels, else 16."""
+"""ViTs and Mixers of any width, built from timm's classes.
+
+Dosovitskiy et al. 2021, section 3.1; Tolstikhin et al. 2021, section 2. Patches have 4 pixels up to
+an image size of 64, else 16.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
 HEAD = 60
-"""Dimensions that a head has at least: 5 heads at width 300, timm's own counts at 192 to 768."""
+"""Least dimensions of a head: gives 5 heads at width 300, and timm's own counts at 192 to 768."""
 
 
 def build_vit(width: int, depth: int, *, classes: int, image_size: int) -> nn.Module:
@@ -26,7 +29,7 @@ def build_vit(width: int, depth: int, *, classes: int, image_size: int) -> nn.Mo
         embed_dim=width,
         depth=depth,
         num_heads=heads,
-        mlp_ratio=(hidden + 0.5) / width,  # timm cuts the product down to a whole number
+        mlp_ratio=(hidden + 0.5) / width,  # timm truncates the product to a whole number
     )
 
 

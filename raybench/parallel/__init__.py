@@ -17,11 +17,11 @@ STRATEGIES = {
     "zero3_offload": "zero3.Zero3Offload",
     "expert": "expert.ExpertParallel",
 }
-"""Module and class by name: FSDP alone takes half a second to import, which few runs need."""
+"""Module and class by name. Imported on demand: FSDP takes half a second, and few runs need it."""
 
 
 def replicas(parallel: Parallel) -> Replicas:
-    """The workers of this process's group, by the strategy that the experiment names."""
+    """The workers of this process's group, with the experiment's strategy."""
     module, name = STRATEGIES[parallel.strategy].split(".")
     made: Replicas = getattr(import_module(f"{__package__}.{module}"), name)()
     return made

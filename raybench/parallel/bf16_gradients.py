@@ -1,7 +1,7 @@
-"""DDP whose gradients travel as bf16: half the bytes, seven bits of a gradient's digits.
+"""DDP that sends gradients as bf16: half the bytes, and a mantissa of seven bits.
 
-torch's own `bf16_compress_hook` refuses gloo. Here values are rounded before they are sent, the
-sum over the workers is in fp32, and rounded once more on its way back.
+torch's own `bf16_compress_hook` refuses gloo. Here values are rounded before they are sent, summed
+over the workers in fp32, and rounded once more on the way back.
 """
 
 from __future__ import annotations

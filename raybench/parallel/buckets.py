@@ -1,9 +1,9 @@
-"""Parameters in flat buckets, each cut into one equal part a worker.
+"""Parameters in flat buckets, each cut into one equal part per worker.
 
     parameters   │ weight │ weight  │ weight │pad│    views of one flat tensor
-    workers      │   part 0    │    part 1       │    a worker's optimizer has its part alone
+    workers      │   part 0    │    part 1       │    a worker's optimizer has only its part
 
-SGD and AdamW treat every value for itself, so a part may end in the midst of a weight.
+SGD and AdamW update every value separately, so a part may end inside a weight.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-BUCKET_BYTES = 16 << 20  # a bucket's whole gradient is held while it is reduced
+BUCKET_BYTES = 16 << 20  # a bucket's whole gradient is in memory while it is reduced
 
 
 class Bucket:
-    """Some parameters of one optimizer group, made views of `flat`, of which `part` is ours."""
+    """Some parameters of one optimizer group as views of `flat`; `part` is this worker's part."""
 
     def __init__(self, parameters: list[nn.Parameter], rank: int, workers: int) -> None:
         self.parameters, self.rank, self.workers = parameters, rank, workers
@@ -41,7 +41,7 @@ class Bucket:
         return flat.view(self.workers, -1)[self.rank]
 
     def take_gradients(self) -> Tensor:
-        """All gradients as one flat tensor; a parameter that got none has zeros."""
+        """All gradients as one flat tensor, with zeros where a parameter has none."""
         flat = torch.zeros_like(self.flat)
         for parameter, view in zip(self.parameters, self.views(flat), strict=True):
             if parameter.grad is not None:
@@ -51,17 +51,17 @@ class Bucket:
 
 
 def cut(parameters: Iterable[nn.Parameter], rank: int, workers: int) -> list[Bucket]:
-    """Buckets of the parameters, the last ones first: their gradients are there first."""
+    """Buckets of the parameters, last ones first, because their gradients are ready first."""
     buckets: list[Bucket] = []
     gathered: list[nn.Parameter] = []
     size = 0
     for parameter in reversed(list(parameters)):
-        own = parameter.numel() * parameter.element_size()
-        if gathered and size + own > BUCKET_BYTES:
+        parameter_bytes = parameter.numel() * parameter.element_size()
+        if gathered and size + parameter_bytes > BUCKET_BYTES:
             buckets.append(Bucket(gathered, rank, workers))
             gathered, size = [], 0
         gathered.append(parameter)
-        size += own
+        size += parameter_bytes
     if gathered:
         buckets.append(Bucket(gathered, rank, workers))
     return buckets

@@ -1,7 +1,7 @@
-"""Activation checkpointing: a block keeps its input alone, and is computed twice.
+"""Activation checkpointing: a block keeps only its input and is computed twice.
 
-Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", by `torch.utils.checkpoint`,
-non-reentrant; parameters, names and results stay as they are.
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", with `torch.utils.checkpoint`,
+non-reentrant. Parameters, names and results stay the same.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Lets the model's blocks forget what is between their inputs and outputs, in place.
+    """Makes the model's blocks discard their inner activations, in place.
 
-    timm's models without batch norms do so themselves; the second pass of those with them would
-    count running statistics twice. Of all others the blocks are the members of the model's stacks.
+    timm's models without batch norms use their own switch; with batch norms that would count
+    running statistics twice. In all other models the blocks are the members of the model's stacks.
 
     Raises:
         ValueError: the model has no stack of blocks.
@@ -31,25 +31,25 @@ def checkpoint_blocks(model: nn.Module) -> None:
         switch(enable=True)
         return
     stacks = [m for m in model.children() if isinstance(m, nn.Sequential | nn.ModuleList)]
-    # A layer alone keeps its input anyway.
+    # A single layer keeps its input anyway.
     blocks = [block for stack in stacks for block in stack if [*block.children()]]
     if not blocks:
         raise ValueError(
-            f"parallel.checkpointing is for models with stacks of blocks, and a "
-            f"{type(model).__name__} has none: take a ViT or a ResNet, or leave it off"
+            f"parallel.checkpointing needs a model with stacks of blocks, but a "
+            f"{type(model).__name__} has none: take a ViT or a ResNet, or turn it off"
         )
     for block in blocks:
         kind: Any = type(block)
-        block.__class__ = _checkpointed(kind)  # the same parameters, under the same names
+        block.__class__ = _checkpointed(kind)  # parameters and their names stay
 
 
 def twice(block: nn.Module, x: Tensor) -> Any:
-    """The block's output, which is computed once more in the backward pass."""
+    """The block's output, which the backward pass computes once more."""
     return _twice(block, block, x)
 
 
 class Checkpointed(nn.Module):
-    """A block that is computed twice in training. An instance is made by `checkpoint_blocks`."""
+    """A block that is computed twice in training. `checkpoint_blocks` makes its instances."""
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         if self.training and torch.is_grad_enabled():
@@ -57,7 +57,7 @@ class Checkpointed(nn.Module):
         return super().forward(*inputs, **named)
 
 
-@functools.cache  # one class for all blocks of a kind
+@functools.cache  # one class for all blocks of a type
 def _checkpointed(kind: type[Any]) -> type[nn.Module]:
     return type(f"Checkpointed{kind.__name__}", (Checkpointed, kind), {})
 
@@ -71,7 +71,7 @@ def _twice(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **named:
 
 @contextmanager
 def _norms_at_rest(block: nn.Module) -> Iterator[None]:
-    """Keeps the running statistics of the block's batch norms as they are."""
+    """Freezes the running statistics of the block's batch norms."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms]

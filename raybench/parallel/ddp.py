@@ -17,13 +17,13 @@ from raybench.parallel.exchange import Exchange
 
 
 class Replicas:
-    """The workers of this process group, or this process alone where there is none."""
+    """The workers of this process group, or this process alone if there is no group."""
 
     def __init__(self) -> None:
         grouped = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if grouped else 0
         self.workers = dist.get_world_size() if grouped else 1
-        # Of what is exchanged beside the model: NCCL takes nothing from a CPU.
+        # The device of everything exchanged beside the model: NCCL takes nothing from a CPU.
         on_gpu = grouped and dist.get_backend() == "nccl"
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.exchange = Exchange(self.rank, self.workers, self.device)
@@ -32,12 +32,12 @@ class Replicas:
         """The module to train: `model` itself, or DDP around it, which averages gradients."""
         if self.workers == 1:
             return model
-        # Without broadcast_buffers: a broadcast of every running mean before every forward pass
-        # costs more than the gradients of a small network. `average_buffers` is enough.
+        # No broadcast_buffers: broadcasting every running mean before every forward pass costs
+        # more than the gradients of a small network. `average_buffers` is enough.
         with warnings.catch_warnings():
             # Newer torch calls it forward_sync_buffers, which torch 2.11 does not know.
             warnings.simplefilter("ignore", FutureWarning)
-            # Gradients as views of what is reduced, or a worker would hold them twice.
+            # Gradients are views of DDP's buckets; otherwise a worker would hold them twice.
             wrapped = DistributedDataParallel(
                 model, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -45,17 +45,17 @@ class Replicas:
         return wrapped
 
     def reduce(self, bucket: GradBucket) -> Future[Tensor]:
-        """DDP's reduction of some gradients: their mean over all workers, in place."""
+        """Replaces DDP's reduction of a bucket: gradients become their mean over all workers."""
         return self.exchange.all_reduce(bucket.buffer())
 
     def spread(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The optimizer of the wrapped model, changed in place to what this worker updates."""
+        """The wrapped model's optimizer, changed in place so that it updates this worker's part."""
         return optimizer
 
     def average_buffers(self, model: nn.Module, memories: Iterable[dict[str, Tensor]] = ()) -> None:
         """Gives all workers the mean of their batch norms' running statistics.
 
-        What a memory keeps under the name of one, such as its average, is treated alike.
+        Values that a memory keeps under the same names, such as their averages, get the mean too.
         """
         if self.workers == 1:
             return
@@ -67,11 +67,11 @@ class Replicas:
                     values[name] /= self.workers
 
     def whole_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A technique's memory as one process has it. Every worker has to call it."""
+        """A technique's memory as a single process would have it. Every worker must call it."""
         return memory
 
     def part_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this worker holds of the memory that one process has."""
+        """This worker's part of the memory that a single process would have."""
         return memory
 
     def total(self, values: Tensor) -> Tensor:
@@ -81,26 +81,27 @@ class Replicas:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any worker."""
+        """Whether `flag` is set on any worker."""
         if self.workers == 1:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
 
     def whole(self, model: nn.Module) -> nn.Module:
-        """The model as one process has it: here each worker's own, not a copy."""
+        """The model as a single process would have it: here the worker's own, not a copy."""
         return model
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """What training goes on from, the same in every worker."""
+        """The state from which training resumes; the same on every worker."""
         return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
-        """Goes on from what `state` gave, in a run with any number of workers."""
+        """Resumes from a `state`, with any number of workers."""
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        # A state may come from tensors of another memory format; fused kernels go by the address.
+        # A state may come from tensors of another memory format, and fused kernels pair values by
+        # their memory order.
         for parameter, moments in optimizer.state.items():
             for name, value in moments.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -119,11 +120,11 @@ class Replicas:
         return 2 * (self.workers - 1) / self.workers * gradients
 
     def counted_bytes_per_step(self, steps: int) -> float:
-        """What the exchange counted, mean over the workers; counts from zero again."""
+        """Bytes per step that the exchange counted, mean over the workers; resets the counter."""
         counted = torch.tensor(float(self.exchange.sent_bytes), dtype=torch.float64)
         self.exchange.sent_bytes = 0
         return float(self.total(counted.to(self.device))) / (self.workers * steps)
 
     def beside(self) -> list[Tensor]:
-        """What the strategy holds beside the model and its optimizer."""
+        """Tensors that the strategy holds beside the model and its optimizer."""
         return []

@@ -1,8 +1,8 @@
-"""Collectives between the workers: what they send is counted, and in a probed step it is timed.
+"""Collectives between the workers: sent bytes are counted, and a probed step is timed.
 
-gloo's own reduce-scatter is an all-reduce in disguise: of 88 MB over two workers it takes 149 ms,
-and its all-gather 79 to 134. Sending each worker its part, and receiving into place, takes 34 and
-sends what the theory says, (W - 1) / W of the whole. On NCCL its own collectives are used.
+gloo's own reduce-scatter is an all-reduce inside: for 88 MB over two workers it takes 149 ms, and
+its all-gather 79 to 134. Sending each worker its part and receiving in place takes 34, and sends
+the theoretical amount, (W - 1) / W of the whole. On NCCL its own collectives are used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.futures import Future
 
 
 class Exchange:
-    """The collectives of one process group; every worker has to call them in the same order.
+    """The collectives of one process group; every worker must call them in the same order.
 
-    While `probing`, each waits for all workers before it starts, and for its own end: so the
-    seconds at that barrier (`waiting_s`) and those of the transfer (`communication_s`) come apart.
+    While `probing`, each collective first waits for all workers and then for its own end. This
+    separates the time at the barrier (`waiting_s`) from that of the transfer (`communication_s`).
     """
 
     def __init__(self, rank: int, workers: int, device: torch.device) -> None:
@@ -53,7 +53,7 @@ class Exchange:
             self._swap([rows[self.rank]] * self.workers, rows)
 
     def all_reduce(self, whole: Tensor) -> Future[Tensor]:
-        """The mean over all workers, in place; the future is done when it is there."""
+        """The mean over all workers, in place; the future completes with it."""
         whole.div_(self.workers)
         if self.probing:
             with self._timed(2 * whole.numel() * whole.element_size()):
@@ -65,7 +65,7 @@ class Exchange:
         return work.get_future().then(lambda future: future.value()[0])
 
     def all_reduce_as(self, whole: Tensor, dtype: torch.dtype) -> None:
-        """The mean over all workers, in place: `dtype` travels, sums are in the tensor's own."""
+        """The mean over all workers, in place: sent as `dtype`, summed in the tensor's dtype."""
         each = -(-whole.numel() // self.workers)
         sent = whole.new_zeros(each * self.workers, dtype=dtype)
         sent[: whole.numel()] = whole
@@ -85,8 +85,8 @@ class Exchange:
                 self._swap([rows[self.rank]] * self.workers, rows.unbind())
         whole.copy_(sent[: whole.numel()])
 
-    def _mean(self, mean: Tensor, own: Tensor, arrived: Tensor) -> None:
-        mean.copy_(own)
+    def _mean(self, mean: Tensor, own_row: Tensor, arrived: Tensor) -> None:
+        mean.copy_(own_row)
         for peer in range(self.workers):
             if peer != self.rank:
                 mean += arrived[peer]
@@ -127,7 +127,7 @@ class Exchange:
 
 
 def done(tensor: Tensor) -> Future[Tensor]:
-    """A future that is there already, as a DDP hook has to give."""
+    """A completed future, which a DDP hook must return."""
     future: Future[Tensor] = Future(devices=[tensor.device] if tensor.is_cuda else None)
     future.set_result(tensor)
     return future

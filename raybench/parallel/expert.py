@@ -1,4 +1,4 @@
-"""Expert parallelism: every worker holds some of the experts, and tokens travel to them.
+"""Expert parallelism: every worker holds some of the experts, and tokens are sent to them.
 
     worker 0: tokens ─ router ─┬─▶ experts 0, 1 ─┬─▶ back, and into the order of the tokens
                                │╲               ╱│
@@ -7,9 +7,9 @@
     worker 1: tokens ─ router ─┴─▶ experts 2, 3 ─┴─▶ back, and into the order of the tokens
 
 Lepikhin et al. 2020, "GShard", section 3.2; Fedus et al. 2021, "Switch Transformers", section 2.2.
-All that is no expert is data-parallel, by DDP. A row travels four times a step: to its expert and
-back, and in the backward pass its gradients likewise. A capacity, where there is one, is counted
-within each worker's part of the batch, as GShard's groups have it.
+Everything except the experts is data-parallel, by DDP. A row is sent four times per step: to its
+expert and back, and its gradients likewise in the backward pass. A capacity, if there is one,
+applies within each worker's part of the batch, like the groups of GShard.
 
 Letters of shapes: those of `techniques.layers.experts`, W workers, E experts of one worker.
 """
@@ -30,15 +30,15 @@ from raybench.techniques.layers.experts import Experts
 
 
 class ExpertParallel(Replicas):
-    """Experts lie on the workers in order: worker r has r·E … (r+1)·E - 1; all else is on each.
+    """Worker r holds the experts r·E … (r+1)·E - 1; everything else is on every worker.
 
-    With one worker it is `Replicas`. In a group, every worker has to call every method.
+    With one worker it is `Replicas`. In a group, every worker must call every method.
     """
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """DDP around `model`, whose experts, those of rank 0, are left to their workers, in place.
+        """DDP around `model`; each worker keeps its share of rank 0's experts, in place.
 
-        The optimizer is to be built afterwards: the experts' parameters are new ones.
+        Build the optimizer afterwards, because the experts' parameters are new.
         """
         if self.workers == 1:
             return model
@@ -46,62 +46,63 @@ class ExpertParallel(Replicas):
             if isinstance(module, Experts) and not isinstance(module, ShardedExperts):
                 shard = ShardedExperts(module, self.rank, self.workers)
                 for parameter in shard.parameters(recurse=False):
-                    # A worker's loss is the mean over its own part of the batch, and gradients
-                    # come from all of them: their mean is that of the whole batch, as DDP has it.
+                    # A worker's loss is the mean over its part of the batch. Gradients of all
+                    # workers add up here; divided, they are the batch mean, as DDP's are.
                     parameter.register_post_accumulate_grad_hook(self._divide)
                 model.set_submodule(path, shard)
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*_own(model)])
+        names = [*_sharded(model)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
         return super().wrap(model)
 
     def whole(self, model: nn.Module) -> nn.Module:
-        """A copy of the model with the experts of all workers, as one process would have it.
+        """A copy of the model with the experts of all workers, as a single process has it.
 
-        Evaluation, `finish` and the stored file are of it. Each worker holds the copy and its
-        shards at once, so it has to fit on one: what sharding saves is gradients, the
-        optimizer's state, and activations.
+        Evaluation, `finish` and the stored file use it. Each worker holds the copy beside its
+        shards, so the model must fit on one worker: sharding saves only gradients, the optimizer's
+        state and activations.
         """
         if self.workers == 1:
             return model
-        # deepcopy takes what its memo has for an object in place of a copy.
+        # deepcopy replaces an object by its entry in the memo.
         memo: dict[int, Any] = {id(shard): shard.whole() for _, shard in _shards(model)}
         return copy.deepcopy(model, memo)
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state of one process: it can be loaded with any number of workers."""
-        state, own = super().state(model, optimizer), _own(model)
-        for name in own:
+        """The state as of a single process: it can be loaded with any number of workers."""
+        state, sharded = super().state(model, optimizer), _sharded(model)
+        for name in sharded:
             state["model"][name] = self._join(state["model"][name])
-        state["optimizer"] = _with_moments(state["optimizer"], optimizer, own, self._join)
+        state["optimizer"] = _with_moments(state["optimizer"], optimizer, sharded, self._join)
         return state
 
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
-        """Takes from the state of one process what this worker holds."""
-        own = _own(model)
+        """Takes this worker's part from the state of a single process."""
+        sharded = _sharded(model)
         weights = {
-            name: self._slice(tensor) if name in own else tensor
+            name: self._slice(tensor) if name in sharded else tensor
             for name, tensor in state["model"].items()
         }
-        moments = _with_moments(state["optimizer"], optimizer, own, self._slice)
+        moments = _with_moments(state["optimizer"], optimizer, sharded, self._slice)
         super().load(model, optimizer, {"model": weights, "optimizer": moments})
 
     def whole_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
-        own = _own(model)
-        return {n: self._join(value) if n in own else value for n, value in memory.items()}
+        sharded = _sharded(model)
+        return {n: self._join(value) if n in sharded else value for n, value in memory.items()}
 
     def part_memory(self, model: nn.Module, memory: dict[str, Tensor]) -> dict[str, Tensor]:
-        own = _own(model)
-        return {n: self._slice(value) if n in own else value for n, value in memory.items()}
+        sharded = _sharded(model)
+        return {n: self._slice(value) if n in sharded else value for n, value in memory.items()}
 
     def reduced(self, model: nn.Module) -> list[nn.Parameter]:
-        own = {id(parameter) for parameter in _own(model).values()}
-        return [parameter for parameter in super().reduced(model) if id(parameter) not in own]
+        sharded = {id(parameter) for parameter in _sharded(model).values()}
+        return [parameter for parameter in super().reduced(model) if id(parameter) not in sharded]
 
     def sent_bytes_per_step(self, model: nn.Module, steps: int) -> float:
-        """The gradients that DDP reduces, and the rows that went to other workers.
+        """The gradients that DDP reduces, and the rows sent to other workers.
 
-        Counts from zero again. The numbers of rows, told before they travel, are not in it.
+        Resets the counter. The row counts, which are sent before the rows, are not included.
         """
         rows = sum(shard.sent_bytes for _, shard in _shards(model))
         for _, shard in _shards(model):
@@ -122,11 +123,11 @@ class ExpertParallel(Replicas):
 
 
 class ShardedExperts(Experts):
-    """One worker's slice of `full`, in its place: the same parameters' names, the same `forward`.
+    """One worker's slice of `full`, in its place: the same parameter names, the same `forward`.
 
-    `forward(x, expert)` takes this worker's rows and numbers among the experts of all
-    workers; every worker has to call it, and every one's backward pass has to run, in the same
-    order among all that the workers exchange. No row may come or go: collectives run none the less.
+    `forward(x, expert)` takes this worker's rows, and expert numbers among the experts of all
+    workers. Every worker must call it and run its backward pass, in the same order relative to
+    other collectives. A worker without rows must take part as well.
     """
 
     def __init__(self, full: Experts, rank: int, workers: int) -> None:
@@ -138,7 +139,7 @@ class ShardedExperts(Experts):
             slices[name] = parameter.detach().chunk(workers)[rank].clone()
         _assemble(self, full.act, slices)
         self.rank, self.workers = rank, workers
-        self.sent_bytes = 0  # of rows and their gradients, to other workers
+        self.sent_bytes = 0  # rows and their gradients sent to other workers
 
     def forward(self, x_ND: Tensor, expert_N: Tensor) -> Tensor:
         here = len(self)
@@ -146,11 +147,11 @@ class ShardedExperts(Experts):
         leaving_WE = torch.bincount(expert_N, minlength=self.workers * here).view(self.workers, -1)
         arriving_WE = torch.empty_like(leaving_WE)
         dist.all_to_all_single(arriving_WE, leaving_WE)
-        # Lengths of messages are needed on the host: one wait for a GPU in each layer.
+        # The host needs the message lengths: one wait for a GPU in each layer.
         sent, got = torch.stack([leaving_WE.sum(1), arriving_WE.sum(1)]).tolist()
 
         x_RD = self._exchanged(x_ND.index_select(0, order_N), sent, got)
-        # From each worker rows arrive sorted, so the counts say which expert a row is for.
+        # Rows of each worker arrive sorted by expert, so the counts tell the expert of each row.
         local_E = torch.arange(here, device=x_RD.device).repeat(self.workers)
         local_R = local_E.repeat_interleave(arriving_WE.flatten(), output_size=len(x_RD))
         y_RD = super().forward(x_RD, local_R)
@@ -162,7 +163,7 @@ class ShardedExperts(Experts):
 
     def whole(self) -> Experts:
         """The plain module with the experts of all workers."""
-        stacks = {name: _joined(own, self.workers) for name, own in _stacks(self).items()}
+        stacks = {name: _joined(part, self.workers) for name, part in _stacks(self).items()}
         plain = Experts.__new__(Experts)
         _assemble(plain, copy.deepcopy(self.act), stacks)
         return plain.train(self.training)
@@ -172,7 +173,7 @@ class ShardedExperts(Experts):
         return exchanged
 
     def send(self, rows: Tensor, sent: list[int], got: list[int]) -> Tensor:
-        """`sent[w]` rows to each worker w, in order, for `got[w]` from it; without a gradient."""
+        """Sends `sent[w]` rows to each worker w, in order, and gets `got[w]`; without autograd."""
         arrived = rows.new_empty(sum(got), rows.shape[1])
         dist.all_to_all_single(arrived, rows.contiguous(), got, sent)
         travelled = len(rows) - sent[self.rank]
@@ -181,7 +182,7 @@ class ShardedExperts(Experts):
 
 
 class _Exchanged(torch.autograd.Function):
-    """`ShardedExperts.send` of rows (R, D); gradients go back the way that the rows came."""
+    """`ShardedExperts.send` of rows (R, D) with autograd: gradients are sent the opposite way."""
 
     @staticmethod
     def forward(
@@ -196,7 +197,7 @@ class _Exchanged(torch.autograd.Function):
 
 
 def _assemble(module: Experts, act: nn.Module, stacks: dict[str, Tensor]) -> None:
-    """What `Experts.__init__` does, but from the stacked weights themselves."""
+    """Does the work of `Experts.__init__`, but from existing stacked weights."""
     nn.Module.__init__(module)
     module.act = act
     for name, stack in stacks.items():
@@ -204,13 +205,13 @@ def _assemble(module: Experts, act: nn.Module, stacks: dict[str, Tensor]) -> Non
 
 
 def _stacks(experts: Experts) -> dict[str, Tensor]:
-    return {name: own.detach() for name, own in experts.named_parameters(recurse=False)}
+    return {name: stack.detach() for name, stack in experts.named_parameters(recurse=False)}
 
 
 def _joined(part: Tensor, workers: int) -> Tensor:
     """The parts of all workers, one after another along the first axis."""
     whole = part.new_empty(workers * part.shape[0], *part.shape[1:])
-    if part.dtype == torch.bool:  # which NCCL does not know
+    if part.dtype == torch.bool:  # NCCL does not support it
         dist.all_gather_into_tensor(whole.view(torch.uint8), part.contiguous().view(torch.uint8))
     else:
         dist.all_gather_into_tensor(whole, part.contiguous())
@@ -220,17 +221,17 @@ def _joined(part: Tensor, workers: int) -> Tensor:
 def _with_moments(
     state: dict[str, Any],
     optimizer: torch.optim.Optimizer,
-    own: dict[str, nn.Parameter],
+    sharded: dict[str, nn.Parameter],
     changed: Callable[[Tensor], Tensor],
 ) -> dict[str, Any]:
-    """The state of an optimizer with `changed` moments of the parameters `own`, as a new dict."""
-    ours = {id(parameter) for parameter in own.values()}
+    """A copy of an optimizer's state with `changed` moments of the `sharded` parameters."""
+    ours = {id(parameter) for parameter in sharded.values()}
     numbers = [n for group in state["param_groups"] for n in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = dict(state["state"])
     for number, parameter in zip(numbers, parameters, strict=True):
         if id(parameter) in ours and number in moments:
-            # A moment has its parameter's axes; AdamW's count of steps is a scalar.
+            # A moment has its parameter's axes; AdamW's step count is a scalar.
             moments[number] = {
                 name: changed(value) if isinstance(value, Tensor) and value.ndim else value
                 for name, value in moments[number].items()
@@ -242,8 +243,8 @@ def _shards(model: nn.Module) -> Iterator[tuple[str, ShardedExperts]]:
     return ((n, m) for n, m in model.named_modules() if isinstance(m, ShardedExperts))
 
 
-def _own(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that this worker alone holds, by their names in the model."""
+def _sharded(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that only this worker holds, by their names in the model."""
     return {
         f"{path}.{name}": parameter
         for path, shard in _shards(model)

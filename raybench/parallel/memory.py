@@ -1,7 +1,8 @@
-"""What one worker holds, byte by byte, and what theory says that it should.
+"""The bytes that one worker holds, and the bytes that it should hold by theory.
 
-Counted are the storages of live tensors, each once: of a sharded one its part, of a view the whole
-that it keeps alive. Between the steps of ZeRO with W workers, in units of the parameters:
+The storages of live tensors are counted once each: a sharded tensor counts as its part, a view as
+the whole storage that it keeps alive. Between the steps of ZeRO with W workers, in units of the
+parameters:
 
               parameters   gradients   AdamW's averages
     ddp           1            1             2
@@ -29,11 +30,12 @@ def held(
     """Bytes of this worker by kind, between the backward pass and the optimizer's step or after it.
 
     Args:
-        beside: what a strategy keeps for itself; it counts as buffers.
+        beside: the strategy's own tensors; they count as buffers.
     """
     updated = [p for group in optimizer.param_groups for p in group["params"]]
     parameters = [*model.parameters()]
-    moments = [v for own in optimizer.state.values() for v in own.values() if torch.is_tensor(v)]
+    states = optimizer.state.values()
+    moments = [value for state in states for value in state.values() if torch.is_tensor(value)]
     return {
         "parameters_bytes": _bytes(parameters),
         "gradients_bytes": _bytes(p.grad for p in [*parameters, *updated] if p.grad is not None),
@@ -43,10 +45,10 @@ def held(
 
 
 class Activations(torch.autograd.graph.saved_tensors_hooks):
-    """While it is entered, counts what autograd keeps for the backward pass, but parameters.
+    """Inside this context, counts what autograd keeps for the backward pass, except parameters.
 
-    `bytes` is of the end of the forward pass. A checkpointed block has kept its input; what it
-    makes anew in the backward pass, one block at a time, is not in it.
+    `bytes` is the amount at the end of the forward pass. A checkpointed block has kept its input;
+    the activations that it recomputes in the backward pass, one block at a time, do not count.
     """
 
     def __init__(self, inputs: Tensor) -> None:
@@ -68,28 +70,28 @@ class Activations(torch.autograd.graph.saved_tensors_hooks):
 
 
 def theory(model: nn.Module, experiment: Experiment) -> dict[str, int | None]:
-    """The figures of `held`, and the activations, as they should be for each worker.
+    """The theoretical values of `held`, and of the activations, for each worker.
 
     Args:
-        model: the plain one; tensors without memory are enough.
+        model: the plain model; it may be on the meta device.
     """
     parallel, recipe = experiment.parallel, experiment.recipe
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     averages = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
     stage = int(parallel.strategy[4]) if parallel.strategy.startswith("zero") else 0
     share = [parameters / parallel.workers if stage >= n else parameters for n in (3, 2, 1)]
-    found = [share[0], share[1], averages * share[2]]
+    states = [share[0], share[1], averages * share[2]]
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     if parallel.strategy == "powersgd" and parallel.workers > 1:
         buffers += parameters + sum(thin_bytes(p) for p in model.parameters())
     figures: dict[str, int | None] = {
-        name: round(value) for name, value in zip(HELD, [*found, buffers], strict=True)
+        name: round(value) for name, value in zip(HELD, [*states, buffers], strict=True)
     }
     return figures | {"activations_bytes": _vit_activations(model, experiment)}
 
 
 def thin_bytes(parameter: Tensor, rank: int = 4) -> int:
-    """Bytes of PowerSGD's two thin matrices; none where they would not halve the matrix."""
+    """Bytes of PowerSGD's two thin matrices; 0 if they would not halve the matrix."""
     if parameter.ndim < 2:
         return 0
     rows, columns = parameter.shape[0], parameter.numel() // parameter.shape[0]
@@ -98,12 +100,12 @@ def thin_bytes(parameter: Tensor, rank: int = 4) -> int:
 
 
 def _vit_activations(model: nn.Module, experiment: Experiment) -> int | None:
-    """Of timm's ViT in fp32 with fused attention; None for all else.
+    """Activation bytes of timm's ViT in fp32 with fused attention; None for all other models.
 
-    For T tokens of width D, H the hidden width: a block keeps its input, what its two norms give,
-    queries, keys and values, the attention's result and the sum after it, T D each (8 in all); the
-    hidden layer before and after its GELU, 2 T H; a mean and a deviation for each token and norm,
-    4 T; and for each head and token the logarithm of a sum. Checkpointed, its input alone.
+    For T tokens of width D and a hidden width H, a block keeps: its input, the outputs of its two
+    norms, queries, keys and values, the attention's result and the sum after it, T D each (8 in
+    all); the hidden layer before and after its GELU, 2 T H; a mean and a deviation for each token
+    and norm, 4 T; and a log-sum-exp for each head and token. A checkpointed block keeps its input.
     """
     from timm.models.vision_transformer import Block, VisionTransformer
 
@@ -120,18 +122,18 @@ def _vit_activations(model: nn.Module, experiment: Experiment) -> int | None:
     block = tokens * (8 * width + 2 * hidden + 4 + heads)
     if parallel.checkpointing:
         block = tokens * width
-    # The last norm; and the head's input is a view of all that it gave.
+    # The last norm, and its whole output, of which the head's input is a view.
     rest = tokens * (2 * width + 2)
     return int(4 * (depth * block + rest))
 
 
 def is_spread(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, of which this process holds a part."""
+    """Whether it is a DTensor, so that this process holds only a part."""
     return hasattr(tensor, "to_local")
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+    """The part of a tensor that this process holds."""
     part: Tensor = tensor.to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
     return part
 

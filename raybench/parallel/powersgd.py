@@ -1,7 +1,7 @@
-"""DDP whose gradients travel as products of two thin matrices, by torch's PowerSGD hook.
+"""DDP that sends gradients as products of two thin matrices, with torch's PowerSGD hook.
 
-Vogels et al. 2019, "PowerSGD". What a step's approximation leaves out is added to the next
-gradient. That remainder is each worker's own and in no checkpoint: a resumed run begins without.
+Vogels et al. 2019, "PowerSGD". The error of a step's approximation is added to the next gradient.
+Each worker keeps its own error, and no checkpoint holds it: a resumed run starts without it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raybench.parallel.ddp import Replicas
 from raybench.parallel.exchange import done
 
 RANK = 4
-WARMUP = 10  # steps with whole gradients: the first ones change their directions most
+WARMUP = 10  # steps with whole gradients, because the first ones change direction the most
 
 
 class PowerSgd(Replicas):
@@ -45,13 +45,13 @@ class PowerSgd(Replicas):
         met = time.perf_counter()
         future = self._reduced(bucket)
         self.exchange.waiting_s += met - began
-        # With the arithmetic of the compression, which lies between its reductions.
+        # Includes the compression's arithmetic, which runs between its reductions.
         self.exchange.communication_s += time.perf_counter() - met
         return future
 
     def _reduced(self, bucket: GradBucket) -> Future[Tensor]:
-        # Waited for: the hook starts its second and third reduction in gloo's threads, and those of
-        # two buckets would meet in another order in each worker.
+        # We wait here: the hook starts its second and third reduction in gloo's threads, and those
+        # of two buckets could run in a different order on each worker.
         return done(powerSGD_hook(self._sgd, bucket).wait())
 
     def beside(self) -> list[Tensor]:
@@ -62,7 +62,7 @@ class PowerSgd(Replicas):
         return [tensor for memory in memories for tensor in memory.values()]
 
     def sent_bytes_per_step(self, model: nn.Module, steps: int) -> float:
-        """By torch's own count of what is left after the compression; from zero again."""
+        """Uses torch's own count of the values after compression; resets the counter."""
         if self.workers == 1:
             return 0.0
         after = self._sgd.total_numel_after_compression

@@ -1,8 +1,9 @@
 """Bytes that one worker sends in one step, in theory.
 
-With a ring, or each to each, a reduce-scatter or an all-gather of n bytes over W workers sends
-(W - 1) / W n, an all-reduce both. ddp: an all-reduce of the gradients; zero1 and zero2: gradients
-scattered and parameters gathered, the same; zero3: parameters gathered once more.
+In a ring, or all to all, a reduce-scatter or an all-gather of n bytes over W workers sends
+(W - 1) / W n; an all-reduce sends twice that. ddp: an all-reduce of the gradients; zero1 and zero2:
+gradients are scattered and parameters gathered, the same amount; zero3: parameters are gathered
+once more.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ UNITS = {
 
 
 def theory(model: nn.Module, experiment: Experiment) -> int | None:
-    """Of the plain model; PowerSGD's after its warm-up. None for experts: rows are counted."""
+    """Bytes of the plain model, for PowerSGD after its warm-up; None for experts."""
     workers, strategy = experiment.parallel.workers, experiment.parallel.strategy
     whole = sum(p.numel() * p.element_size() for p in model.parameters())
     if strategy == "powersgd":

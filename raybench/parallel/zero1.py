@@ -1,13 +1,13 @@
-"""ZeRO, first stage: every worker holds the model, and the optimizer's state of its part alone.
+"""ZeRO, first stage: every worker holds the model, but only its part of the optimizer's state.
 
-    backward      gradients of the worker's share of the batch, all of them
+    backward      all gradients, for the worker's share of the batch
     reduce-scatter ─▶ the mean over the workers, of our part
     step          our part of the parameters, with our part of the averages
     all-gather    ─▶ all parameters
 
-Rajbhandari et al. 2020, "ZeRO", section 5.1. Reduce-scatter and all-gather together send what
-DDP's all-reduce sends, 2 (W - 1) / W of the parameters. torch's ZeroRedundancyOptimizer deals out
-whole tensors after an all-reduce, and so sends half as much again; it halves to no exact half.
+Rajbhandari et al. 2020, "ZeRO", section 5.1. Reduce-scatter and all-gather together send as much as
+DDP's all-reduce, 2 (W - 1) / W of the parameters. torch's ZeroRedundancyOptimizer distributes whole
+tensors after an all-reduce, so it sends half as much again, and its parts are not exactly equal.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from raybench.parallel.ddp import Replicas
 
 
 class Zero1(Replicas):
-    """With one worker it is `Replicas`. In a group, every worker has to call every method."""
+    """With one worker it is `Replicas`. In a group, every worker must call every method."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model itself, with the values that rank 0 has."""
+        """The model itself, with the values of rank 0."""
         if self.workers > 1:
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor.detach(), src=0)
@@ -44,9 +44,9 @@ class Zero1(Replicas):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 self._numbers[parameter] = len(self._numbers)
-            found = cut(group["params"], self.rank, self.workers)
-            group["params"] = [bucket.part for bucket in found]
-            self.buckets += found
+            buckets = cut(group["params"], self.rank, self.workers)
+            group["params"] = [bucket.part for bucket in buckets]
+            self.buckets += buckets
         self._waiting = {bucket: len(bucket.parameters) for bucket in self.buckets}
         self._called_back = False
         for bucket in self.buckets:
@@ -58,23 +58,23 @@ class Zero1(Replicas):
         return optimizer
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state of one process: it can be loaded by any strategy, with any number of workers.
+        """The state as of a single process: any strategy can load it, with any number of workers.
 
-        Each worker holds the whole for a moment.
+        Each worker briefly holds the whole state.
         """
         if self.workers == 1:
             return super().state(model, optimizer)
         moments: dict[int, dict[str, Any]] = {}
         for bucket in self.buckets:
             for name, value in optimizer.state[bucket.part].items():
-                # AdamW's count of steps, a scalar: to each its own, or they would count together.
+                # AdamW's step count is a scalar; each parameter needs its own copy.
                 values = [copy.deepcopy(value) for _ in bucket.parameters]
                 if isinstance(value, Tensor) and value.ndim:
                     flat = value.new_empty(bucket.numel)
                     self.exchange.all_gather(flat, value)
                     values = [view.clone() for view in bucket.views(flat)]
-                for parameter, own in zip(bucket.parameters, values, strict=True):
-                    moments.setdefault(self._numbers[parameter], {})[name] = own
+                for parameter, moment in zip(bucket.parameters, values, strict=True):
+                    moments.setdefault(self._numbers[parameter], {})[name] = moment
         groups, first = [], 0
         for group, count in zip(optimizer.param_groups, self._counts(optimizer), strict=True):
             groups.append(group | {"params": [*range(first, first + count)]})
@@ -85,20 +85,20 @@ class Zero1(Replicas):
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
-        """Takes from the state of one process what this worker holds."""
+        """Takes this worker's part from the state of a single process."""
         if self.workers == 1:
             super().load(model, optimizer, state)
             return
         model.load_state_dict(state["model"])  # into the views, and so into the flat tensors
         moments = state["optimizer"]["state"]
         for bucket in self.buckets:
-            found = [moments.get(self._numbers[p], {}) for p in bucket.parameters]
-            for name, value in found[0].items():
+            states = [moments.get(self._numbers[p], {}) for p in bucket.parameters]
+            for name, value in states[0].items():
                 optimizer.state[bucket.part][name] = value
                 if isinstance(value, Tensor) and value.ndim:
                     flat = torch.zeros_like(bucket.flat)
-                    for view, own in zip(bucket.views(flat), found, strict=True):
-                        view.copy_(own[name])
+                    for view, parameter_state in zip(bucket.views(flat), states, strict=True):
+                        view.copy_(parameter_state[name])
                     optimizer.state[bucket.part][name] = bucket.own(flat).clone()
                 elif isinstance(value, Tensor):
                     optimizer.state[bucket.part][name] = value.clone()
@@ -115,7 +115,7 @@ class Zero1(Replicas):
         """A parameter of the bucket has its gradient."""
         if not self._called_back:
             self._called_back = True
-            # Runs when the whole backward pass is over, as FSDP2's own last step does.
+            # Runs after the whole backward pass, like FSDP2's own last step.
             Variable._execution_engine.queue_callback(self._finish)
         self._waiting[bucket] -= 1
 
@@ -128,7 +128,7 @@ class Zero1(Replicas):
 
     def _reduce(self, bucket: Bucket) -> None:
         flat = bucket.take_gradients()
-        # A view: all gradients are held until the optimizer lets go of ours.
+        # A view: all gradients stay in memory until the optimizer drops ours.
         bucket.part.grad = bucket.own(flat)
         self.exchange.reduce_scatter(bucket.part.grad, flat)
 

@@ -1,12 +1,12 @@
-"""ZeRO, second stage: gradients, too, are kept for the worker's part alone.
+"""ZeRO, second stage: a worker also keeps only its part of the gradients.
 
     backward pass   ◀── layer 1 │ layer 2 │ layer 3 │ layer 4 ◀──
     buckets             [   bucket 1      │    bucket 0     ]
-                                 └ reduce-scatter when its last gradient is there; the whole goes
+                                 └ reduce-scatter after its last gradient; the whole is freed
 
 Rajbhandari et al. 2020, "ZeRO", section 5.2. FSDP2 with `reshard_after_forward=False` is often
-called so; between two steps it holds a part of the parameters as well, and is a ZeRO-3 that
-gathers once. Here every worker has all parameters all the time.
+called ZeRO-2, but between two steps it holds only a part of the parameters: it is a ZeRO-3 that
+gathers once. Here every worker always has all parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raybench.parallel.zero1 import Zero1
 
 
 class Zero2(Zero1):
-    """`Zero1` that reduces each bucket in the midst of the backward pass, and frees its whole."""
+    """`Zero1` that reduces each bucket during the backward pass and frees its whole gradient."""
 
     def _arrived(self, bucket: Bucket) -> None:
         super()._arrived(bucket)

@@ -1,11 +1,11 @@
-"""ZeRO, third stage, by torch's FSDP2: parameters, gradients and optimizer state in equal parts.
+"""ZeRO, third stage, with torch's FSDP2: parameters, gradients and optimizer state are split.
 
     forward   gather block 1 ─ compute ─ free │ gather block 2 ─ compute ─ free │ …
     backward  … │ gather block 2 ─ compute ─ reduce-scatter ─ free │ gather block 1 ─ …
 
-Rajbhandari et al. 2020, "ZeRO", section 5.3: half as much again as DDP is sent, for the second
-gathering. ColossalAI's Gemini keeps the parts in the host's memory besides; `Zero3Offload` does the
-same by FSDP2's own policy, also for one worker, as the reference project ran it.
+Rajbhandari et al. 2020, "ZeRO", section 5.3: it sends half as much again as DDP, for the second
+gathering. ColossalAI's Gemini also keeps the parts in host memory; `Zero3Offload` does the same
+with FSDP2's own policy, also for one worker, as the reference project ran it.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from raybench.parallel.exchange import Exchange
 
 
 class Zero3(Replicas):
-    """With one worker it is `Replicas`. In a group, every worker has to call every method."""
+    """With one worker it is `Replicas`. In a group, every worker must call every method."""
 
     policy = OffloadPolicy()
 
     @property
     def shards(self) -> bool:
-        """Whether there is anything to shard or to move away."""
+        """Whether there is anything to shard or to offload."""
         return self.workers > 1
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model itself, its parameters now DTensors; those of rank 0 are everybody's."""
+        """The model itself, with rank 0's parameters as DTensors."""
         if not self.shards:
             return model
-        model.to(memory_format=torch.contiguous_format)  # FSDP2 takes nothing else
+        model.to(memory_format=torch.contiguous_format)  # FSDP2 accepts nothing else
         if self.workers > 1:
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor.detach(), src=0)
-        # What `whole` fills: the plain model, its parameters without memory.
+        # The plain model with parameters on the meta device; `whole` fills copies of it.
         bare = {id(p): nn.Parameter(p.detach().to("meta")) for p in model.parameters()}
         self._bare = copy.deepcopy(model, dict(bare))
         device = next(model.parameters()).device
@@ -65,35 +65,35 @@ class Zero3(Replicas):
     def spread(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         if self.shards and isinstance(optimizer, torch.optim.SGD):
             for group in optimizer.param_groups:
-                group["fused"] = False  # torch 2.15 has a fused AdamW for DTensors, and no SGD
+                group["fused"] = False  # torch 2.15 has a fused AdamW for DTensors, but no SGD
         return optimizer
 
     def whole(self, model: nn.Module) -> nn.Module:
-        """A copy of the model with all parameters, as one process would have it.
+        """A copy of the model with all parameters, as a single process would have it.
 
-        Evaluation, `finish` and the stored file are of it, so it has to fit on one worker.
+        Evaluation, `finish` and the stored file use it, so it must fit on one worker.
         """
         if not self.shards:
             return model
         live = dict(model.named_buffers())
         memo: dict[int, Any] = {
-            id(own): nn.Parameter(self._full(parameter).detach())
-            for own, parameter in zip(self._bare.parameters(), model.parameters(), strict=True)
+            id(bare): nn.Parameter(self._full(parameter).detach())
+            for bare, parameter in zip(self._bare.parameters(), model.parameters(), strict=True)
         }
-        memo |= {id(own): live[name].clone() for name, own in self._bare.named_buffers()}
+        memo |= {id(bare): live[name].clone() for name, bare in self._bare.named_buffers()}
         return copy.deepcopy(self._bare, memo).train(model.training)
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state of one process: it can be loaded by any strategy, with any number of workers.
+        """The state as of a single process: any strategy can load it, with any number of workers.
 
-        Each worker holds the whole for a moment.
+        Each worker briefly holds the whole state.
         """
         state = super().state(model, optimizer)
         if not self.shards:
             return state
         moments = {
-            number: {name: self._full(value) for name, value in own.items()}
-            for number, own in state["optimizer"]["state"].items()
+            number: {name: self._full(value) for name, value in parameter_state.items()}
+            for number, parameter_state in state["optimizer"]["state"].items()
         }
         return {
             "model": {name: self._full(value) for name, value in state["model"].items()},
@@ -103,18 +103,18 @@ class Zero3(Replicas):
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> None:
-        """Takes from the state of one process what this worker holds."""
+        """Takes this worker's part from the state of a single process."""
         if not self.shards:
             super().load(model, optimizer, state)
             return
-        own = model.state_dict()
-        weights = {name: self._part(t, own[name]) for name, t in state["model"].items()}
+        sharded = model.state_dict()
+        weights = {name: self._part(t, sharded[name]) for name, t in state["model"].items()}
         model.load_state_dict(weights)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for number, moments in state["optimizer"]["state"].items():
             parameter = parameters[number]
             optimizer.state[parameter] = {
-                # A moment has its parameter's axes; AdamW's count of steps is a scalar.
+                # A moment has its parameter's axes; AdamW's step count is a scalar.
                 name: self._part(value, parameter) if value.ndim else value.clone()
                 for name, value in moments.items()
                 if isinstance(value, Tensor)
@@ -124,17 +124,17 @@ class Zero3(Replicas):
         return self.counted_bytes_per_step(steps)
 
     def _placement(self, parameter: nn.Parameter) -> Shard:
-        """The first axis that divides evenly; a position embedding's first is 1 long."""
+        """Shards the first axis that divides evenly; a position embedding's first has length 1."""
         for axis, length in enumerate(parameter.shape):
             if length % self.workers == 0:
                 return Shard(axis)
         return Shard(0)
 
     def _full(self, value: Any) -> Any:
-        """The whole of a DTensor; all else as it is."""
+        """The whole of a DTensor; any other value unchanged."""
         if not isinstance(value, DTensor):
             return value
-        # Offloaded parts lie in the host's memory, which NCCL does not know.
+        # Offloaded parts are in host memory, which NCCL cannot read.
         local = cast(DTensor, value.detach()).to_local().to(self._device)
         moved = DTensor.from_local(
             local, self._mesh, value.placements, shape=value.shape, stride=value.stride()
@@ -142,7 +142,7 @@ class Zero3(Replicas):
         return moved.full_tensor().clone()
 
     def _part(self, full: Tensor, like: Tensor) -> Tensor:
-        """What this worker holds of a whole tensor."""
+        """This worker's part of a whole tensor."""
         if not isinstance(like, DTensor):
             return full
         whole = full.to(self._device).contiguous()
@@ -160,7 +160,7 @@ class Zero3(Replicas):
 
 
 class Zero3Offload(Zero3):
-    """`Zero3` whose parts, and the optimizer's step, are in the host's memory."""
+    """`Zero3` whose parts and optimizer step are in host memory."""
 
     policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
 
@@ -170,14 +170,14 @@ class Zero3Offload(Zero3):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         if not dist.is_initialized():
-            # FSDP2 wants a group, be it of one.
+            # FSDP2 needs a process group, even for one worker.
             backend = "nccl" if next(model.parameters()).is_cuda else "gloo"
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         return super().wrap(model)
 
 
 class _Fresh:
-    """Memory of a collective: a new tensor for each."""
+    """Allocates a new tensor for each collective."""
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
@@ -187,7 +187,7 @@ class _Fresh:
 
 
 class _AllGather(_Fresh):
-    """FSDP2's gathering of parameters, by `Exchange`."""
+    """FSDP2's gathering of parameters, through `Exchange`."""
 
     def __call__(
         self,
@@ -200,7 +200,7 @@ class _AllGather(_Fresh):
 
 
 class _ReduceScatter(_Fresh):
-    """FSDP2's mean of gradients, by `Exchange`."""
+    """FSDP2's mean of gradients, through `Exchange`."""
 
     def __call__(
         self,
@@ -214,7 +214,7 @@ class _ReduceScatter(_Fresh):
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """The units in which parameters are gathered: the members of the model's own stacks."""
+    """The units in which parameters are gathered: the members of the model's stacks."""
     stacks = [m for m in model.children() if isinstance(m, (nn.Sequential, nn.ModuleList))]
     members = [member for stack in stacks for member in stack]
     return [m for m in members if any(True for _ in m.parameters())]

@@ -1,1 +1,1 @@
-"""What people read of a sweep: tables, plots and the page."""
+"""Reports on a sweep for people: tables, plots and the page."""

@@ -1,12 +1,12 @@
-"""Attribution: which ingredient gave what, from a sweep in which one is left out at a time.
+"""Attribution: the effect of each ingredient, from a sweep that leaves out one at a time.
 
-    all         a b c d    what b gives is what "all" and "all but b" differ in, seed by seed: an
-    all but a     b c d    ingredient is judged in the company of the others, where it has to be
-    all but b   a   c d    worth its while
+    all         a b c d    the effect of b is the difference between "all" and "all but b", seed by
+    all but a     b c d    seed: an ingredient is judged together with the others, because that is
+    all but b   a   c d    where it is used
     …
-    none                   beside it: all of them together
+    none                   in addition: the effect of all of them together
 
-Which columns make an ingredient is read from the trials themselves.
+The columns that make up an ingredient are read from the trials themselves.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from raybench.results.read import Results
 Columns = frozenset[str]
 TITLE = "What each ingredient gives to the others, seed by seed (mean, 95 % interval of t)"
 OFF = {"<NA>", "nan", "None", "", "0", "0.0", "False", "1", "fp32"}
-"""Values, as text, of what is not there: a technique, a recipe's field, a second worker."""
+"""Values, as text, of an ingredient that is off: a technique, a recipe field, a second worker."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What an ingredient adds to the others."""
+    """The effect of an ingredient when it is added to the others."""
 
     ingredient: str
     points: Effect
-    """More test accuracy, in points."""
+    """Gain in test accuracy, in points."""
     smaller: Effect
-    """Times, of the file; a geometric mean, as of every ratio."""
+    """How many times smaller the file is; a geometric mean, like every ratio."""
     faster: Effect
-    """Times, of the seconds an epoch."""
+    """How many times fewer seconds an epoch takes."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Trials that differ in their seeds alone."""
+    """Trials that differ only in their seeds."""
 
     values: dict[str, str]
-    """What varies in the sweep, as text."""
+    """The inputs that vary in the sweep, as text."""
     trials: pd.DataFrame
-    """By seed."""
+    """The trials' results, by seed."""
 
     @property
     def on(self) -> int:
@@ -60,33 +60,35 @@ class Arm:
 
 
 def attribute(results: Results) -> list[Attribution]:
-    """What each ingredient gives, the most accuracy first, and then all of them together.
+    """The effect of each ingredient, largest accuracy gain first, then that of all together.
 
     Raises:
-        ValueError: there are no complete trials of "all", and of "all" without one ingredient.
+        ValueError: complete trials of "all", or of "all" without one ingredient, are missing.
     """
     arms = _arms(results.trials)
     design = _design(arms)
     if design is None:
         left = int((results.trials["status"] != "COMPLETE").sum())
         raise ValueError(
-            f"{results.about['sweep']} has no arm of which the others leave out one ingredient "
+            f"{results.about['sweep']} has no arm from which the others leave out one ingredient "
             f"each ({len(arms)} arms, {left} trials not complete): run "
-            "search_spaces/attribution.py, or a space of that kind"
+            "search_spaces/attribution.py, or a similar space"
         )
     whole, ingredients = design
     inputs = [name for name in results.trials.columns if is_input(name)]
-    found = [_compared(_named(changed, inputs), whole, arm) for changed, arm in ingredients.items()]
-    found.sort(key=lambda one: -one.points.mean)
+    effects = [
+        _compared(_named(changed, inputs), whole, arm) for changed, arm in ingredients.items()
+    ]
+    effects.sort(key=lambda one: -one.points.mean)
     together = frozenset().union(*ingredients)
     without = [arm for arm in arms if whole.changed(arm) == together]
     if len(ingredients) > 1:
-        found += [_compared("all together", whole, arm) for arm in without]
-    return found
+        effects += [_compared("all together", whole, arm) for arm in without]
+    return effects
 
 
-def table(found: list[Attribution]) -> pd.DataFrame:
-    """A row an ingredient."""
+def table(attributions: list[Attribution]) -> pd.DataFrame:
+    """One row per ingredient."""
     return pd.DataFrame(
         {
             "ingredient": one.ingredient,
@@ -98,30 +100,30 @@ def table(found: list[Attribution]) -> pd.DataFrame:
             "times faster": f"{one.faster.mean:.2f}",
             "faster 95 %": _interval(one.faster, ".2f"),
         }
-        for one in found
+        for one in attributions
     )
 
 
 def _arms(trials: pd.DataFrame) -> list[Arm]:
     done = trials[trials["status"] == "COMPLETE"]
-    known = [name for name in done.columns if is_input(name) and name != "seed"]
-    varied = [name for name in known if done[name].nunique(dropna=False) > 1]
+    inputs = [name for name in done.columns if is_input(name) and name != "seed"]
+    varied = [name for name in inputs if done[name].nunique(dropna=False) > 1]
     rows = [tuple(map(str, row)) for row in done[varied].itertuples(index=False, name=None)]
     arms = []
     for row in dict.fromkeys(rows):
-        own = done[[other == row for other in rows]]
-        measured = own[["seed", "test_accuracy", "model_bytes", "s_per_epoch"]].astype(float)
-        # A seed that was run twice counts once.
+        of_arm = done[[other == row for other in rows]]
+        measured = of_arm[["seed", "test_accuracy", "model_bytes", "s_per_epoch"]].astype(float)
+        # A seed that ran twice counts once.
         arms.append(Arm(dict(zip(varied, row, strict=True)), measured.groupby("seed").mean()))
     return arms
 
 
 def _design(arms: list[Arm]) -> tuple[Arm, dict[Columns, Arm]] | None:
-    """The arm with all ingredients, and by the columns of each the arm without it.
+    """The arm with all ingredients, and for the columns of each ingredient the arm without it.
 
-    Every other arm must leave out one, or several of those that are left out alone somewhere.
-    With two ingredients the arms are a square, of which every corner will do: the one on which
-    the most is on then has them all.
+    Every other arm must leave out one ingredient, or several that other arms leave out alone.
+    With two ingredients the arms form a square and every corner qualifies; the corner with the most
+    ingredients on counts as "all".
     """
     designs = []
     for whole in arms:
@@ -163,5 +165,5 @@ def _compared(ingredient: str, whole: Arm, without: Arm) -> Attribution:
     return Attribution(ingredient, effect(points), ratio("model_bytes"), ratio("s_per_epoch"))
 
 
-def _interval(found: Effect, form: str) -> str:
-    return "–" if math.isnan(found.low) else f"{found.low:{form}} … {found.high:{form}}"
+def _interval(estimate: Effect, form: str) -> str:
+    return "–" if math.isnan(estimate.low) else f"{estimate.low:{form}} … {estimate.high:{form}}"

@@ -1,4 +1,4 @@
-"""An effect: the mean of paired differences over seeds, and the interval in which it lies."""
+"""An effect: the mean of paired differences over seeds, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from scipy.special import stdtrit
 class Effect:
     """A mean over seeds with its 95 % interval, which is NaN for a single seed.
 
-    The interval is Student's, with n - 1 degrees of freedom. A bootstrap over three seeds draws
-    from ten samples, whose means all lie between the smallest and the largest seed's: it would
-    cover the truth three times of four at best. t pays for so few seeds with 4.3 standard errors.
+    The interval is Student's, with n - 1 degrees of freedom. A bootstrap over three seeds has only
+    ten distinct samples, and their means all lie between the smallest and the largest seed's. It
+    would cover the true value at most three times in four. Student's t allows for three seeds with
+    an interval of 4.3 standard errors.
     """
 
     mean: float
@@ -25,7 +26,7 @@ class Effect:
 
 
 def effect(differences: np.ndarray) -> Effect:
-    """The mean of paired differences (n,), and the interval in which it lies."""
+    """The mean of paired differences (n,), with its interval."""
     seeds = len(differences)
     if seeds < 2:
         mean = float(differences[0]) if seeds else math.nan
@@ -37,6 +38,6 @@ def effect(differences: np.ndarray) -> Effect:
 
 
 def times(log_ratios: np.ndarray) -> Effect:
-    """The geometric mean of paired ratios, of which the logarithms (n,) are given."""
+    """The geometric mean of paired ratios, from their logarithms (n,)."""
     logs = effect(log_ratios)
     return Effect(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.seeds)

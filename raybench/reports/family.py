@@ -1,4 +1,4 @@
-"""A family's table by its name, found without importing the trainer, which needs torch."""
+"""A family's table by its name, without importing the trainer, which needs torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pandas as pd
 
 Table = Callable[[pd.DataFrame, pd.DataFrame, float], pd.DataFrame]
-"""Of the trials, the epochs and an accuracy to reach."""
+"""A function of the trials, the epochs and an accuracy to reach."""
 
 
 def table(name: str) -> Table | None:
-    """The function `table` of `reports/tables/NAME.py`, or of a module of your own; else None.
+    """The function `table` of `reports/tables/NAME.py`, or of your own module; else None.
 
-    A family of your own is a dotted name, or a file that was added to `trainers/`.
+    Your own family is a dotted name, or a file added to `trainers/`.
     """
     places = [name] if "." in name else [f"{__package__}.tables.{name}", f"trainers.{name}"]
     for place in places:
@@ -22,7 +22,7 @@ def table(name: str) -> Table | None:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:
             if error.name is None or not place.startswith(error.name):
-                raise  # it exists, and misses a package of its own
+                raise  # the module exists, but one of its own imports is missing
             continue
         function: Table | None = getattr(module, "table", None)
         return function

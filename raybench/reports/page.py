@@ -20,9 +20,9 @@ def as_html(
 ) -> str:
     """The whole report as one page with its plots inline; the verdict of a study on top."""
     tables = [("Pareto front", front_table(results))]
-    found = attribution.attribute(results) if attributed else []
-    if found:
-        tables.append((attribution.TITLE, attribution.table(found)))
+    attributions = attribution.attribute(results) if attributed else []
+    if attributions:
+        tables.append((attribution.TITLE, attribution.table(attributions)))
     table = family_table(results, threshold)
     if table is not None:
         tables.insert(0, (f"{results.about['family']}", table))
@@ -36,7 +36,7 @@ def as_html(
     for title, frame in tables:
         shown = frame.map(cell).to_html(index=False, border=0)
         body.append(f"<h2>{html.escape(title)}</h2>{shown}")
-    drawn = [(attribution.TITLE, plots.attributed(found))] if found else []
+    drawn = [(attribution.TITLE, plots.attributed(attributions))] if attributions else []
     for title, svg in [*drawn, *plots.all_plots(results)]:
         body.append(f"<h2>{html.escape(title)}</h2>{svg}")
     return _PAGE.format(title=html.escape(results.about["sweep"]), body="\n".join(body))

@@ -64,25 +64,25 @@ def _curves(results: Results) -> str:
 
 def _by_trial(epochs: pd.DataFrame) -> dict[int, NDArray[np.float64]]:
     """Epoch and accuracy of each trial: (epochs, 2)."""
-    found = epochs[["number", "epoch", "accuracy"]].dropna().to_numpy(dtype=float)
-    found = found[np.lexsort((found[:, 1], found[:, 0]))]
-    starts = np.flatnonzero(np.diff(found[:, 0])) + 1
-    pieces = np.split(found, starts) if len(found) else []
+    points = epochs[["number", "epoch", "accuracy"]].dropna().to_numpy(dtype=float)
+    points = points[np.lexsort((points[:, 1], points[:, 0]))]
+    starts = np.flatnonzero(np.diff(points[:, 0])) + 1
+    pieces = np.split(points, starts) if len(points) else []
     return {int(piece[0, 0]): piece[:, 1:] for piece in pieces}
 
 
-def attributed(found: Sequence[Attribution]) -> str:
-    """What each ingredient gives, with its interval: one line each, the first one on top."""
-    figure = Figure(figsize=(9, 1.2 + 0.4 * len(found)), layout="constrained")
+def attributed(attributions: Sequence[Attribution]) -> str:
+    """The effect of each ingredient with its interval: one line each, the first one on top."""
+    figure = Figure(figsize=(9, 1.2 + 0.4 * len(attributions)), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     kinds = (("points", "accuracy, points", 0), ("smaller", "times smaller", 1))
     for axes, (name, label, nothing) in zip(
         panels, (*kinds, ("faster", "times faster", 1)), strict=True
     ):
-        effects = [getattr(one, name) for one in found]
+        effects = [getattr(one, name) for one in attributions]
         axes.errorbar(
             [one.mean for one in effects],
-            range(len(found)),
+            range(len(attributions)),
             xerr=[
                 [one.mean - one.low for one in effects],
                 [one.high - one.mean for one in effects],
@@ -94,7 +94,7 @@ def attributed(found: Sequence[Attribution]) -> str:
         axes.set_xlabel(label)
         axes.grid(color="#eee", axis="x")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(found)), [one.ingredient for one in found])
+    panels[0].set_yticks(range(len(attributions)), [one.ingredient for one in attributions])
     panels[0].invert_yaxis()
     return _svg(figure)
 
@@ -111,6 +111,6 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     text = StringIO()
-    # Without a date, so that the same results give the same file.
+    # No date, so that the same results give the same file.
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,4 +1,4 @@
-"""A sweep in words and tables: what was run, its family's table and the Pareto front."""
+"""A sweep in words and tables: a headline, its family's table and the Pareto front."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def summary(results: Results, threshold: float = 0.75) -> str:
 
 
 def headline(results: Results) -> str:
-    """Counts by status, and what failed."""
+    """Counts by status, and the reasons of failures."""
     counts = results.trials["status"].value_counts()
-    said = ", ".join(f"{count} {status.lower()}" for status, count in counts.items())
-    lines = [f"{results.about['sweep']}: {len(results.trials)} trials, {said}"]
+    by_status = ", ".join(f"{count} {status.lower()}" for status, count in counts.items())
+    lines = [f"{results.about['sweep']}: {len(results.trials)} trials, {by_status}"]
     failed = results.trials[results.trials["status"] == "FAILED"]
     for reason, count in failed["stop_reason"].value_counts().items():
         lines.append(f"  {count} failed: {reason}")
@@ -35,7 +35,7 @@ def headline(results: Results) -> str:
 
 
 def reading(folder: Path) -> str:
-    """The files, and the line that opens them."""
+    """The paths of the files, and a line of code that reads them."""
     return (
         f"Parquet: {folder}/trials/trials.parquet, {folder}/epochs/*.parquet\n"
         f'pandas:  import pandas as pd; trials = pd.read_parquet("{folder}/trials")'
@@ -50,15 +50,15 @@ def family_table(results: Results, threshold: float) -> pd.DataFrame | None:
 
 def front_table(results: Results) -> pd.DataFrame:
     """The Pareto front: number, objectives, test accuracy, and the columns that vary on it."""
-    found = front(results.trials, results.objectives)
+    on_front = front(results.trials, results.objectives)
     shown = ["number", *results.objectives]
-    if "test_accuracy" in found:
+    if "test_accuracy" in on_front:
         shown.append("test_accuracy")
     complete = results.trials[results.trials["status"] == "COMPLETE"]
-    return found[[*shown, *varied(complete)]]
+    return on_front[[*shown, *varied(complete)]]
 
 
 def front_title(results: Results) -> str:
-    """With the objectives, which decide what stands on it."""
+    """The title of the front, with its objectives."""
     wanted = ", ".join(f"{name} {way}" for name, way in results.objectives.items())
     return f"Pareto front ({wanted}; complete trials on the validation split)"

@@ -1,4 +1,4 @@
-"""Which techniques and ways to run stand beside one another, and what each covers of a model."""
+"""Which techniques and ways to run can be combined, and how much of a model each covers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from raybench.techniques import Apart, Technique
 from raybench.techniques.layers.weights import coverage
 
 WIDTH = 80
-NAME = 16  # of a row
-WIDEST = 7  # of a column
+NAME = 16  # width of a row's name
+WIDEST = 7  # largest width of a column
 
 
 @dataclass(frozen=True, kw_only=True)
 class Techniques:
-    """Prints which techniques stand beside which, and beside which ways to run a step.
+    """Prints which techniques can be combined with which, and with which ways to run a step.
 
     Examples:
 
@@ -35,23 +35,23 @@ class Techniques:
       python -m raybench.techniques --model resnet20
       python -m raybench.techniques --model my_package.my_models:tiny --image-size 64 --classes 5
 
-    With a model it also prints the share of its weights on which each technique acts, at default
+    With a model it also prints the share of its weights on which each technique acts at default
     settings, or why it does not fit.
     """
 
     model: str = ""
-    """By name, such as vit_tiny_patch16_224, or by import path, package.module:factory."""
+    """A model's name, such as vit_tiny_patch16_224, or import path, package.module:factory."""
     image_size: int = 32
-    """Pixels of a side, for the model."""
+    """Side of the model's images in pixels."""
     classes: int = 10
     """Classes of the model."""
     pair: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME NAME")] = ()
-    """Two of the names in the matrix: prints what holds for them alone."""
+    """Two of the names in the matrix: prints only whether these can be combined."""
 
 
 @dataclass
 class Notes:
-    """Footnotes, each once, with the letters that refer to them."""
+    """Footnotes without repetition, and the letters that refer to them."""
 
     texts: list[str] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Notes:
 
 
 def matrix() -> str:
-    """The table of all pairs, with its footnotes; 80 columns wide at most."""
+    """The table of all pairs, with its footnotes; at most 80 columns wide."""
     techniques, notes = list(technique_types()), Notes()
     wide = min(WIDEST, (WIDTH - NAME) // len(techniques))
     head = " " * NAME + "".join(f"{n:>{wide}}" for n in range(1, len(techniques) + 1))
@@ -89,26 +89,26 @@ def matrix() -> str:
 
 
 def _cell(aparts: Sequence[Apart], notes: Notes) -> str:
-    """✓, or – or parentheses around the letters of the reasons."""
+    """✓; or – with the letters of the reasons; or these letters in parentheses."""
     always = [apart for apart in aparts if apart.when is None]
     if always:
-        return "–" + ",".join(dict.fromkeys(notes.letter(_told(apart)) for apart in always))
-    letters = dict.fromkeys(notes.letter(_told(apart)) for apart in aparts)
+        return "–" + ",".join(dict.fromkeys(notes.letter(_footnote(apart)) for apart in always))
+    letters = dict.fromkeys(notes.letter(_footnote(apart)) for apart in aparts)
     return f"({','.join(letters)})" if letters else "✓"
 
 
-def _told(apart: Apart) -> str:
+def _footnote(apart: Apart) -> str:
     return f"if {apart.condition}: {apart.reason}" if apart.condition else apart.reason
 
 
 def pair(one: str, other: str) -> str:
-    """What holds for two parts. Raises ValueError where there is none of that name."""
+    """Whether two parts can be combined. Raises ValueError if a name is unknown."""
     names = [*technique_types(), *executions()]
     for name in (one, other):
         if name not in names:
             raise ValueError(f"no technique and no way to run {name!r}; {nearest(name, names)}")
     if not {one, other} & set(technique_types()):
-        raise ValueError(f"neither {one} nor {other} is a technique: give one at least")
+        raise ValueError(f"neither {one} nor {other} is a technique: give at least one")
     texts = [
         f"{one} and {other} cannot be combined{' if ' if apart.condition else ''}"
         f"{apart.condition}: {apart.reason}"
@@ -119,19 +119,19 @@ def pair(one: str, other: str) -> str:
 
 
 def coverages(model: nn.Module) -> str:
-    """A line for each technique: the share of the model's weights on which it acts, or why not."""
+    """One line per technique: the share of the model's weights on which it acts, or why not."""
     lines = []
     for name, kind in technique_types().items():
         reached = covered(model, kind())
-        told = f"{100 * reached:5.1f} %" if isinstance(reached, float) else f"– {reached}"
-        lines += textwrap.wrap(name.ljust(NAME) + told, WIDTH, subsequent_indent=" " * (NAME + 2))
+        result = f"{100 * reached:5.1f} %" if isinstance(reached, float) else f"– {reached}"
+        lines += textwrap.wrap(name.ljust(NAME) + result, WIDTH, subsequent_indent=" " * (NAME + 2))
     return "\n".join(lines)
 
 
 def covered(model: nn.Module, technique: Technique) -> float | str:
-    """Share of the values of `model` on which the technique acts, or why it does not fit.
+    """The share of the values of `model` on which the technique acts, or why it does not fit.
 
-    The technique changes a copy.
+    The technique changes only a copy.
     """
     changed = copy.deepcopy(model)
     try:
@@ -152,12 +152,12 @@ def parse(arguments: list[str]) -> Techniques:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code: 0, or 2 for a name that there is not."""
+    """The exit code: 0, or 2 for an unknown name."""
     options = parse(arguments)
     try:
         if options.pair:
             if len(options.pair) != 2:
-                raise ValueError(f"--pair takes two names, and got {len(options.pair)}")
+                raise ValueError(f"--pair takes two names, but got {len(options.pair)}")
             print(pair(*options.pair))
         else:
             print(matrix())

@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 def as_text(title: str, frame: pd.DataFrame) -> str:
-    """A table for a terminal, folded to its width, or for a log, as wide as it is."""
+    """A table for a terminal, folded to its width, or for a log, at its full width."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[column])
@@ -25,7 +25,7 @@ def as_text(title: str, frame: pd.DataFrame) -> str:
 
 
 def cell(value: object) -> str:
-    """A value as a reader wants it: four digits, groups of thousands, a dash for nothing."""
+    """A value for people: four digits, thousands separated by commas, a dash for a missing one."""
     if value is None or value is pd.NA or value != value:
         return "–"
     if isinstance(value, Integral):

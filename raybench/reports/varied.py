@@ -1,4 +1,4 @@
-"""Which inputs vary in a sweep, and which of its trials may be compared."""
+"""Which inputs vary in a sweep, and which of its trials can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADDRESSES = ("start_from", "distill.teacher")
 
 
 def is_input(name: str) -> bool:
-    """Whether a column is a field of the Experiment: a dotted name, or one of the few flat ones."""
+    """Whether a column is a field of the Experiment: a dotted name or one of the few flat ones."""
     return "." in name or name in core.INPUTS
 
 
@@ -26,8 +26,8 @@ def of_technique(name: str) -> bool:
 def varied(trials: pd.DataFrame, shown: Collection[str] = ()) -> list[str]:
     """Inputs in which the trials differ, without the seed and those that are `shown` already.
 
-    A technique that is on in some trials and off in others counts as varied: where nothing else of
-    it varies and none of it is shown, its first field stands for it.
+    A technique that is on in some trials and off in others counts as varied. If none of its fields
+    varies or is shown, its first field represents it.
     """
     names = [n for n in trials.columns if is_input(n) and n != "seed"]
     groups: dict[str, list[str]] = {}
@@ -45,10 +45,10 @@ def varied(trials: pd.DataFrame, shown: Collection[str] = ()) -> list[str]:
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """The complete trials, as a table's rows pool them over their seeds.
+    """The complete trials, prepared so that a table's rows can pool them over their seeds.
 
-    Where each seed has a trained model of its own to begin with or to learn from, such as
-    `trained/0.safetensors`, the seed's number in the address becomes a star.
+    If each seed starts from its own trained model or learns from it, such as
+    `trained/0.safetensors`, a star replaces the seed's number in the address.
     """
     done = trials[trials["status"] == "COMPLETE"].copy()
     for name in ADDRESSES:
@@ -61,15 +61,15 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without(seed: int, address: str) -> str:
-    """The address with a star for the seed's number, the last one of that value."""
+    """The address with a star in place of the last number that equals the seed."""
     return re.sub(rf"^(.*)(?<!\d){seed}(?!\d)", r"\1*", address)
 
 
 def alike(candidates: pd.DataFrame, row: pd.Series, names: Sequence[str]) -> pd.DataFrame:
-    """The candidates that agree with a row in these inputs, techniques' aside; all, if none does.
+    """The candidates that agree with a row in these inputs except techniques'; all if none does.
 
-    A plain model differs from a row in its techniques by intent. A random search has no second
-    trial of one learning rate: there all candidates stand for the plain model.
+    A plain model differs from a row in its techniques by intent. A random search has no two trials
+    with the same learning rate; there all candidates represent the plain model.
     """
     agree = pd.Series(True, index=candidates.index)
     for name in names:
@@ -79,5 +79,5 @@ def alike(candidates: pd.DataFrame, row: pd.Series, names: Sequence[str]) -> pd.
 
 
 def plain(values: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
-    """A row's cells of these columns; None for what is off."""
+    """A row's cells in these columns; None for a technique that is off."""
     return {n: None if pd.isna(v) else v for n, v in zip(names, values, strict=True)}

@@ -1,4 +1,4 @@
-"""The verdict of a study, as its folder keeps it, for the report and the page."""
+"""The verdict of a study, read from its folder, for the report and the page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Verdict:
     sentence: str
     reasons: tuple[str, ...]
     tables: dict[str, pd.DataFrame]
-    """By title."""
+    """The tables by title."""
 
 
 def read(folder: Path) -> Verdict | None:
-    """None where the folder is no study's, or its study has not ended.
+    """The verdict in the folder; None if it holds no study, or the study has not ended.
 
     Raises:
         ValueError: the file is damaged.
@@ -36,5 +36,5 @@ def read(folder: Path) -> Verdict | None:
         return Verdict(content["sentence"], tuple(content["reasons"]), tables)
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}); the same raybench.compare writes it anew"
+            f"{path} is damaged ({error}); run the same raybench.compare again to restore it"
         ) from error

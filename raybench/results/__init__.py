@@ -1,1 +1,1 @@
-"""The tables of a sweep: their schema, the one writer, the reader, and what is read off them."""
+"""The tables of a sweep: their schema, the single writer, the reader, and the Pareto front."""

@@ -1,4 +1,4 @@
-"""The columns that every run has, whatever its techniques: declared here and nowhere else."""
+"""The columns that every run has, whatever its techniques. They are declared only here."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ INPUTS = (
     "start_from",
     "latency",
 )
-"""The fields of an Experiment that stand in a table without a group, which would be a dot in their
-names. A test compares them with the class."""
+"""The fields of an Experiment outside its groups, so their columns have no dot in their names. A
+test compares them with the class."""
 SETTINGS = ("recipe", "parallel", "pipeline")
-"""The groups of an Experiment that are no techniques."""
+"""The groups of an Experiment that are not techniques."""
 
 FINISHED = ("COMPLETE", "PRUNED", "FAILED")
-"""The statuses with which a trial has ended."""
+"""The statuses of a trial that has ended."""
 
 IDENTITY: dict[str, Column] = {
-    "sweep": Column(str, "", "Name of the sweep, and of its folder."),
-    "trial": Column(str, "", "Name of the trial, and of its files under `models/`."),
+    "sweep": Column(str, "", "Name of the sweep and of its folder."),
+    "trial": Column(str, "", "Name of the trial and of its files under `models/`."),
     "number": Column(int, "", "Number of the trial in its sweep, from 0."),
 }
-EPOCH = Column(int, "", "The epoch, from 1; of a trial, the last one that it reported.")
+EPOCH = Column(int, "", "The epoch, from 1; for a trial, the last one that it reported.")
 OUTCOME: dict[str, Column] = {
     "status": Column(str, "", "RUNNING, COMPLETE, PRUNED (stopped early) or FAILED."),
     "stop_reason": Column(str, "", "Why a trial was stopped early or failed, in one line."),
     "failure": Column(str, "", "Path of the failed trial's traceback, relative to the folder."),
     "epoch": EPOCH,
-    "retries": Column(int, "", "How often the trial went on after its worker or node was lost."),
+    "retries": Column(int, "", "How often the trial resumed after its worker or node was lost."),
     "last_failure": Column(str, "", "What was lost the last time, in one line."),
     "key": Column(str, "", "Hash of the Experiment: equal keys are equal experiments."),
-    "params": Column(str, "JSON", "What the space suggested, by Optuna's names."),
+    "params": Column(str, "JSON", "The parameters that the space suggested, by Optuna's names."),
 }
 METRICS: dict[str, Column] = {
     "loss": Column(float, "nats", "Training loss, mean over the epoch."),
@@ -46,14 +46,14 @@ METRICS: dict[str, Column] = {
     "test_accuracy": Column(
         float,
         "share",
-        "Share of the test images classified correctly, scored once at the end by the model that "
-        "was read back from its file.",
+        "Share of the test images classified correctly; scored once, at the end, with the model "
+        "read back from its file.",
     ),
     "test_loss": Column(float, "nats", "Loss of that model on the test images."),
     "model_bytes": Column(
         int,
         "bytes",
-        "Size of the stored file; before the end, of what stopping would leave.",
+        "Size of the stored file; before the end, the size if training stopped now.",
     ),
     "torch_save_bytes": Column(
         int, "bytes", "Size of the plain network in fp32 as `torch.save` writes it."
@@ -63,30 +63,30 @@ METRICS: dict[str, Column] = {
         int, "operations", "Operations of one image's forward pass; a multiply-add counts as two."
     ),
     "lr": Column(float, "", "Learning rate at the end of the epoch."),
-    "images_per_s": Column(float, "images/s", "Images trained a second, over all workers."),
+    "images_per_s": Column(float, "images/s", "Training images per second, over all workers."),
     "samples_per_s": Column(
-        float, "images/s", "The same without a run's first steps and the steps that are probed."
+        float, "images/s", "The same without the run's first steps and without probed steps."
     ),
-    "s_per_epoch": Column(float, "s", "Training alone, mean over the epochs so far."),
-    "s_per_batch": Column(float, "s", "Training alone per step, mean over the epochs so far."),
+    "s_per_epoch": Column(float, "s", "Training only, mean over the epochs so far."),
+    "s_per_batch": Column(float, "s", "Training only, per step, mean over the epochs so far."),
     "inference_s": Column(float, "s", "One pass over the validation images in fp32."),
-    "train_s": Column(float, "s", "Training alone, summed over the epochs so far."),
+    "train_s": Column(float, "s", "Training only, summed over the epochs so far."),
     "eval_s": Column(float, "s", "Evaluation, summed over the epochs so far."),
     "startup_s": Column(float, "s", "From the call to the first training step."),
     "wall_s": Column(float, "s", "From the call to the end of the epoch."),
     "latency_ms": Column(
         float,
         "ms",
-        "ONNX Runtime's median time for one image on one thread, finished model.",
+        "Median time for one image in ONNX Runtime on one thread; finished model.",
     ),
     "latency_test_accuracy": Column(
-        float, "share", "Test accuracy of the very graph whose latency is told."
+        float, "share", "Test accuracy of the graph whose latency was measured."
     ),
     "peak_memory_bytes": Column(
         int, "bytes", "Peak memory of the process since the run began, or of the GPU's allocator."
     ),
     "peak_above_start_bytes": Column(
-        int, "bytes", "That peak less what the process held when the run began."
+        int, "bytes", "That peak minus the memory that the process held when the run began."
     ),
     "memory_bytes": Column(int, "bytes", "All states and activations of the first worker."),
     "parameters_bytes": Column(int, "bytes", "Parameters that the first worker holds."),
@@ -101,28 +101,30 @@ METRICS: dict[str, Column] = {
     "theory_optimizer_bytes": Column(int, "bytes", "Optimizer state of a worker by theory."),
     "theory_buffers_bytes": Column(int, "bytes", "Buffers of a worker by theory."),
     "theory_activations_bytes": Column(
-        int, "bytes", "Activations of a worker by theory; for ViTs in fp32 alone."
+        int, "bytes", "Activations of a worker by theory; only for ViTs in fp32."
     ),
-    "theory_sent_bytes": Column(int, "bytes", "What a worker sends in a step by theory."),
+    "theory_sent_bytes": Column(int, "bytes", "Sent by a worker per step, by theory."),
     "sent_bytes_per_step": Column(
-        int, "bytes", "Sent by one worker in a step, mean: gradients by theory, tokens counted."
+        int,
+        "bytes",
+        "Sent by a worker per step, mean over the workers: gradients by theory, tokens counted.",
     ),
-    "workers_used": Column(int, "", "Workers of the epoch; an elastic run's may change."),
-    "compute_s": Column(float, "s", "Computing in the epoch's last step, on the first worker."),
+    "workers_used": Column(int, "", "Workers in the epoch; in an elastic run they may change."),
+    "compute_s": Column(float, "s", "Computation in the epoch's last step, on the first worker."),
     "communication_s": Column(float, "s", "Exchange between the workers in that step."),
     "waiting_s": Column(float, "s", "Waiting for the other workers in that step."),
     "precision_used": Column(str, "", "Dtype of the forward pass: float32, bfloat16 or float16."),
     "first_weights": Column(str, "", "fresh, pretrained, or a trained model's."),
     "bubble_predicted": Column(
-        float, "share", "Idle share of the stages, were all equally fast and transfers free."
+        float, "share", "Idle share of the stages if all were equally fast and transfers free."
     ),
     "bubble": Column(float, "share", "Idle share of the stages in the last epoch, measured."),
     "imbalance": Column(float, "", "Busy time of the busiest stage over the mean of all stages."),
     "wire_bytes_per_step": Column(
-        int, "bytes", "Sent over all boundaries between stages in a step, both ways."
+        int, "bytes", "Sent over all boundaries between stages per step, in both directions."
     ),
     "zero_range_tiles": Column(
-        int, "", "Tiles of equal values between stages in the epoch; none are counted at 32 bits."
+        int, "", "Tiles of equal values between stages in the epoch; not counted at 32 bits."
     ),
     "nonfinite_tensors": Column(
         int, "", "Tensors between stages with NaN or infinity; the first ends the run as diverged."
@@ -131,12 +133,12 @@ METRICS: dict[str, Column] = {
     "restarts": Column(int, "", "Restarts of stages that died."),
     "cuts": Column(str, "", "First block of every stage but the first."),
 }
-"""What a run reports: in both tables. Null where it has no meaning, such as `bubble` without
-stages."""
+"""The metrics that a run reports, in both tables. Null where they do not apply, such as `bubble`
+without stages."""
 
 PROVENANCE: dict[str, Column] = {
     "started": Column(str, "UTC", "When the trial started, in ISO 8601."),
-    "queue_s": Column(float, "s", "From the suggestion to the worker's start on it."),
+    "queue_s": Column(float, "s", "From the suggestion of the trial to its start on a worker."),
     "data_sha256": Column(str, "", "Hash of the images and labels."),
     "commit": Column(str, "", "Commit of raybench, with `-dirty` where tracked files differ."),
     "source_sha256": Column(str, "", "Hash of raybench's sources."),
@@ -147,7 +149,7 @@ PROVENANCE: dict[str, Column] = {
     "ray": Column(str, "", "Version of Ray."),
     "optuna": Column(str, "", "Version of Optuna."),
     "cpu": Column(str, "", "The processor's name."),
-    "cpu_features": Column(str, "", "Its instructions that matter for the speed."),
+    "cpu_features": Column(str, "", "Its instruction sets that matter for speed."),
     "cpu_count": Column(int, "", "Processors that the process may use."),
     "gpu": Column(str, "", "The GPU's name; empty without one."),
     "host": Column(str, "", "Hash of the machine's name."),

@@ -1,4 +1,4 @@
-"""The tracebacks of failed trials: a file each, which the trial's row names."""
+"""The tracebacks of failed trials: one file each, named in the trial's row."""
 
 from __future__ import annotations
 

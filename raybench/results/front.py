@@ -1,4 +1,4 @@
-"""The Pareto front: what no other result beats in every objective at once."""
+"""The Pareto front: the results that no other result dominates."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[
     """Non-domination rank of each point: 0 is on the front, 1 on the front without those, …
 
     Args:
-        values: a point a row, an objective a column.
+        values: one point per row, one objective per column.
         directions: "max" or "min" for each objective.
     """
     costs = _costs(values, directions)
     if costs.shape[1] == 2:
         return _ranks_of_two(costs.tolist())
-    # dominates[i, j]: i is nowhere worse than j, and somewhere better.
+    # dominates[i, j]: i is no worse than j in any objective, and better in one.
     no_worse = np.all(costs[:, None] <= costs[None], axis=-1)
     dominates: NDArray[np.bool_] = no_worse & np.any(costs[:, None] < costs[None], axis=-1)
     rank = np.full(len(costs), -1)
@@ -34,7 +34,7 @@ def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[
 
 
 def _ranks_of_two(costs: list[list[float]]) -> list[int]:
-    """By one pass in order of the first cost; the fronts' least second costs grow with the rank."""
+    """One pass in order of the first cost; the fronts' least second costs grow with the rank."""
     rank, least = [0] * len(costs), list[float]()
     before, at = list[float](), 0
     for place in sorted(range(len(costs)), key=costs.__getitem__):
@@ -47,34 +47,34 @@ def _ranks_of_two(costs: list[list[float]]) -> list[int]:
 
 
 def on_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[bool]:
-    """Whether each point is on the front; quicker than the ranks of all.
+    """Whether each point is on the front; faster than computing all ranks.
 
     Args:
-        values: a point a row, an objective a column.
+        values: one point per row, one objective per column.
         directions: "max" or "min" for each objective.
     """
     costs = _costs(values, directions)
-    found = np.zeros(len(costs), dtype=bool)
+    on = np.zeros(len(costs), dtype=bool)
     kept = np.empty((0, costs.shape[1]))
-    for place in np.lexsort(costs.T[::-1]):  # who dominates comes before who is dominated
+    for place in np.lexsort(costs.T[::-1]):  # a dominating point comes before those it dominates
         point = costs[place]
         no_worse = (kept <= point).all(1)
-        found[place] = not (no_worse & (kept < point).any(1)).any()
-        if found[place]:
+        on[place] = not (no_worse & (kept < point).any(1)).any()
+        if on[place]:
             kept = np.vstack([kept, point])
-    return [bool(on) for on in found]
+    return [bool(is_on) for is_on in on]
 
 
 def _costs(values: Sequence[Sequence[float]], directions: Sequence[str]) -> NDArray[np.float64]:
-    """All to be small: (points, objectives)."""
+    """The values with signs such that smaller is better: (points, objectives)."""
     signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])
     return np.asarray(values, dtype=float).reshape(len(values), len(signs)) * signs
 
 
 def hypervolume(costs: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """The volume that some points, all to be small, dominate below the reference point.
+    """The volume below the reference point that the points dominate; smaller costs are better.
 
-    Exact, slice by slice along the last objective; quick for two or three of them.
+    Exact, slice by slice along the last objective; fast for two or three objectives.
     """
     below = [p for p in costs if all(c < end for c, end in zip(p, reference, strict=True))]
     if not below:
@@ -91,9 +91,9 @@ def hypervolume(costs: Sequence[Sequence[float]], reference: Sequence[float]) ->
 
 
 def front(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
-    """The rows on the Pareto front, best first objective first.
+    """The rows on the Pareto front, sorted by the first objective, best first.
 
-    Only COMPLETE trials stand on it: a stopped one was measured after fewer epochs.
+    Only COMPLETE trials count: a stopped one was measured after fewer epochs.
     """
     complete = trials[trials["status"] == "COMPLETE"].dropna(subset=list(objectives))
     if complete.empty:

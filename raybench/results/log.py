@@ -1,10 +1,10 @@
-"""Log: everything that a sweep decided and heard, in order, a record a line with its checksum.
+"""Log: every decision and report of a sweep, in order; one record per line, with its checksum.
 
     3f0c9a11 ["trial",1764072000.125,{"number":0,"status":"RUNNING",…}]
     91d27c5e ["epoch",1764072004.5,{"number":0,"epoch":1,"loss":1.9,…}]
 
-It is the only truth about a sweep. The Parquet tables and the Optuna journal are derived from it.
-Lines are only ever added, so a kill leaves at most the last one cut off.
+It is the only source of truth about a sweep. The Parquet tables and the Optuna journal are derived
+from it. Lines are only appended, so a kill truncates at most the last one.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import Any
 Record = tuple[str, float, dict[str, Any]]
 """Kind, time in seconds since the epoch, content."""
 
-SYNC_EVERY_S = 1.0  # what a power failure may take of the records that do not have to be safe
+SYNC_EVERY_S = 1.0  # a power failure may lose this much of the records that are not `safe`
 
 
 def path_in(folder: Path) -> Path:
-    """Where the log of the sweep in `folder` lies."""
+    """The path of the log of the sweep in `folder`."""
     return folder / ".state" / "log"
 
 
 class Log:
-    """The end of a whole log, to which records are added.
+    """An undamaged log, open for appending records.
 
     Args:
-        records: how many the file holds.
+        records: number of records in the file.
 
     Raises:
         OSError: the file cannot be written.
@@ -48,13 +48,13 @@ class Log:
         self._unsynced, self._next_sync = False, 0.0
 
     def append(self, kind: str, content: dict[str, Any], *, safe: bool = False) -> Record:
-        """Adds a record, which any kill of this process leaves.
+        """Adds a record, which survives any kill of this process.
 
         Args:
-            safe: whether a power failure shall leave it too, for some milliseconds.
+            safe: whether it must also survive a power failure; costs some milliseconds.
 
         Raises:
-            OSError: it could not be written; the log is as it was.
+            OSError: it could not be written; the log is unchanged.
         """
         record = (kind, round(time.time(), 3), content)
         line = line_of(record)
@@ -89,43 +89,43 @@ def line_of(record: Record) -> bytes:
 
 
 def read(path: Path) -> Iterator[Record | None]:
-    """The records in order, with None for each line that is not as it was written.
+    """The records in order, with None for each damaged line.
 
-    A last line without its end is left out: it is what a kill in the midst of a write leaves.
+    A truncated last line is left out, because a kill during a write leaves one.
     """
     for line in _lines(path):
         yield _parsed(line)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines with their ends, without a last one that is cut off."""
+    """The lines with their ends, without a truncated last one."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield line
-            elif _is_whole(line + b"\n") or _is_whole(line):  # but for its very last byte
+            elif _is_whole(line + b"\n") or _is_whole(line):  # only its last byte is missing
                 yield line if _is_whole(line) else line + b"\n"
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a log looks like before anything in it is believed."""
+    """A summary of a log, made before any of its content is used."""
 
     records: int
     damaged: int
-    """Lines that are not as they were written."""
+    """Lines whose checksum is wrong."""
     sweep: dict[str, Any] | None
     """The content of its first `sweep` record."""
     sealed: list[dict[str, Any]]
     """The contents of the `sealed` records, in order."""
     closed: dict[str, Any] | None
-    """The content of the last record, where it is a `closed` one."""
+    """The content of the last record if it is a `closed` one."""
 
 
 def survey(path: Path) -> Survey:
-    """Compares all checksums, and parses next to nothing."""
+    """Compares all checksums and parses almost nothing."""
     records, damaged = 0, 0
     sweep, sealed, last = None, [], b""
     for line in _lines(path):
@@ -142,9 +142,9 @@ def survey(path: Path) -> Survey:
 
 
 def cut_torn_end(path: Path) -> None:
-    """Removes what follows the last whole line; the next record would be glued onto it.
+    """Removes what follows the last whole line, or the next record would be appended to it.
 
-    Where only the last line's end is missing or damaged, it is put there.
+    If only the last line's end is missing or damaged, it is restored.
     """
     with path.open("rb+") as file:
         end = start = file.seek(0, os.SEEK_END)
@@ -165,7 +165,7 @@ def cut_torn_end(path: Path) -> None:
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
-    """A log of these records in the place of the old one, if there is one."""
+    """Writes a log of these records in place of the old one, if there is one."""
     replace(path, b"".join(map(line_of, records)))
 
 
@@ -173,7 +173,7 @@ def replace(path: Path, content: bytes | memoryview, *, scratch: Path | None = N
     """Writes a file so that a kill leaves either the old content or the new one.
 
     Args:
-        scratch: folder for the file while it is not whole; by default that of `path`.
+        scratch: folder for the unfinished file; by default that of `path`.
     """
     partial = (scratch or path.parent) / f"{path.name}.partial"
     with partial.open("wb") as file:
@@ -185,7 +185,7 @@ def replace(path: Path, content: bytes | memoryview, *, scratch: Path | None = N
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder last through a power failure."""
+    """Makes a rename in the folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

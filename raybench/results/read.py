@@ -15,7 +15,7 @@ from raybench.results import log, recovery, schema
 
 @dataclass(frozen=True)
 class Results:
-    """A sweep as pandas tables, and what its files say about it."""
+    """A sweep as pandas tables, and the description in its files."""
 
     trials: pd.DataFrame
     epochs: pd.DataFrame
@@ -32,7 +32,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Results:
-    """The tables of the sweep in `folder`, at any moment of its run.
+    """The tables of the sweep in `folder`; it may still be running.
 
     Raises:
         ValueError: there are no tables, raybench did not write them, or one is damaged.
@@ -51,19 +51,19 @@ def read(folder: Path) -> Results:
 
 
 def _read(folder: Path, path: Path) -> pa.Table:
-    """A file's table, its checksums compared."""
+    """A file's table; its checksums are compared."""
     try:
         return pq.read_table(path, page_checksum_verification=True)
     except recovery.BROKEN as error:
         advice = ""
         if log.path_in(folder).exists():
-            advice = f". Write it anew with `python -m raybench.report {folder} --rebuild`"
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged ({said}){advice}") from error
+            advice = f". Restore it with `python -m raybench.report {folder} --rebuild`"
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}){advice}") from error
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """With pandas' own nullable types, as `pd.read_parquet(..., dtype_backend=...)` gives them."""
+    """The table with pandas' nullable types, as `dtype_backend="numpy_nullable"` gives them."""
     types = {
         pa.int64(): pd.Int64Dtype(),
         pa.float64(): pd.Float64Dtype(),

@@ -1,6 +1,6 @@
-"""Rows: the rows of one table in memory, those that change no more as Arrow.
+"""Rows: the rows of one table in memory; rows that no longer change are kept as Arrow.
 
-Arrow takes less memory than dicts, and goes into the next Parquet file as it is.
+Arrow takes less memory than dicts, and is written to the next Parquet file without conversion.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 Row = dict[str, Any]
 Key = TypeVar("Key", int, tuple[int, int])
-CHUNKS = 64  # pieces of Arrow before they are made one
+CHUNKS = 64  # pieces of Arrow before they are combined
 
 
 class Rows(Mapping[Key, Row]):
@@ -23,11 +23,11 @@ class Rows(Mapping[Key, Row]):
         self.schema = schema
         self._open: dict[Key, Row] = {}
         self._frozen: list[pa.Table] = []
-        self._place: dict[Key, int] = {}  # of a frozen row, in all pieces together
+        self._place: dict[Key, int] = {}  # index of a frozen row over all pieces
 
     def __setitem__(self, key: Key, row: Row) -> None:
         if key in self._place:
-            raise KeyError(f"row {key} has ended and changes no more")
+            raise KeyError(f"row {key} has ended and can no longer change")
         self._open[key] = row
 
     def __getitem__(self, key: Key) -> Row:
@@ -49,11 +49,11 @@ class Rows(Mapping[Key, Row]):
 
     @property
     def frozen(self) -> int:
-        """How many rows change no more."""
+        """Number of frozen rows."""
         return len(self._place)
 
     def freeze(self, keys: Iterable[Key]) -> None:
-        """Lets these rows change no more."""
+        """Makes these rows unchangeable."""
         ended = {key: self._open[key] for key in keys}
         if not ended:
             return
@@ -65,7 +65,7 @@ class Rows(Mapping[Key, Row]):
             self._frozen = [pa.concat_tables(self._frozen).combine_chunks()]
 
     def discard(self, keys: Iterable[Key]) -> None:
-        """Forgets these rows where they have not been frozen."""
+        """Drops those of these rows that are not frozen."""
         for key in keys:
             self._open.pop(key, None)
 
@@ -74,11 +74,11 @@ class Rows(Mapping[Key, Row]):
         return self._sorted([*self._frozen, as_table(self._open.values(), self.schema)])
 
     def frozen_table(self) -> pa.Table:
-        """The rows that change no more, in the order of their keys."""
+        """The frozen rows, in the order of their keys."""
         return self._sorted(self._frozen)
 
     def drop_frozen(self) -> None:
-        """Forgets the rows that change no more."""
+        """Drops the frozen rows."""
         self._frozen, self._place = [], {}
 
     def _sorted(self, pieces: list[pa.Table]) -> pa.Table:

@@ -1,7 +1,7 @@
 """The schema of a Parquet table, from declared columns, and the first row of a trial.
 
-One schema in every file of a table is what makes a folder of them readable: where files differ,
-pandas drops a column that the first lacks, and fails on one that is empty there.
+Every file of a table has the same schema, so that a folder of them can be read: if files differ,
+pandas drops a column that the first one lacks, and fails on one that is empty there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import pyarrow as pa
 from raybench.results.column import Column
 
 VERSION = 3
-"""Raised when a column changes its meaning or type, or the set of columns changes."""
+"""Increased when a column changes its meaning or type, or the set of columns changes."""
 
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 TYPES = {arrow: kind for kind, arrow in ARROW.items()}
 
 
 def schema_of(columns: Mapping[str, Column], about: Mapping[str, Any]) -> pa.Schema:
-    """The Arrow schema: each field carries its description and unit, the file what `about` says."""
+    """The Arrow schema: each field has its description and unit, the file has `about`."""
     fields = [
         pa.field(
             name,
@@ -38,7 +38,7 @@ def schema_of(columns: Mapping[str, Column], about: Mapping[str, Any]) -> pa.Sch
 
 
 def about(schema: pa.Schema) -> dict[str, Any]:
-    """What `schema_of` was given, and the schema's version. Raises ValueError without it."""
+    """The `about` of `schema_of` and the schema's version. Raises ValueError without them."""
     text = (schema.metadata or {}).get(b"raybench")
     if text is None:
         raise ValueError("this Parquet file was not written by raybench")
@@ -48,7 +48,7 @@ def about(schema: pa.Schema) -> dict[str, Any]:
 def validate(schema: pa.Schema, row: Mapping[str, Any]) -> None:
     """Raises ValueError for a column that the schema lacks, or a value of another type.
 
-    None is a value of every column, and a whole number one of every float column.
+    Every column allows None, and every float column allows whole numbers.
     """
     for name, value in row.items():
         index = schema.get_field_index(name)
@@ -61,7 +61,7 @@ def validate(schema: pa.Schema, row: Mapping[str, Any]) -> None:
             )
         kind = TYPES[schema.field(index).type]
         allowed = (int, float) if kind is float else kind
-        # bool is a subclass of int, and no number in a table.
+        # bool is a subclass of int, but not a number in a table.
         is_of_kind = isinstance(value, allowed) and isinstance(value, bool) == (kind is bool)
         if value is None or is_of_kind:
             continue
@@ -77,9 +77,9 @@ def started(
     """The row of a trial that has just started.
 
     Args:
-        key: of the Experiment; None where the space gave none.
+        key: key of the Experiment; None if the space returned no Experiment.
         inputs: the Experiment as columns.
-        params: what the space suggested.
+        params: the parameters that the space suggested.
     """
     return {
         "sweep": sweep,

@@ -1,14 +1,14 @@
-"""Store: the one writer of a sweep's results, which any kill leaves whole.
+"""Store: the single writer of a sweep's results; they survive any kill.
 
-    put ──▶ .state/log ──▶ listeners: what the sweep knows
+    put ──▶ .state/log ──▶ listeners: the sweep's state in memory
                 │
                 ╰──(once a second at most)──▶ trials/trials.parquet
                                               epochs/epochs-00000.parquet, …
 
-The log is the truth (`log`), the tables are derived from it: opening reads the log alone and
-writes the tables anew. Only where the log is damaged are rows taken back from the tables
-(`recovery`). A full part of the epochs is sealed: it is not written again, and its rows leave the
-memory.
+The log is the source of truth (`log`) and the tables are derived from it: opening a sweep reads
+only the log and rewrites the tables. Rows are restored from the tables only if the log is damaged
+(`recovery`). A full part of the epochs is sealed: it is not written again, and its rows are dropped
+from memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from raybench.results.core import FINISHED
 from raybench.results.log import Log, Record
 from raybench.results.rows import Row, Rows, as_table
 
-PART_ROWS = 20_000  # of the epochs table, before a part is sealed
+PART_ROWS = 20_000  # rows of the epochs table before a part is sealed
 SNAPSHOT_EVERY_S = 1.0
 SNAPSHOT_SHARE = 0.05  # a large table may take this share of the driver's time
 
@@ -38,11 +38,11 @@ class Store:
     """The results of one sweep, open for writing by one process.
 
     Args:
-        listeners: get every record, those that are there first.
-        anew: whether the tables are written even where they are as they were.
+        listeners: called with every record, first with the existing ones.
+        anew: whether the tables are written even if they are intact.
 
     Raises:
-        ValueError: the folder holds something else, or the tables of another version.
+        ValueError: the folder holds something else, or tables of another version.
         OSError: the folder cannot be written.
     """
 
@@ -68,20 +68,20 @@ class Store:
         for name in ("trials", "epochs", ".state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.remarks = recovery.made_whole(folder, trials, epochs)
-        """What had to be restored, a sentence each."""
+        """One sentence about each thing that was restored."""
         self._listeners = [self._apply, *listeners]
         path = log.path_in(folder)
-        found = log.survey(path)
+        survey = log.survey(path)
         for record in log.read(path):
             assert record is not None
             self._tell(record)
-        self._log = Log(path, found.records)
-        if found.sweep is None:
+        self._log = Log(path, survey.records)
+        if survey.sweep is None:
             self._add("sweep", recovery.heading(trials, epochs), safe=True)
-        self._keep_sealed(found)
-        if found.closed is not None and not anew and self._are_those_of(found.closed):
+        self._keep_sealed(survey)
+        if survey.closed is not None and not anew and self._are_those_of(survey.closed):
             self._snapshot_records, self._next_snapshot = self._log.records, 0.0
-            self._checksums = found.closed
+            self._checksums = survey.closed
             return
         self.snapshot()
         for stale in folder.glob("epochs/epochs-*.parquet"):
@@ -89,11 +89,11 @@ class Store:
                 stale.unlink()
 
     def put(self, kind: str, content: Row) -> None:
-        """Adds a record that is no row of a table; it is there for the listeners."""
+        """Adds a record that is not a table row; only the listeners use it."""
         self._add(kind, content)
 
     def put_trial(self, row: Row) -> None:
-        """Sets columns of trial `row["number"]`; a row that has ended is on disk afterwards.
+        """Sets columns of trial `row["number"]`; a row that has ended is then on disk.
 
         Raises:
             ValueError: a column is not declared or has another type, or the trial has ended;
@@ -102,10 +102,10 @@ class Store:
         self.validate("trials", row)
         number = row["number"]
         if number in self._finished:
-            raise ValueError(f"trial {number} has ended; its row changes no more")
+            raise ValueError(f"trial {number} has ended; its row can no longer change")
         before = self.trials.get(number, {})
         ended = row.get("status") in FINISHED
-        if ended:  # with all that is known, so that it needs no other line of the log
+        if ended:  # with all columns, so that the row needs no other line of the log
             row = {**before, **row}
             row = {name: value for name, value in row.items() if value is not None}
         else:
@@ -113,7 +113,7 @@ class Store:
         self._add("trial", row, safe=ended)
 
     def put_epoch(self, row: Row) -> None:
-        """Sets the row of a trial's epoch. What it reports becomes the trial's latest metrics.
+        """Sets the row of a trial's epoch. Its metrics become the trial's latest ones.
 
         Raises:
             ValueError: a column is not declared or has another type, or the trial has ended;
@@ -121,23 +121,23 @@ class Store:
         """
         self.validate("epochs", row)
         if row["number"] in self._finished:
-            raise ValueError(f"trial {row['number']} has ended; it reports no more epochs")
+            raise ValueError(f"trial {row['number']} has ended; it can report no more epochs")
         before = self.trials.get(row["number"], {})
-        said = {n: v for n, v in row.items() if v is not None or before.get(n) is not None}
-        self._add("epoch", said)
+        content = {n: v for n, v in row.items() if v is not None or before.get(n) is not None}
+        self._add("epoch", content)
 
     def validate(self, table: str, row: Row) -> None:
-        """Raises ValueError where a row does not fit the table, `trials` or `epochs`."""
+        """Raises ValueError if a row does not fit the table, `trials` or `epochs`."""
         schema.validate(self._schemas[table], row)
 
     def snapshot(self) -> None:
-        """Writes both tables; any thread may ask for it."""
+        """Writes both tables; any thread may call it."""
         with self._lock:
             self._snapshot()
 
     def _snapshot(self) -> None:
         began = time.monotonic()
-        self._log.sync()  # the tables never know more than the log
+        self._log.sync()  # the tables must never have more than the log
         self.trials.freeze(self._to_freeze)
         numbers = [n for n in self._to_freeze if n in self._epochs_of]
         self._epochs.freeze((n, epoch) for n in numbers for epoch in self._epochs_of[n])
@@ -161,9 +161,10 @@ class Store:
             self.snapshot()
 
     def close(self) -> None:
-        """Writes the tables where they lack a record, and lets go of the log.
+        """Writes the tables if they lack a record, and closes the log.
 
-        Their checksums are the log's last record: while they stay, opening leaves them as they are.
+        The tables' checksums become the log's last record. As long as they match, opening does not
+        rewrite the tables.
         """
         try:
             if self._log.records > self._snapshot_records:
@@ -184,29 +185,29 @@ class Store:
             listener(record)
 
     def _apply(self, record: Record) -> None:
-        """What a record makes of the rows."""
+        """Applies a record to the rows."""
         kind, _, content = record
         if kind == "sealed":
             self._drop_sealed(content)
         if kind not in ("trial", "epoch") or content["number"] in self._finished:
             return
         number = content["number"]
-        known = self.trials.get(number)
+        trial_row = self.trials.get(number)
         if kind == "trial":
-            self.trials[number] = {**(known or {}), **content}
+            self.trials[number] = {**(trial_row or {}), **content}
             if content.get("status") in FINISHED:
                 self._finished.add(number)
                 self._to_freeze.append(number)
             return
         self._epochs[number, content["epoch"]] = content
         self._epochs_of[number][content["epoch"]] = None
-        if known is not None:
-            self.trials[number] = {**known, **content}
+        if trial_row is not None:
+            self.trials[number] = {**trial_row, **content}
 
     # --- Parts of the epochs --------------------------------------------------------------------
 
     def _seal(self) -> None:
-        """Makes a part of the epochs of all trials that have ended."""
+        """Seals a part with the epochs of all trials that have ended."""
         ended = [number for number in self._epochs_of if number in self._finished]
         crc = self._write(self._epochs.frozen_table(), self._part_path(self._part))
         self._add("sealed", {"part": self._part, "crc": crc, "numbers": ended}, safe=True)
@@ -217,9 +218,9 @@ class Store:
         for number in content["numbers"]:
             self._epochs.discard((number, epoch) for epoch in self._epochs_of.pop(number, ()))
 
-    def _keep_sealed(self, found: log.Survey) -> None:
-        """Writes those sealed parts anew whose files are not as they were written."""
-        latest = {content["part"]: content for content in found.sealed}
+    def _keep_sealed(self, survey: log.Survey) -> None:
+        """Rewrites the sealed parts whose files are missing or damaged."""
+        latest = {content["part"]: content for content in survey.sealed}
         for part, content in latest.items():
             path = self._part_path(part)
             if path.exists() and zlib.crc32(path.read_bytes()) == content["crc"]:
@@ -231,10 +232,10 @@ class Store:
             ordered = [rows[key] for key in sorted(rows)]
             crc = self._write(as_table(ordered, self._schemas["epochs"]), path)
             self._add("sealed", {**content, "crc": crc}, safe=True)
-            self.remarks.append(f"{path} was damaged; it was written anew from the log")
+            self.remarks.append(f"{path} was damaged; it was restored from the log")
 
     def _are_those_of(self, closed: Row) -> bool:
-        """Whether the tables are as they were when the sweep was closed."""
+        """Whether the tables are unchanged since the sweep was closed."""
         paths = {
             "trials": self.folder / "trials/trials.parquet",
             "epochs": self._part_path(self._part),
@@ -248,7 +249,7 @@ class Store:
         return self.folder / "epochs" / f"epochs-{part:05d}.parquet"
 
     def _write(self, content: pa.Table, path: Path) -> int:
-        """Writes a table; gives the checksum of the file."""
+        """Writes a table; returns the file's checksum."""
         buffer = io.BytesIO()
         pq.write_table(content, buffer, compression="zstd", write_page_checksum=True)
         log.replace(path, buffer.getbuffer(), scratch=self.folder / ".state")

@@ -1,1 +1,1 @@
-"""What a sweep decides and remembers, without Ray: the way in is `sweep.Sweep`."""
+"""A sweep's decisions and state, without Ray; start with `sweep.Sweep`."""

@@ -1,7 +1,7 @@
 """Cells: every parameter set of a finite space, one after another.
 
-Random suggestions that repeat themselves prove nothing about what is left. A space whose
-parameters all have finitely many values is walked like a tree, branch by branch:
+Repeated random suggestions do not show that nothing is left. So a space whose parameters all have
+finitely many values is walked like a tree, branch by branch:
 
     model = resnet20 ── bits = 4 ── …
                      ╰─ bits = 8
@@ -23,21 +23,21 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial
 
-MOST = 20_000  # cells that are looked at; more are as good as endless
+MOST = 20_000  # cells at most; a larger space counts as endless
 
 
 class EndlessError(Exception):
-    """The space has a parameter with any number of values, or too many cells to look at."""
+    """The space has a parameter with infinitely many values, or too many cells."""
 
 
 def cells(sample: Callable[[Trial], Any]) -> Iterator[dict[str, Any]]:
     """The parameters of each cell.
 
     Args:
-        sample: suggests parameters of the trial; what it raises ends that cell alone.
+        sample: suggests parameters of the trial; an exception ends only that cell.
 
     Raises:
-        EndlessError: not all cells can be given.
+        EndlessError: the cells cannot all be listed.
     """
     walk = _Walk()
     study = optuna.create_study(sampler=walk)
@@ -61,11 +61,11 @@ class _Walk(optuna.samplers.BaseSampler):
     """Suggests the next cell in the order of the tree."""
 
     def __init__(self) -> None:
-        self._path: list[tuple[int, int]] = []  # of each parameter: the place, and how many
+        self._path: list[tuple[int, int]] = []  # for each parameter: its choice, and how many
         self._depth = 0
 
     def next(self) -> bool:
-        """Goes to the next cell; whether there is one."""
+        """Moves to the next cell; False if there is none."""
         del self._path[self._depth :]
         while self._path and self._path[-1][0] + 1 == self._path[-1][1]:
             self._path.pop()
@@ -105,12 +105,12 @@ def _choices(distribution: BaseDistribution) -> Sequence[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     if isinstance(distribution, IntDistribution):
-        found = range(distribution.low, distribution.high + 1, distribution.step)
+        values = range(distribution.low, distribution.high + 1, distribution.step)
     elif isinstance(distribution, FloatDistribution) and distribution.step is not None:
         steps = round((distribution.high - distribution.low) / distribution.step)
         return [distribution.low + place * distribution.step for place in range(steps + 1)]
     else:
         raise EndlessError
-    if len(found) > MOST:
+    if len(values) > MOST:
         raise EndlessError
-    return found
+    return values

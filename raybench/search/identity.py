@@ -1,4 +1,4 @@
-"""Which sweep a folder holds: its space and the settings under which its trials compare."""
+"""Which sweep a folder holds: its space and the settings that make its trials comparable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raybench.search.space import Overrides, Space
 
 
 def of(space: Space, overrides: Overrides) -> dict[str, Any]:
-    """What may not change while a sweep goes on."""
+    """The settings that must not change when a sweep resumes."""
     return {
         "space": f"{space.path.name} {space.fingerprint}",
         "objectives": space.objectives,
@@ -20,10 +20,10 @@ def of(space: Space, overrides: Overrides) -> dict[str, Any]:
 
 
 def require(folder: Path, same: Mapping[str, Any], about: Mapping[str, Any] | None) -> None:
-    """Raises ValueError for a folder of another sweep: their trials do not compare.
+    """Raises ValueError for a folder of another sweep, whose trials would not be comparable.
 
     Args:
-        about: what the folder's files say they are; None where it is new.
+        about: the description in the folder's files; None for a new folder.
     """
     if about is None:
         if (folder / "trials").exists() and any((folder / "trials").iterdir()):
@@ -34,7 +34,8 @@ def require(folder: Path, same: Mapping[str, Any], about: Mapping[str, Any] | No
         raise ValueError(f"{folder} holds no sweep, but single runs; take another --name")
     changed = [name for name in same if before.get(name) != same[name]]
     if changed:
-        said = "; ".join(f"{name} was {before.get(name)}, is {same[name]}" for name in changed)
+        changes = "; ".join(f"{name} was {before.get(name)}, is {same[name]}" for name in changed)
         raise ValueError(
-            f"{folder} holds another sweep ({said}). Take another --name, or move the folder away"
+            f"{folder} holds another sweep ({changes}). Take another --name, or move the folder "
+            "away"
         )

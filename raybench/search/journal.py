@@ -1,7 +1,7 @@
 """The sweep as an Optuna journal, which `optuna-dashboard` and `optuna.load_study` open.
 
-It is derived from the log, record by record, and nothing here reads it: a file that is lost,
-damaged or changed is written anew when the sweep is opened.
+It is derived from the log, record by record, and raybench never reads it back. A lost, damaged or
+changed file is rewritten when the sweep is opened.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Operation(IntEnum):
 
 
 class Journal:
-    """Lines are kept until `open`, and appended to the file from then on."""
+    """Keeps lines in memory until `open`, then appends them to the file."""
 
     def __init__(self, path: Path, name: str, objectives: dict[str, str]) -> None:
         self._path, self._objectives = path, list(objectives)
@@ -52,7 +52,7 @@ class Journal:
         self._write(Operation.SET_STUDY_SYSTEM_ATTR, study_id=0, system_attr=names)
 
     def open(self) -> None:
-        """Makes the file what the records say, and goes on with it."""
+        """Makes the file match the records, and opens it for appending."""
         assert self._lines is not None
         whole = b"".join(self._lines)
         if not self._path.exists() or self._path.read_bytes() != whole:
@@ -79,9 +79,11 @@ class Journal:
             self._file.flush()
 
     def _create(self, number: int, when: float, content: dict[str, Any]) -> None:
-        """A trial is its place in the file, so numbers that were lost are failed trials there."""
+        """Adds a trial; missing numbers before it become failed trials, as Optuna counts lines."""
         while self._trials <= number:
-            known = self._suggested.pop(self._trials, None) or _fixed(content.get("params", "{}"))
+            suggested = self._suggested.pop(self._trials, None) or _fixed(
+                content.get("params", "{}")
+            )
             here = self._trials == number
             self._write(
                 Operation.CREATE_TRIAL,
@@ -90,8 +92,8 @@ class Journal:
                 state=TrialState.RUNNING if here else TrialState.FAIL,
                 value=None,
                 values=None,
-                params=known["params"] if here else {},
-                distributions=known["distributions"] if here else {},
+                params=suggested["params"] if here else {},
+                distributions=suggested["distributions"] if here else {},
                 user_attrs={},
                 system_attrs={},
                 intermediate_values={},
@@ -122,8 +124,8 @@ class Journal:
         )
 
     def _write(self, operation: Operation, **fields: Any) -> None:
-        said = {"op_code": operation, "worker_id": "raybench", **fields}
-        line = json.dumps(said, separators=(",", ":")).encode() + b"\n"
+        content = {"op_code": operation, "worker_id": "raybench", **fields}
+        line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
         if self._lines is not None:
             self._lines.append(line)
         else:
@@ -131,7 +133,7 @@ class Journal:
 
 
 def _fixed(params: str) -> dict[str, Any]:
-    """Of a trial whose distributions are lost: each parameter as its only choice."""
+    """For a trial whose distributions are lost: each parameter with its value as only choice."""
     choices = {
         name: json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": [value]}})
         for name, value in json.loads(params).items()

@@ -1,4 +1,4 @@
-"""The stored models of a sweep: which stay, as `--keep` says."""
+"""The stored models of a sweep; `--keep` decides which of them stay."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 class KeptModels:
-    """`models/TRIAL.*`, of the front (`best`), of all complete trials (`all`) or of `none`."""
+    """The files `models/TRIAL.*` of the front (`best`), all complete trials (`all`) or `none`."""
 
     def __init__(self, folder: Path, keep: str) -> None:
         self.folder, self.keep = folder / "models", keep
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, trial: str) -> Path:
-        """Where a trial stores its model."""
+        """The path where a trial stores its model."""
         return self.folder / f"{trial}.safetensors"
 
     def describe(self, trial: str, experiment: str) -> None:
-        """Puts the experiment, as JSON, beside the model."""
+        """Writes the experiment as JSON beside the model."""
         if self.keep != "none":
             (self.folder / f"{trial}.json").write_text(experiment + "\n")
 
@@ -29,7 +29,7 @@ class KeptModels:
                 (self.folder / f"{trial}{suffix}").unlink(missing_ok=True)
 
     def drop_all_but(self, trials: Iterable[str], sweep: str) -> None:
-        """Deletes what a kill left between a trial's end and the end of its files."""
+        """Deletes files of other trials, which a kill may have left behind."""
         kept = set(trials)
         for path in self.folder.iterdir():
             if path.stem not in kept and path.stem.startswith(f"{sweep}-"):

@@ -1,4 +1,4 @@
-"""What a person sees of a running sweep: a live table at a terminal, else a line per 30 s."""
+"""The progress of a running sweep: a live table on a terminal, else a line every 30 s."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SHOWN = LATEST  # rows of the live table
 
 
 def left(sweep: Sweep) -> str:
-    """What is still to be done, for whoever was interrupted."""
+    """The message after an interruption: how many trials are left."""
     return f"{sweep.unfinished} trials to go; the same command goes on"
 
 
 class Progress:
-    """Draws the sweep whenever `update` is called, as often as the medium allows."""
+    """Draws the sweep when `update` is called, at most twice a second (a line every 30 s)."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -57,7 +57,7 @@ class Progress:
             print(f"raybench: {self.line()}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """A line of its own, above the table."""
+        """Prints a line above the table."""
         self._console.print(f"raybench: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
@@ -94,7 +94,8 @@ class Progress:
             row = self.sweep.store.trials[number]
             values = [_short(row.get(name)) for name in objectives]
             epoch = f"{row.get('epoch') or 0}/{row.get('recipe.epochs') or '?'}"
-            table.add_row(str(row["number"]), row["status"], epoch, *values, _said(row["params"]))
+            params = _as_text(row["params"])
+            table.add_row(str(row["number"]), row["status"], epoch, *values, params)
         return table
 
 
@@ -102,10 +103,10 @@ def _short(value: Any) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _said(params: str) -> str:
+def _as_text(params: str) -> str:
     """Parameters as `lr=0.034 model=resnet20`."""
-    said = json.loads(params).items()
-    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in said)
+    pairs = json.loads(params).items()
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in pairs)
 
 
 def _span(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Making a sweep's derived files anew from its log: the Parquet tables and Optuna's journal."""
+"""Rebuilds a sweep's derived files from its log: the Parquet tables and Optuna's journal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from raybench.search.journal import Journal
 
 
 def rebuild(folder: Path) -> list[str]:
-    """Writes the tables and the journal of the sweep in `folder` anew; what was done, in sentences.
+    """Rewrites the tables and the journal of the sweep in `folder`; returns sentences on the work.
 
     Raises:
-        ValueError: there is neither a log nor a table that can be read, or a process has it open.
+        ValueError: neither a log nor a table can be read, or another process has the sweep open.
     """
     about = recovery.about(folder)
     if about is None:
@@ -30,4 +30,4 @@ def rebuild(folder: Path) -> list[str]:
             journal.close()
     except Timeout as error:
         raise ValueError(f"another process is running the sweep in {folder}") from error
-    return [*store.remarks, f"wrote {len(store.trials)} trials of {folder} anew"]
+    return [*store.remarks, f"wrote {len(store.trials)} trials of {folder} again"]

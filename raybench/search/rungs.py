@@ -1,24 +1,24 @@
 """Early stopping by asynchronous successive halving (ASHA, Li et al. 2018, algorithm 2), for one
-objective or several, at rungs that have shown to tell how a trial ends.
+objective or several, at rungs whose ranking has matched the final one.
 
     epochs 1   2   3   4   5   6   7   8   9
     rung       ●       ●           ●       │
                │       │           ╰ keeps 1/3
-               ╰───────┴─ first of all: does its order agree with that of the end?
+               ╰───────┴─ first check: does its ranking agree with the final one?
 
-At each rung a trial is compared with those that have been there before it. With several objectives
-the order is that of non-domination (as in MO-ASHA, Schmucker et al. 2021), and a trial on the
-rung's front always goes on. This is the stopping variant, whose decisions depend on the order of
+At each rung a trial is compared with those that reached the rung before it. With several objectives
+they are ranked by non-domination (as in MO-ASHA, Schmucker et al. 2021), and a trial on the rung's
+front always continues. This is the stopping variant of ASHA: its decisions depend on the order of
 arrival.
 
 A decision costs the same after 5,000 trials as after 50. With one objective the values are kept
 sorted. With several, a trial is compared with 256 of the others, drawn by their numbers.
 
-What a network says after an epoch may have nothing to do with how it ends: on a third of digits'
-images, 9 epochs, accuracies after 1 and 3 had a rank correlation of -0.2 to 0.3 with the last ones,
-after 6 of 0.7 to 0.8, and bytes, which are known at once, decided alone. The sweep kept the
-smallest of networks that learned nothing, at 0.6 of random search's hypervolume. So a rung stops
-nobody before trials that ended have shown that it knows.
+Early metrics may say nothing about the final ones. On a third of digits' images, with 9 epochs,
+accuracies after 1 and 3 epochs had a rank correlation of -0.2 to 0.3 with the final ones, and 0.7
+to 0.8 after 6. Only bytes, which are known at once, decided: the sweep kept the smallest networks,
+which learned nothing, and reached 0.6 of random search's hypervolume. So a rung stops trials only
+after complete trials have shown that its ranking matches the final one.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from raybench.results.front import ranks
 from raybench.results.log import Record
 
 RUNGS = (Fraction(1, 9), Fraction(1, 3), Fraction(2, 3))  # shares of the epochs
-COMPARED = 256  # trials with which one is compared, where there are several objectives
-WITNESSES = 256  # complete trials, the last ones, that show whether a rung tells how trials end
+COMPARED = 256  # trials to compare one with if there are several objectives
+WITNESSES = 256  # latest complete trials that show whether a rung's ranking matches the final one
 
 Values = dict[str, float]
 
 
 @dataclass
 class Rungs:
-    """The comparisons so far. State is only what trials reported, so rows rebuild it."""
+    """The comparisons so far. The state is only what trials reported, so rows can rebuild it."""
 
     objectives: dict[str, str]
     epochs: int
     reduction: int = 3
     evidence: int = 5
-    """Trials that have to be complete before a rung stops any; 0 asks for no evidence at all."""
+    """Complete trials needed before a rung stops any trial; 0 needs no evidence."""
     agreement: float = 0.5
-    """Least rank correlation (Spearman's) of each objective at the rung with itself at the end."""
+    """Least rank correlation (Spearman's) of each objective at the rung with its final value."""
     _seen: dict[int, dict[int, Values]] = field(default_factory=dict)
     _groups: dict[tuple[int, tuple[str, ...]], _Group] = field(default_factory=dict)
-    """By rung and names: trials are compared with those that reported the same objectives."""
+    """By rung and names: a trial is compared with those that reported the same objectives."""
     _told: dict[tuple[str, int], bool] = field(default_factory=dict)
     _complete: list[int] = field(default_factory=list)
 
@@ -65,22 +65,22 @@ class Rungs:
         self._noted = {*self.levels(), self.epochs}
 
     def levels(self) -> list[int]:
-        """Epochs of the rungs; the last epoch is none, there a trial is complete."""
-        found = sorted({math.ceil(share * self.epochs) for share in RUNGS})
-        return [level for level in found if level < self.epochs]
+        """Epochs of the rungs. The last epoch is not a rung: the trial is complete there."""
+        epochs = sorted({math.ceil(share * self.epochs) for share in RUNGS})
+        return [level for level in epochs if level < self.epochs]
 
     def take(self, record: Record) -> None:
-        """Notes an epoch of the log."""
+        """Records an epoch of the log."""
         kind, _, content = record
         if kind == "epoch":
             self.record(content["number"], content["epoch"], content)
 
     def record(self, number: int, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """Notes what a trial reported, where that epoch is a rung or the last."""
+        """Records a trial's report if its epoch is a rung or the last one."""
         if epoch not in self._noted:
             return
-        found = {name: metrics.get(name) for name in self.objectives}
-        values = {name: float(value) for name, value in found.items() if value is not None}
+        reported = {name: metrics.get(name) for name in self.objectives}
+        values = {name: float(value) for name, value in reported.items() if value is not None}
         if not values:
             return
         seen = self._seen.setdefault(epoch, {})
@@ -91,15 +91,16 @@ class Rungs:
             if before is None:
                 self._complete.append(number)
             return
-        if before is not None:  # it goes on from an older checkpoint, and is here again
+        if before is not None:  # it resumed from an older checkpoint and reports this epoch again
             self._group(epoch, before).remove(number, before)
         self._group(epoch, values).add(number, values)
 
     def keeps(self, number: int, epoch: int) -> bool:
-        """Whether the trial goes on after this epoch.
+        """Whether the trial continues after this epoch.
 
-        An objective that is measured at the end alone, such as a latency, is in no report before:
-        trials are compared by those that they have, with trials that have the same.
+        An objective that is measured only at the end, such as a latency, is missing in earlier
+        reports. Trials are compared by the objectives that they have, with trials that have the
+        same ones.
         """
         seen = self._seen.get(epoch, {})
         if number not in seen or epoch >= self.epochs:
@@ -118,7 +119,7 @@ class Rungs:
         return self._groups[key]
 
     def tells(self, name: str, epoch: int) -> bool:
-        """Whether an objective at this rung orders the complete trials as it does at the end."""
+        """Whether an objective ranks the complete trials at this rung as it does at the end."""
         if not self.evidence:
             return True
         if (name, epoch) not in self._told:
@@ -136,7 +137,7 @@ class Rungs:
             return False
         early, late = np.array(pairs).T
         if np.ptp(late) == 0:
-            return True  # there is no order to agree with: it takes no part in the comparison
+            return True  # all final values are equal, so this objective cannot mislead
         if np.ptp(early) == 0:
             return False
         correlation = np.corrcoef(_places(early), _places(late))[0, 1]
@@ -167,9 +168,9 @@ class _Sorted:
 
 
 class _Sample:
-    """Of all that were at a rung those with the smallest hashes of their numbers.
+    """A sample of the trials at a rung: those with the smallest hashes of their numbers.
 
-    Which they are does not depend on the order in which they came, so rows rebuild it.
+    The sample does not depend on the order of arrival, so rows can rebuild it.
     """
 
     def __init__(self, ways: list[str]) -> None:
@@ -200,7 +201,7 @@ _Group = _Sorted | _Sample
 
 
 def _places(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each value's place in their order; equal ones share the mean of theirs."""
+    """The rank of each value; equal values share the mean of their ranks."""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[which]
 

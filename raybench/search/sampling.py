@@ -1,11 +1,11 @@
-"""Sampling: Optuna's samplers over a part of the sweep's trials whose size does not grow.
+"""Sampling: Optuna's samplers, which see a bounded number of the sweep's trials.
 
     all trials that ended   ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○ ○
-    what TPE sees             ●     ●   ●       ● ● ● ● ● ● ● ●   + those that run
+    visible to TPE            ●     ●   ●       ● ● ● ● ● ● ● ●   + running trials
                               the best of old ones    the last ones
 
-TPE splits the trials that it sees into the best 25 at most and the others, and a suggestion costs
-as much time as there are trials. Among some hundreds that hold the best of all, the best 25 are
+TPE splits the visible trials into at most 25 best ones and the others, and a suggestion takes time
+in proportion to their number. If some hundreds of trials include the best of all, their best 25 are
 the same as among thousands.
 """
 
@@ -36,7 +36,7 @@ ELITE = 48  # the best of those that ended before
 
 
 class Sampling:
-    """Suggests, and is told what came out by the records of the log.
+    """Suggests parameters, and learns the results from the records of the log.
 
     Args:
         objectives: column -> "max" or "min".
@@ -47,7 +47,7 @@ class Sampling:
         self.objectives, self._kind, self._seed = objectives, kind, seed
         self.running: dict[int, Suggestion] = {}
         self.enqueued: set[int] = set()
-        """Places in the space's `enqueue` of what was suggested from there."""
+        """Indices in the space's `enqueue` of the entries that were already suggested."""
         self._recent: deque[Suggestion] = deque()
         self._old: list[Suggestion] = []
         self._window = _Window(self)
@@ -61,15 +61,15 @@ class Sampling:
         """A trial for a space to sample from.
 
         Args:
-            attempt: how many suggestions for this number were there before.
-            fixed: parameters that are not to be suggested.
+            attempt: number of earlier suggestions for this trial number.
+            fixed: parameters with given values, which are not suggested.
         """
         self._study.sampler = sampler(self._kind, self._seed, number, attempt)
         self._window.wait(number, fixed or {})
         return self._study.ask()
 
     def suggested(self, trial: Trial) -> Suggestion:
-        """What was suggested for a trial that a space has sampled from."""
+        """The suggestion for a trial that a space has sampled from."""
         return suggestion(trial.number, trial.params, trial.distributions)
 
     def take(self, record: Record) -> None:
@@ -85,7 +85,7 @@ class Sampling:
         running = self.running.get(content.get("number", -1))
         if running is None:
             return
-        if kind == "trial" and running.enqueued is not None:  # not before it has a row
+        if kind == "trial" and running.enqueued is not None:  # only once it has a row
             self.enqueued.add(running.enqueued)
         if kind == "epoch" and len(self.objectives) == 1:
             value = content.get(next(iter(self.objectives)))
@@ -97,13 +97,13 @@ class Sampling:
             complete = state == TrialState.COMPLETE
             values = [float(content[name]) for name in self.objectives] if complete else None
             running.ended(state, values)
-            if state != TrialState.FAIL:  # samplers look at no failed one
+            if state != TrialState.FAIL:  # samplers ignore failed trials
                 self._remember(running)
 
     def visible(self) -> list[FrozenTrial]:
-        """What a sampler sees."""
+        """The trials that a sampler sees."""
         seen = [*self._old, *self._recent, *self.running.values()]
-        return sorted((known.frozen() for known in seen), key=lambda trial: trial.number)
+        return sorted((each.frozen() for each in seen), key=lambda trial: trial.number)
 
     def _remember(self, ended: Suggestion) -> None:
         self._recent.append(ended)
@@ -112,27 +112,27 @@ class Sampling:
         self._old.append(self._recent.popleft())
         if len(self._old) < 2 * ELITE:
             return
-        complete = [known for known in self._old if known.values is not None]
-        values = [known.values or [] for known in complete]
+        complete = [old for old in self._old if old.values is not None]
+        values = [old.values or [] for old in complete]
         order = ranks(values, list(self.objectives.values())) if complete else []
         best = sorted(zip(order, range(len(order)), strict=True))[:ELITE]
-        self._old = [complete[place] for _, place in sorted(best, key=lambda found: found[1])]
+        self._old = [complete[place] for _, place in sorted(best, key=lambda pair: pair[1])]
 
 
 def sampler(kind: str, seed: int, number: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
-    """TPE, or `random`, with a seed of its own for each trial number and attempt.
+    """TPE, or `random`, with a separate seed for each trial number and attempt.
 
-    One seed for the study would be rewound by a restart, which then repeats configurations.
+    A restart would rewind a single seed of the study, and configurations would repeat.
     """
     text = f"{seed} {number} {attempt}" if attempt else f"{seed} {number}"
-    own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+    trial_seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
     if kind == "random":
-        return optuna.samplers.RandomSampler(seed=own)
+        return optuna.samplers.RandomSampler(seed=trial_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # group=True is marked experimental
         return optuna.samplers.TPESampler(
-            seed=own,
-            # The branches of a conditional space are modelled one by one.
+            seed=trial_seed,
+            # group=True models the branches of a conditional space separately.
             multivariate=True,
             group=True,
             constant_liar=True,
@@ -140,7 +140,7 @@ def sampler(kind: str, seed: int, number: int, attempt: int = 0) -> optuna.sampl
 
 
 class _Window(BaseStorage):
-    """Optuna's storage of one study: the trial that is being sampled, beside what is visible."""
+    """Optuna's storage of one study: the trial being sampled, and the visible ones."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
@@ -149,7 +149,7 @@ class _Window(BaseStorage):
         self._attributes: dict[str, Any] = {}
 
     def wait(self, number: int, fixed: dict[str, Any]) -> None:
-        """Makes this the trial that `Study.ask` gives next."""
+        """Makes this the trial that `Study.ask` returns next."""
         self._asked = FrozenTrial(
             number=number,
             trial_id=number,
@@ -164,7 +164,7 @@ class _Window(BaseStorage):
             intermediate_values={},
         )
 
-    # The study: there is one.
+    # The study: there is only one.
 
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
@@ -173,10 +173,10 @@ class _Window(BaseStorage):
         return 0
 
     def delete_study(self, study_id: int) -> None:
-        raise RuntimeError("the one study of a sweep is written by its log alone")
+        raise RuntimeError("the study of a sweep is written only through its log")
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        raise RuntimeError("the one study of a sweep is written by its log alone")
+        raise RuntimeError("the study of a sweep is written only through its log")
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         self._attributes[key] = value
@@ -199,10 +199,10 @@ class _Window(BaseStorage):
     def get_all_studies(self) -> list[Any]:
         return []
 
-    # Trials: the one that is asked for can be written, the others are read.
+    # Trials: only the one being sampled can be written, the others are read-only.
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        raise RuntimeError("the one study of a sweep is written by its log alone")
+        raise RuntimeError("the study of a sweep is written only through its log")
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self._the(trial_id)

@@ -1,7 +1,7 @@
-"""Search spaces: loading a file under `search_spaces/`, and checking it before anything starts.
+"""Search spaces: loads a file under `search_spaces/` and checks it before anything starts.
 
-A space is a function of an `optuna.Trial` that returns an Experiment, beside a dict `objectives`
-(column -> "max" or "min") and, where wanted, a list `enqueue` of parameters to try first.
+A space is a function of an `optuna.Trial` that returns an Experiment. Its file also has a dict
+`objectives` (column -> "max" or "min") and optionally a list `enqueue` of parameters to try first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raybench.experiment import Experiment, checked, compatible, nearest, preset
 from raybench.models.check import check as check_model
 from raybench.training import trainer
 
-DRY_RUNS = 64  # random trials; enough to enter every branch of a space that has a few of them
+DRY_RUNS = 64  # random trials; enough to enter every branch of a space with a few branches
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,26 @@ class Space:
     objectives: dict[str, str]
     enqueue: tuple[dict[str, Any], ...]
     fingerprint: str
-    """Changes when the code of the file does; comments and docstrings do not count. So does the
-    source of a model by import path, all of it."""
+    """Changes with the code of the file, but not with comments and docstrings; also with the source
+    of a model by import path."""
     sample: Callable[[optuna.trial.BaseTrial], Experiment]
     examples: tuple[Experiment, ...]
     """The experiments of the dry run: `enqueue`, then random ones."""
 
     @property
     def workers(self) -> int:
-        """Workers of the largest trial; a slot changes its group where the next has fewer."""
+        """Workers of the largest trial; a slot gets a new group if its next trial has fewer."""
         return max(example.parallel.workers for example in self.examples)
 
     @property
     def stages(self) -> int:
-        """Most stages of a trial in the dry run: every slot holds so many CPUs."""
+        """Largest number of stages in the dry run: every slot holds this many CPUs."""
         return max(example.pipeline.stages for example in self.examples)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the command line says about every Experiment; None leaves the space's value."""
+    """Values from the command line for every Experiment; None keeps the space's value."""
 
     epochs: int | None = None
     data: str | None = None
@@ -89,7 +89,7 @@ def load(path: Path, overrides: Overrides) -> Space:
     """The space in a file, after a dry run with random trials.
 
     Raises:
-        ValueError: in one line, what is wrong with the file and what to do.
+        ValueError: something is wrong with the file; the message is one line with advice.
     """
     module = _executed(path)
     for name in ("space", "objectives"):
@@ -142,7 +142,7 @@ def _executed(path: Path) -> Any:
 def _declared(path: Path, module: Any) -> tuple[dict[str, str], tuple[dict[str, Any], ...]]:
     objectives, enqueue = module.objectives, getattr(module, "enqueue", ())
     if not isinstance(objectives, dict) or not objectives:
-        raise ValueError(f'{path}: objectives is {objectives}; say e.g. {{"accuracy": "max"}}')
+        raise ValueError(f'{path}: objectives is {objectives}; use e.g. {{"accuracy": "max"}}')
     if not isinstance(enqueue, list | tuple) or not all(isinstance(e, dict) for e in enqueue):
         raise ValueError(f'{path}: enqueue is a list of parameters, e.g. [{{"lr": 0.1}}, …]')
     return dict(objectives), tuple(enqueue)
@@ -220,7 +220,7 @@ def _check_objectives(path: Path, objectives: dict[str, str]) -> None:
             other = "validation_loss" if objective == "test_loss" else "accuracy"
             raise ValueError(
                 f"{path}: objective {objective!r} would choose by the test split; "
-                f"take {other!r}, which is of the validation split"
+                f"take {other!r}, which is measured on the validation split"
             )
         if objective not in numeric:
             advice = nearest(objective, numeric)
@@ -230,7 +230,7 @@ def _check_objectives(path: Path, objectives: dict[str, str]) -> None:
 
 
 def _explained(path: Path, error: Exception) -> str:
-    """One line: the file, the line in it, what went wrong, and the nearest valid name."""
+    """One line: the file, its line, the error, and the nearest valid name."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = frames[-1].lineno if frames else getattr(error, "lineno", None)
     where = f"{path}:{line}" if line else str(path)
@@ -240,10 +240,10 @@ def _explained(path: Path, error: Exception) -> str:
     if unknown:
         kind, name = unknown.groups()
         return f"{where}: {kind} has no field {name!r}; {nearest(name, _field_names(kind))}"
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, ValueError):
-        return f"{where}: {said}"
-    return f"{where}: {type(error).__name__}: {said}"
+        return f"{where}: {message}"
+    return f"{where}: {type(error).__name__}: {message}"
 
 
 def _field_names(kind: str) -> list[str]:

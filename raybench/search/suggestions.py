@@ -1,4 +1,4 @@
-"""What a sampler suggested, and how the log keeps it."""
+"""A sampler's suggestions, and their form in the log."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Suggestion:
 
     number: int
     params: dict[str, float]
-    """By name, as Optuna keeps them: of a categorical, the place of the choice."""
+    """By name, in Optuna's internal form: for a categorical, the index of the choice."""
     distributions: dict[str, str]
-    """By name, as Optuna writes them to JSON."""
+    """By name, in Optuna's JSON form."""
     state: TrialState = TrialState.RUNNING
     values: list[float] | None = None
     reports: dict[int, float] = field(default_factory=dict)
-    """The objective by epoch, where there is one objective."""
+    """The objective by epoch, if there is only one objective."""
     enqueued: int | None = None
-    """The place in the space's `enqueue` from where it is."""
+    """Its index in the space's `enqueue`, if it comes from there."""
     _frozen: FrozenTrial | None = None
 
     def record(self) -> dict[str, Any]:
-        """For the log."""
+        """The content of its log record."""
         return {
             "number": self.number,
             "params": self.params,
@@ -50,7 +50,7 @@ class Suggestion:
         self._frozen = None
 
     def external(self) -> dict[str, Any]:
-        """The parameters as the space gets them."""
+        """The parameters in the form that the space gets."""
         return {
             name: distribution(self.distributions[name]).to_external_repr(value)
             for name, value in self.params.items()
@@ -78,11 +78,11 @@ class Suggestion:
 def suggestion(
     number: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
 ) -> Suggestion:
-    """From what an Optuna trial tells of itself."""
+    """The suggestion of an Optuna trial."""
     return Suggestion(
         number,
         {name: distributions[name].to_internal_repr(value) for name, value in params.items()},
-        {name: distribution_to_json(known) for name, known in distributions.items()},
+        {name: distribution_to_json(kind) for name, kind in distributions.items()},
     )
 
 
@@ -93,12 +93,12 @@ def suggested_values(params: str) -> dict[str, Any]:
 
 @cache
 def distribution(text: str) -> BaseDistribution:
-    """From JSON, which has lists where a choice was a tuple."""
-    found = json_to_distribution(text)
-    if isinstance(found, CategoricalDistribution):
+    """A distribution from JSON; choices that were tuples are lists there."""
+    parsed = json_to_distribution(text)
+    if isinstance(parsed, CategoricalDistribution):
         choices = json.loads(text)["attributes"]["choices"]
         return CategoricalDistribution([tuples(choice) for choice in choices])
-    return found
+    return parsed
 
 
 def tuples(value: Any) -> Any:

@@ -7,11 +7,11 @@ from collections import Counter, deque
 from raybench.results.core import FINISHED
 from raybench.results.log import Record
 
-LATEST = 12  # trials that ended last, for whoever shows them
+LATEST = 12  # trials that ended last, for display
 
 
 class Tally:
-    """What is asked of all trials at every event, so that no event looks at all of them.
+    """Running totals over all trials, so that no event has to look at every trial.
 
     Args:
         objectives: column -> "max" or "min".
@@ -22,18 +22,18 @@ class Tally:
         self.counts: Counter[str] = Counter()
         """Trials by status."""
         self.keys: dict[str, int] = {}
-        """Number of the trial by its Experiment's key."""
+        """Trial number by its Experiment's key."""
         self.next_number = 0
         self.running: dict[int, None] = {}
-        """Numbers of the trials that have not ended, in their order."""
+        """Numbers of the trials that have not ended, in order."""
         self.latest: deque[int] = deque(maxlen=LATEST)
-        """Numbers of those that ended last."""
+        """Numbers of the trials that ended last."""
         self.front: dict[int, tuple[float, ...]] = {}
-        """Number and costs, which are all to be small, of the complete trials on the front."""
+        """Number and costs of the complete trials on the front; smaller costs are better."""
         self.complete: set[int] = set()
         """Numbers of the complete trials."""
         self.reached: dict[int, int] = {}
-        """The last epoch that a running trial has reported, in any of its runs."""
+        """The last epoch that a running trial has reported, in any of its attempts."""
 
     @property
     def trials(self) -> int:
@@ -87,5 +87,5 @@ class Tally:
 
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether `one` is nowhere worse and somewhere better."""
+    """Whether `one` is no worse in any objective and better in at least one."""
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))

@@ -1,4 +1,4 @@
-"""Training-efficiency techniques, a file each: the way in is `Technique`."""
+"""Training-efficiency techniques, one file each; start with `Technique`."""
 
 from raybench.techniques.technique import (
     Apart,

@@ -1,4 +1,4 @@
-"""python -m raybench.techniques: what stands beside what, and what fits a model."""
+"""python -m raybench.techniques: which techniques can be combined, and which fit a model."""
 
 import sys
 

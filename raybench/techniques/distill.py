@@ -1,4 +1,4 @@
-"""Distillation: a student learns from a trained teacher's answers as well (Hinton et al. 2015,
+"""Distillation: a student also learns from a trained teacher's answers (Hinton et al. 2015,
 "Distilling the Knowledge in a Neural Network", section 2).
 
     images ─┬─▶ student ─▶ logits ─┬─▶ cross-entropy with the labels ─────────▶ + ─▶ loss
@@ -23,17 +23,17 @@ from raybench.techniques import Apart, Batch, Load, Memory, Progress, Technique
 
 
 def divergence(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) of both softened by T, in nats, mean over the batch, in fp32.
+    """T² · KL(teacher ‖ student), both softened by T, in nats, mean over the batch, in fp32.
 
-    T² keeps the gradient's size whatever the temperature (section 2, last paragraph).
+    T² makes the gradient's size independent of the temperature (section 2, last paragraph).
     """
     student = F.log_softmax(logits_BK.float() / temperature, 1)
     teacher = F.log_softmax(teacher_BK.float() / temperature, 1)
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-# Beside the models and not in them: a teacher is no part of its student's state_dict, copies,
-# checkpoints and file, and goes when the student does.
+# Stored beside the models, not in them: a teacher must not be part of its student's state_dict,
+# copies, checkpoints and file, and is freed together with the student.
 _TEACHERS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
 
@@ -41,26 +41,26 @@ _TEACHERS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 class Distill(Technique):
     """Adds `weight` · T² · KL to the loss; the cross-entropy with the labels keeps the weight 1.
 
-    Hinton's average with the share a for the teacher is `weight` a / (1 - a), at a learning rate
-    that is smaller by 1 - a: his "considerably lower weight" of the labels, 0.1 against 0.9 (Tian
-    et al. 2020, "Contrastive Representation Distillation"), is a weight of 9. The teacher sees the
-    images as the student does, cropped, cut out and mixed alike, which Beyer et al. 2022 found to
+    Hinton averages with a share a for the teacher. This equals a `weight` of a / (1 - a), with the
+    learning rate multiplied by 1 - a: his "considerably lower weight" of the labels, 0.1 against
+    0.9 (Tian et al. 2020, "Contrastive Representation Distillation"), is a weight of 9. The teacher
+    sees the same cropped, cut-out and mixed images as the student, which Beyer et al. 2022 found to
     matter ("Knowledge distillation: A good teacher is patient and consistent").
     """
 
     teacher: str = ""
-    """A file of a trained model, as `--store` and `--keep` leave it, or `RESULTS#TRIAL`, such as
-    results/sparsity_ladder#3. Empty: none, and nothing is added."""
+    """A file of a trained model, written by `--store` or `--keep`, or `RESULTS#TRIAL`, such as
+    results/sparsity_ladder#3. Empty: no teacher, and nothing is added to the loss."""
     temperature: float = 4.0
     """T: logits are divided by it before the softmax."""
     weight: float = 1.0
-    """Of the term, beside the cross-entropy's 1."""
+    """Weight of the added term; the cross-entropy has weight 1."""
 
     columns: ClassVar[Mapping[str, Column]] = {
         "distillation_loss": Column(
             float,
             "nats",
-            "What a teacher adds to the loss, before its weight; mean of the epoch.",
+            "The term that a teacher adds to the loss, before its weight; mean of the epoch.",
         ),
     }
 
@@ -93,7 +93,7 @@ class Distill(Technique):
             _TEACHERS[model] = load(self.teacher).requires_grad_(False)
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
-        """Changes nothing; an epoch begins."""
+        """Changes no layer; resets the epoch's mean."""
         memory.clear()
         return False
 
@@ -110,7 +110,7 @@ class Distill(Technique):
         return self.weight * loss
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
-        """The loss that the teacher has added, before its weight, mean over the epoch's steps."""
+        """The loss that the teacher added, before its weight, mean over the epoch's steps."""
         if "steps" not in memory:
             return {}
         return {"distillation_loss": float(memory["sum"] / memory["steps"])}

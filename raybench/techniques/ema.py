@@ -1,10 +1,10 @@
-"""EMA: the average of the weights over the last steps is evaluated and stored, not the last ones.
+"""EMA: evaluates and stores a moving average of the weights in place of the last weights.
 
-    average ← d · average + (1 - d) · weights      after every step, or every few
+    average ← d · average + (1 - d) · weights      after every step, or every few steps
 
 Polyak & Juditsky 1992; Izmailov et al. 2018 for the running statistics of batch norms, which are
-averaged alike. The decay rises as in timm's ModelEmaV3 and TensorFlow's moving averages: after n
-updates it is at most (1 + n) / (10 + n), so that a short run's average forgets its first weights.
+averaged too. The decay rises as in timm's ModelEmaV3 and TensorFlow's moving averages: after n
+updates it is at most (1 + n) / (10 + n), so a short run's average forgets its first weights.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from raybench.results.column import Column
 from raybench.techniques.technique import Apart, Memory, Progress, Technique
 
 WARMUP = 10.0
-DISTANCE = "distance"  # entry of the memory, of the last evaluation
+DISTANCE = "distance"  # entry of the memory, from the last evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ema(Technique):
-    """Averages the weights while training; training itself goes on with its own."""
+    """Averages the weights during training; training itself uses the plain weights."""
 
     decay: float = 0.999
-    """Share of the average that one update keeps."""
+    """Share of the average that an update keeps."""
     every: int = 1
-    """Steps from one update to the next."""
+    """Steps between two updates."""
     warmup: bool = True
     """Whether the first updates keep less: (1 + n) / (10 + n) after n updates, up to `decay`."""
 
@@ -38,7 +38,7 @@ class Ema(Technique):
         "ema_distance": Column(
             float,
             "share",
-            "Distance of the averaged weights from the trained ones, over the length of these.",
+            "Distance between averaged and trained weights, relative to the norm of the latter.",
         )
     }
     apart: ClassVar[tuple[Apart, ...]] = tuple(
@@ -61,7 +61,7 @@ class Ema(Technique):
         return [name for name, _ in model.named_parameters() if name in averaged]
 
     def decay_at(self, updates: int) -> float:
-        """The decay of an update before which there were so many."""
+        """The decay of an update that follows `updates` earlier ones."""
         return min(self.decay, (1 + updates) / (WARMUP + updates)) if self.warmup else self.decay
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ class Ema(Technique):
         decay = self.decay_at(progress.step // self.every - 1)
         for name, value in _averaged(model).items():
             average = memory.get(name)
-            if average is None or average.shape != value.shape:  # first, or cut to another width
+            if average is None or average.shape != value.shape:  # first update, or channels cut
                 memory[name] = value.clone()
             else:
                 average.lerp_(value, 1 - decay)
@@ -104,7 +104,7 @@ class Ema(Technique):
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and running statistics by their names in the state_dict.
 
-    Without the steps of grids: they jump when rounding begins, and their average would be of both.
+    Steps of grids are left out: they jump when rounding begins, so an average would mix two scales.
     """
     return {
         name: value

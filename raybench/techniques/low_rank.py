@@ -1,4 +1,4 @@
-"""Low-rank linear layers, W = U V: the plain rival of every structured matrix."""
+"""Low-rank linear layers, W = U V: the simple baseline for every structured matrix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LowRankLinear(nn.Module):
         self.factor1 = nn.Parameter(dense.weight.new_empty(rank, inputs))
         self.factor2 = nn.Parameter(dense.weight.new_empty(outputs, rank))
         self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone())
-        # The first factor keeps a token's scale, the second gives W the dense weights' spread.
+        # The first factor keeps a token's scale; the second gives W the dense weights' deviation.
         spread = 1 / math.sqrt(inputs)
         nn.init.normal_(self.factor1, std=spread)
         dense_spread = float(dense.weight.detach().std())
@@ -38,8 +38,8 @@ class LowRankLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(outputs, inputs): the product, for a model that reads it past the layer. Its gradient is
-        the factors'; it costs a dense layer."""
+        """(outputs, inputs): the product, for a model that reads it directly. Gradients reach the
+        factors; it costs as much as a dense layer."""
         return self.factor2 @ self.factor1
 
     def extra_repr(self) -> str:
@@ -48,9 +48,9 @@ class LowRankLinear(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank(Technique):
-    """Replaces linear layers by two of rank min(in, out) / blocks: a Monarch's parameters.
+    """Replaces each linear layer by two factors of rank min(in, out) / blocks.
 
-    A Monarch matrix of n blocks has (in + out) · min(in, out) / n parameters, and so has this.
+    A Monarch matrix of n blocks has the same number of parameters, (in + out) · min(in, out) / n.
     `blocks=0` is the dense model.
     """
 
@@ -58,11 +58,11 @@ class LowRank(Technique):
     """Blocks of the Monarch matrix with as many parameters: 2 to 16."""
     layers: Layers = "both"
     """attention (queries, keys, values, projection), feed_forward, or both; all takes every linear
-    layer but the classifier."""
+    layer except the classifier."""
     leave_out: str = ""
-    """Names of layers to leave dense, shell patterns separated by commas: blocks.0.*,*.proj."""
+    """Names of layers to leave dense, as shell patterns separated by commas: blocks.0.*,*.proj."""
     scale_lr: bool = True
-    """Learning rates for each factor, as Adam wants them."""
+    """A separate learning rate for each factor, suited to Adam."""
 
     columns: ClassVar[Mapping[str, Column]] = {"structured_layers": STRUCTURED_LAYERS}
 

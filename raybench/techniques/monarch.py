@@ -31,29 +31,30 @@ def _changes(experiment: Any) -> bool:
 class Monarch(Technique):
     """Replaces linear layers by Monarch matrices, for all of training or for a part of it.
 
-    `blocks=0` is the dense model. A layer keeps 1 / blocks of its parameters, plus a little where
-    it is not square: at 4 blocks 768 -> 3072 has 3.2 times fewer.
+    `blocks=0` is the dense model. A layer keeps 1 / blocks of its parameters, slightly more if it
+    is not square: at 4 blocks 768 -> 3072 has 3.2 times fewer.
     """
 
     blocks: int = 4
     """Blocks on a factor's diagonal: 2 to 16."""
     layers: Layers = "both"
     """attention (queries, keys, values, projection), feed_forward, or both; all takes every linear
-    layer but the classifier. Layers that the blocks do not divide stay dense."""
+    layer except the classifier. Layers that the blocks do not divide stay dense."""
     leave_out: str = ""
-    """Names of layers to leave dense, shell patterns separated by commas: blocks.0.*,*.proj."""
+    """Names of layers to leave dense, as shell patterns separated by commas: blocks.0.*,*.proj."""
     mode: Literal["from_scratch", "dense_to_sparse", "sparse_to_dense"] = "from_scratch"
-    """dense_to_sparse projects trained layers and goes on; sparse_to_dense multiplies them out."""
+    """from_scratch trains the factors. dense_to_sparse projects trained dense layers to factors and
+    trains on; sparse_to_dense multiplies trained factors out and trains on."""
     switch_at: float = 0.8
-    """Share of training after which the latter two change the layers: at an epoch's start, at the
-    last one's at the latest. 0 with dense_to_sparse projects the weights of `start_from`; 1 changes
-    them after the last step, without any training of what comes out."""
+    """Share of training after which the latter two modes change the layers, at the start of an
+    epoch, at the latest of the last one. 0 with dense_to_sparse projects the weights of
+    `start_from`. 1 changes the layers after the last step, without training the result."""
     scale_lr: bool = True
-    """Larger learning rates for the factors, as Adam wants them."""
+    """Larger learning rates for the factors, suited to Adam."""
 
     columns: ClassVar[Mapping[str, Column]] = {
         "structured_layers": STRUCTURED_LAYERS,
-        "factors": Column(str, "", "How many layers have which Monarch factors, by size."),
+        "factors": Column(str, "", "Number of layers with each size of Monarch factors."),
     }
 
     apart: ClassVar[tuple[Apart, ...]] = (
@@ -82,8 +83,7 @@ class Monarch(Technique):
         return bool(self.blocks)
 
     def acts_on(self, model: nn.Module) -> list[str]:
-        """The factors; before dense_to_sparse and after sparse_to_dense the weights in their
-        place."""
+        """The factors; before dense_to_sparse and after sparse_to_dense the dense weights."""
         layers = _factored(model)
         if layers:
             return [f"{name}.factor{n}" for name in layers for n in "12"]
@@ -94,10 +94,10 @@ class Monarch(Technique):
             for name, dense in self._chosen(model).items():
                 put(model, name, self._scaled(MonarchLinear(dense, self.blocks, name)))
         elif self.blocks:
-            self._chosen(model)  # refused at the start where none can be projected
+            self._chosen(model)  # raises at the start if no layer can be projected
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
-        # Projected at the very end, the factors would never be trained.
+        # If projected at the very end, the factors would never be trained.
         last = progress.step + progress.epoch_steps >= progress.steps and progress.epoch_steps > 0
         if progress.share >= self.switch_at or (last and self.switch_at < 1):
             return self._change(model)
@@ -107,7 +107,7 @@ class Monarch(Technique):
         self._change(model)
 
     def _change(self, model: nn.Module) -> bool:
-        """Projects or multiplies out what is still to be; whether there was anything."""
+        """Projects layers, or multiplies factors out, if not done yet; returns whether it did."""
         if not self.blocks or self.mode == "from_scratch":
             return False
         if self.mode == "sparse_to_dense":
@@ -142,7 +142,7 @@ def _factored(model: nn.Module) -> dict[str, MonarchLinear]:
 
 
 def listing(layers: list[MonarchLinear]) -> str:
-    """The factors by size: `12 x (4 of 192x192 · 4 of 768x192)`, outputs x inputs of a block."""
+    """The factors by size, as outputs x inputs of a block: `12 x (4 of 192x192 · 4 of 768x192)`."""
     kinds = Counter(
         " · ".join("{} of {}x{}".format(*factor.shape) for factor in (la.factor2, la.factor1))
         for la in layers

@@ -1,13 +1,13 @@
 """Magnitude pruning during training (Zhu & Gupta 2017, "To prune, or not to prune", section 3).
 
-The rule is that of TensorFlow Model Optimization, step for step:
+The rule is the same as in TensorFlow Model Optimization, step by step:
 
     sparsity
     final   ┤              ●   ●─────────   polynomial: final + (initial - final) * (1 - x) ** power
             │          ●       ╵            x = (step - begin) / (end - begin)
             │      ●           ╵
             │                  ╵            ● every `frequency` steps the weights of smallest
-    initial ┤  ●               ╵              magnitude are set to zero, and stay there
+    initial ┤  ●               ╵              magnitude are set to zero, and stay zero
             └──┴───┴───┴───┴───┴──▶ step
              begin            end
 """
@@ -40,10 +40,10 @@ def polynomial_decay(
     power: float,
     frequency: int,
 ) -> float | None:
-    """Sparsity to prune to at `step`, or None where the rule leaves the masks alone.
+    """Sparsity to prune to at `step`, or None if the masks stay unchanged.
 
-    TF-MOT's `PolynomialDecay`. The last update falls on the last multiple of `frequency` before
-    `end`, so the final sparsity is reached only where `frequency` divides `end - begin`.
+    TF-MOT's `PolynomialDecay`. The last update is at the last multiple of `frequency` before `end`,
+    so the final sparsity is reached only if `frequency` divides `end - begin`.
     """
     if not begin <= step <= end or (step - begin) % frequency:
         return None
@@ -54,17 +54,17 @@ def polynomial_decay(
 def constant_sparsity(
     step: int, *, target_sparsity: float, begin: int, end: int, frequency: int
 ) -> float | None:
-    """Sparsity to prune to at `step`, or None. TF-MOT's `ConstantSparsity`; end -1 is for ever."""
+    """Sparsity to prune to at `step`, or None. TF-MOT's `ConstantSparsity`; end -1: no end."""
     if step < begin or (end != -1 and step > end) or (step - begin) % frequency:
         return None
     return target_sparsity
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that pruning may touch, by parameter name: those of `layers.weights`.
+    """The weights that pruning may change, by parameter name: those of `layers.weights`.
 
-    Biases, norms and embeddings are under 2 % of most models' bytes and carry their scale: they
-    are never pruned. Neither is a frozen weight, nor one in which a zero has no effect.
+    Biases, norms and embeddings are under 2 % of most models' bytes and set their scale, so they
+    are never pruned. Neither are frozen weights, nor weights in which a zero has no effect.
     """
     return {weight.name: weight.value for weight in _prunable(model)}
 
@@ -84,10 +84,10 @@ def magnitude_masks(
 ) -> Memory:
     """Keeps the largest magnitudes: a bool mask per weight, False where it is pruned.
 
-    Exactly `round((1 - sparsity) * n)` entries are True, among all weights (`global`) or in each
-    (`layer`), where at least one stays: both are TF-MOT's counts. The weights named in `stacked`
-    hold a matrix per index of their first axis, and `layer` counts in each of these. Weights that
-    are zero already go first, so a growing sparsity never revives one.
+    Exactly `round((1 - sparsity) * n)` entries are True, as in TF-MOT: among all weights
+    (`global`), or in each weight (`layer`), where at least one entry stays. The weights named in
+    `stacked` hold one matrix per index of their first axis, and `layer` counts within each matrix.
+    Entries that are zero already are pruned first, so a growing sparsity never revives one.
     """
     if scope == "layer":
         return {
@@ -104,7 +104,7 @@ def magnitude_masks(
 
 
 def _largest(magnitude: Tensor, sparsity: float, matrices: int, *, least: int) -> Tensor:
-    """True at the largest of each matrix, of which `least` or more stay."""
+    """True at the largest entries of each matrix, of which at least `least` stay."""
     rows = magnitude.reshape(matrices, -1)
     size = rows.shape[1]
     kept = min(size, max(least, round((1 - sparsity) * size)))
@@ -115,20 +115,20 @@ def _largest(magnitude: Tensor, sparsity: float, matrices: int, *, least: int) -
 
 @torch.no_grad()
 def apply_masks(model: nn.Module, masks: Memory) -> None:
-    """Sets the pruned weights to zero. Masks of weights that the model does not have, or has in
-    another shape, are passed over."""
+    """Sets the pruned weights to zero. Ignores masks of weights that the model does not have, or
+    has in another shape."""
     if not masks:
         return
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         parameter = parameters.get(name)
         if parameter is not None and parameter.shape == mask.shape:
-            # masked_fill_ and not a product: a product would keep NaN and make -0.0.
+            # masked_fill_, because a product would keep NaN and make -0.0.
             parameter.masked_fill_(~mask, 0.0)
 
 
 def prune(model: nn.Module, sparsity: float, scope: Scope) -> Memory:
-    """Prunes the model in place to a sparsity; gives the masks."""
+    """Prunes the model in place to a sparsity; returns the masks."""
     pruned = _prunable(model)
     for weight in pruned:
         if isinstance(weight.module, Standardized):
@@ -145,17 +145,17 @@ def prune(model: nn.Module, sparsity: float, scope: Scope) -> Memory:
 class Prune(Technique):
     """Prunes by magnitude while training.
 
-    `begin` and `end` are shares of all steps, because a sweep varies the number of epochs;
-    they are laid on the grid of `frequency`, so that the last update reaches `final_sparsity`
-    exactly. One-shot pruning without retraining is `schedule="constant", begin=1.0`.
+    `begin` and `end` are shares of all steps, because a sweep varies the number of epochs. They
+    are aligned to `frequency`, so that the last update reaches `final_sparsity` exactly. One-shot
+    pruning without retraining is `schedule="constant", begin=1.0`.
     """
 
     final_sparsity: float = 0.6
     """Share of zeros among the weights at the end."""
     initial_sparsity: float = 0.0
-    """Share of zeros at `begin`, from which a polynomial schedule rises."""
+    """Share of zeros at `begin`, where a polynomial schedule starts."""
     schedule: Literal["polynomial", "constant"] = "polynomial"
-    """polynomial: sparsity rises from `begin` to `end`; constant: all of it at `begin`."""
+    """polynomial: sparsity rises from `begin` to `end`; constant: the final sparsity at `begin`."""
     begin: float = 0.1
     """Share of training after which the first weights are pruned."""
     end: float = 0.6
@@ -165,12 +165,12 @@ class Prune(Technique):
     frequency: int = 20
     """Steps between two updates of the masks."""
     scope: Scope = "global"
-    """global: the smallest weights of the whole model go; layer: the same share of every matrix,
-    of which at least one weight stays."""
+    """global: prunes the smallest weights of the whole model; layer: prunes the same share of every
+    matrix, where at least one weight stays."""
 
     columns: ClassVar[Mapping[str, Column]] = {
         "sparsity": Column(
-            float, "share", "Zeros among the weights on which pruning acts, as they are applied."
+            float, "share", "Share of zeros in the applied weights on which pruning acts."
         )
     }
     apart: ClassVar[tuple[Apart, ...]] = (
@@ -217,7 +217,7 @@ class Prune(Technique):
         return tuple(cls(final_sparsity=sparsity) for sparsity in (0.5, 0.8, 0.9))
 
     def sparsity_at(self, progress: Progress) -> float | None:
-        """Sparsity to prune to after this step, or None where the masks stay."""
+        """Sparsity to prune to after this step, or None if the masks stay."""
         begin = max(1, round(self.begin * progress.steps))
         if self.schedule == "constant":
             return constant_sparsity(
@@ -227,9 +227,9 @@ class Prune(Technique):
                 end=-1,
                 frequency=self.frequency,
             )
-        begin = min(begin, progress.steps - 1)  # a ramp has two ends, and reaches the second
+        begin = min(begin, progress.steps - 1)  # leave a step for the ramp to reach its end
         updates = max(1, round((self.end - self.begin) * progress.steps / self.frequency))
-        # A short run may not hold one whole period: then it takes the steps that it has.
+        # A short run may have less than one period: then the period is shortened.
         frequency = min(self.frequency, max(1, progress.steps - begin))
         updates = min(updates, max(1, (progress.steps - begin) // frequency))
         return polynomial_decay(
@@ -249,10 +249,10 @@ class Prune(Technique):
         standardize(model)
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
-        """Makes the masks anew where another technique has changed the layers; False, as pruning
-        itself changes none."""
+        """Recomputes the masks if another technique has changed the layers. Returns False, because
+        pruning itself changes none."""
         if memory and _shapes(memory) != _shapes(prunable(model)):
-            back = range(progress.step, 0, -1)  # the last update is the first that is found
+            back = range(progress.step, 0, -1)  # search backwards for the last update
             updates = (self.sparsity_at(Progress(n, progress.steps)) for n in back)
             sparsity = next(value for value in updates if value is not None)
             memory.clear()
@@ -266,17 +266,17 @@ class Prune(Technique):
         memory: Memory,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        # Mask first: momentum has moved pruned weights (one SGD step made a 0.0 a -0.244), and
-        # unmasked they would compete in the next choice of the smallest.
+        # Mask first: momentum has moved pruned weights (one SGD step turned 0.0 into -0.244), and
+        # unmasked they would compete when the smallest weights are chosen.
         apply_masks(model, memory)
         sparsity = self.sparsity_at(progress)
         if sparsity is not None:
             memory.update(prune(model, sparsity, self.scope))
 
     def finish(self, model: nn.Module, memory: Memory) -> None:
-        # In an average of the weights, those that are masked are small, but not zero. The second
-        # line then finds them smallest: a no-op after the last update; before it, what stopping
-        # now would have to store.
+        # In an average of the weights, masked weights are small but not zero; mask them first. The
+        # second line changes nothing after the last update; before it, it prunes the model as if
+        # training stopped now.
         apply_masks(model, memory)
         prune(model, self.final_sparsity, self.scope)
         for module in model.modules():

@@ -1,8 +1,8 @@
-"""Structured pruning: whole channels are cut out, and the network really is smaller.
+"""Structured pruning: cuts out whole channels, so the network really becomes smaller.
 
-Which layers belong together (a residual stream is one group) is found by torch-pruning (Fang et al.
-2023, "DepGraph", arXiv 2301.12900). Every group loses the same share, so the widths follow from
-the sizes alone and a stored model's skeleton has them without its weights.
+torch-pruning (Fang et al. 2023, "DepGraph", arXiv 2301.12900) finds which layers belong together; a
+residual stream is one group. Every group loses the same share. So the widths depend only on the
+sizes, and a stored model's skeleton can be built without its weights.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from raybench.results.column import Column
 from raybench.techniques import Apart, Memory, Progress, Technique
 
 SIZES = dict.fromkeys((32, 64, 224, *range(8, 257, 4), 288, 299, 320, 384, 448, 512))
-"""Sides of an image: those first that most models take, then the small ones, which are tried fast.
-A model that flattens its last map takes a single size."""
+"""Image sizes to try: first those that most models take, then small ones, which are fast to try. A
+model that flattens its last feature map takes only one size."""
 
-GOLDEN = 0.6180339887  # multiples of it, modulo 1, lie scattered
+GOLDEN = 0.6180339887  # its multiples, modulo 1, are scattered
 
 BEFORE, LEFT = "channels before", "channels left"  # keys in the memory
 
 
 def example(model: nn.Module) -> Tensor:
-    """An image of a size that the model takes: convolutional networks mostly take any.
+    """An image of a size that the model takes; most convolutional networks take any size.
 
     Raises:
-        ValueError: the model takes none, of 8 to 512 pixels.
+        ValueError: the model takes no size from 8 to 512 pixels.
     """
     device = next(model.parameters()).device
     for size in SIZES:
@@ -42,7 +42,7 @@ def example(model: nn.Module) -> Tensor:
         try:
             with evaluation(model), torch.no_grad():
                 model(image)
-        except Exception:  # whatever a layer says of a size that it does not take
+        except Exception:  # a layer that does not take the size may raise anything
             continue
         return image
     raise ValueError("it takes no square image of 8 to 512 pixels")
@@ -50,7 +50,7 @@ def example(model: nn.Module) -> Tensor:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every module is in the mode in which it was."""
+    """The model in evaluation mode; afterwards every module returns to its previous mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -63,8 +63,8 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 def output_layers(model: nn.Module, image: Tensor) -> list[nn.Module]:
     """The layers whose outputs become the model's without passing through another layer.
 
-    They are known by the graph that autograd records, wherever they are registered, and whatever
-    pools or flattens what they give.
+    They are found in autograd's graph, so it does not matter where they are registered, or what
+    pools or flattens their outputs.
     """
     layer_of: dict[Any, nn.Module] = {}
 
@@ -95,25 +95,25 @@ def output_layers(model: nn.Module, image: Tensor) -> list[nn.Module]:
 def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = None) -> None:
     """Removes `ratio` of each group's channels, those of the least magnitude, in place.
 
-    What is left of a group is a multiple of `round_to` channels, rounded up; one that has fewer
-    stays. The inputs and the outputs of the whole stay too. Parameters that are cut are new ones.
-    `image` is an `example` that is at hand.
+    Each group keeps a multiple of `round_to` channels, rounded up; a smaller group stays whole. The
+    model's inputs and outputs stay too. Cut parameters are replaced by new ones. `image` is an
+    `example`, if the caller has one.
     """
-    import torch_pruning  # takes seconds
+    import torch_pruning  # the import takes seconds
 
     turned = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
-    # torch-pruning's own rounding goes down, and where that is to 0 it leaves the group whole.
+    # torch-pruning itself rounds down, and leaves a group whole if that would give 0.
     shares = {
         module: 1 - (left + 0.5) / len(module.weight)
         for module in weighted(model)
         if (left := _left(len(module.weight), ratio, round_to)) < len(module.weight)
     }
     image = example(model) if image is None else image
-    # Its own dicts: those that are torch-pruning's defaults would keep every model ever cut.
+    # New dicts: torch-pruning's mutable defaults would keep every model ever cut.
     groups: dict[str, Any] = {"in_channel_groups": {}, "out_channel_groups": {}, "num_heads": {}}
-    # It traces in evaluation mode, and leaves the model so.
+    # torch-pruning traces in evaluation mode and would leave the model in it.
     with evaluation(model), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of parameters that belong to no layer
+        warnings.simplefilter("ignore")  # about parameters that belong to no layer
         torch_pruning.pruner.BasePruner(
             model,
             image,
@@ -128,13 +128,13 @@ def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = No
 
 
 def trial(model: nn.Module, ratio: float, round_to: int, *, scattered: bool = False) -> nn.Module:
-    """A copy of the model, cut where each layer's first channels, or scattered ones, are smallest.
+    """A cut copy of the model, where each layer's first (or scattered) channels are the smallest.
 
     Raises:
-        ValueError: the layers do not fit together afterwards, or give another shape.
+        ValueError: the layers do not fit together afterwards, or the output has another shape.
     """
     image, copied = example(model), copy.deepcopy(model)
-    images = image.expand(2, -1, -1, -1)  # of a single one an axis can be mistaken
+    images = image.expand(2, -1, -1, -1)  # with a single image an axis could be mistaken
     with torch.no_grad():
         for layer in weighted(copied):
             size = torch.arange(1.0, len(layer.weight) + 1, device=layer.weight.device)
@@ -145,7 +145,7 @@ def trial(model: nn.Module, ratio: float, round_to: int, *, scattered: bool = Fa
             before = copied(images).shape
             cut(copied, ratio, round_to, image)
             after = copied(images).shape
-    except Exception as error:  # torch-pruning's, or of layers that no longer fit together
+    except Exception as error:  # from torch-pruning, or from layers that no longer fit together
         reason = " ".join(str(error).split())
         raise ValueError(f"its layers do not fit together after a trial: {reason}") from error
     if after != before:
@@ -169,20 +169,20 @@ def channels(model: nn.Module) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class PruneChannels(Technique):
-    """Cuts channels once, and trains on with the smaller network.
+    """Cuts channels once, and continues training with the smaller network.
 
     `ratio=0` is the whole network.
     """
 
     ratio: float = 0.5
-    """Share of the channels that goes, of each group alike."""
+    """Share of the channels to remove from each group."""
     round_to: int = 16
-    """Widths are multiples of this: int8 kernels lose more on 24 channels than 32 cost."""
+    """Widths are multiples of this: int8 kernels are slower with 24 channels than with 32."""
     at: float = 0.2
     """Share of training after which the cut is made, at an epoch's start; 1 cuts after training."""
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "channels": Column(float, "share", "Channels that the cut has left, of those before it.")
+        "channels": Column(float, "share", "Share of the channels that remain after the cut.")
     }
 
     def __post_init__(self) -> None:
@@ -240,7 +240,7 @@ class PruneChannels(Technique):
         return [n for n, parameter in model.named_parameters() if parameter.shape != shapes[n]]
 
     def reshape(self, model: nn.Module) -> None:
-        """Changes nothing yet. Raises ValueError where the model cannot be cut."""
+        """Changes nothing yet. Raises ValueError if the model cannot be cut."""
         kind = type(model).__name__
         if any(getattr(module, "fixed_channels", False) for module in model.modules()):
             raise ValueError(
@@ -255,7 +255,7 @@ class PruneChannels(Technique):
                 trial(model, self.ratio, self.round_to, scattered=s) for s in (False, True)
             )
             if _shapes(one) != _shapes(other):
-                # A stored model's skeleton does not know the weights.
+                # A stored model's skeleton is built without the weights.
                 raise ValueError("its widths would depend on which channels are the smallest")
         except ValueError as error:
             raise ValueError(
@@ -284,7 +284,7 @@ class PruneChannels(Technique):
         return True
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
-        """Share of the channels that is left."""
+        """The share of the channels that remain."""
         return {"channels": int(memory[LEFT]) / int(memory[BEFORE]) if LEFT in memory else 1.0}
 
 

@@ -1,11 +1,11 @@
-"""Few bits for weights and activations, by training with them or after it (LSQ, Esser et al. 2020).
+"""Weights and activations of few bits, during training or after it (LSQ, Esser et al. 2020).
 
            plain training            │ rounded weights and inputs, steps learned
     ─────────────────────┬───────────┼──────────────────────────────────────────▶ step
                          ╰ observed ─╯                                          finish
                            16 steps  begin
 
-`begin=1` is post-training quantization: observed are the last steps, and `finish` rounds.
+`begin=1` is post-training quantization: the last steps are observed, and `finish` rounds.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from raybench.techniques.layers.quantized_layers import (
 from raybench.techniques.layers.rounded_weights import is_whole, rounded_weights
 
 OBSERVED_STEPS = 16
-"""Steps before `begin` in which inputs and gradients are observed: what is older is of a network
-that has changed since. Grids fitted to one batch's inputs scatter by 24 % (4 bits, median over
-ResNet-20's layers), the mean of 16 by 6 %."""
+"""Steps before `begin` in which inputs and gradients are observed. Older observations would belong
+to a network that has changed since. Grids fitted to one batch's inputs scatter by 24 % (4 bits,
+median over ResNet-20's layers), the mean of 16 by 6 %."""
 
 SEEN, SQUARED = "inputs seen by ", "squared gradient of "  # keys in the memory
 
@@ -49,7 +49,7 @@ def _has_budget(experiment: Any) -> bool:
 
 
 def _before_monarch(experiment: Any) -> bool:
-    """Whether layers that Monarch makes in training would come after the first rounded step."""
+    """Whether Monarch would create layers in training after the first rounded step."""
     monarch, epochs = experiment.monarch, experiment.recipe.epochs
     changed = math.ceil(round(monarch.switch_at * epochs, 6)) / epochs
     late = monarch.mode != "from_scratch" and changed > 0
@@ -58,15 +58,15 @@ def _before_monarch(experiment: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Technique):
-    """Trains with weights of few bits, and rounds the inputs of plain layers as well.
+    """Trains with weights of few bits, and also rounds the inputs of plain layers.
 
-    Weights are those of all convolutions and linear layers, attention, experts, Monarch and
-    low-rank factors; recurrent and standardized ones are left out. Inputs are those of plain
+    It rounds the weights of all convolutions and linear layers, attention, experts, Monarch and
+    low-rank factors, except recurrent and standardized ones. It rounds the inputs of plain
     nn.Conv2d and nn.Linear. `bits=0` is the plain model.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "weight_bits": Column(float, "bits", "Mean of the quantized weights; before that 32."),
+        "weight_bits": Column(float, "bits", "Mean over the quantized weights; 32 before that."),
         "bits_by_layer": Column(
             str, "", "Bits of the quantized weights in order: 8 18x4 8 is 8, eighteen times 4, 8."
         ),
@@ -103,16 +103,16 @@ class Quantize(Technique):
     )
 
     bits: int = 8
-    """Of weights: 2 to 8."""
+    """Bits of weights: 2 to 8."""
     activation_bits: int = 8
-    """Of what enters a layer: 2 to 8, or 32, which leaves it in floating point."""
+    """Bits of layer inputs: 2 to 8, or 32, which leaves them in floating point."""
     ends_bits: int = 8
-    """Of the first convolution and the last linear layer, weights and inputs."""
+    """Bits of the first convolution and the last linear layer, for weights and inputs."""
     begin: float = 0.5
     """Share of training after which it is quantized; 1 quantizes after training."""
     budget_bytes: int = 0
-    """Bytes of all quantized weights, before any entropy coding, that the layers between the ends
-    share by their sensitivity, in place of `bits`; 0: each has `bits`."""
+    """Bytes of all quantized weights, before entropy coding. It replaces `bits`: layers between the
+    ends get bits by their sensitivity. 0: each layer has `bits`."""
 
     def __post_init__(self) -> None:
         for name, also in (("bits", 0), ("activation_bits", 32), ("ends_bits", 8)):
@@ -140,13 +140,13 @@ class Quantize(Technique):
         weights = list(rounded_weights(model).values())
         if not weights:
             raise ValueError(
-                f"a {type(model).__name__} has no layer that quantize knows: a convolution, a "
+                f"a {type(model).__name__} has no layer that quantize supports: a convolution, a "
                 "linear or attention layer, experts, Monarch or low-rank factors"
             )
-        # Here, on the whole model: a pipeline's stage has a part of it.
+        # Set here, on the whole model, because a pipeline's stage has only a part of it.
         for module, attribute in (weights[0].holders[0], weights[-1].holders[0]):
             module.end_attributes = (*module.end_attributes, attribute)
-        self._choices(model)  # a budget that cannot be met is told at the start
+        self._choices(model)  # raises at the start if the budget cannot be met
 
     def acts_on(self, model: nn.Module) -> list[str]:
         return list(rounded_weights(model))
@@ -196,7 +196,7 @@ class Quantize(Technique):
                 fold(module)
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float | str]:
-        """Mean bits of a weight, and how many weights in a row have how many: `8 18x4 8`."""
+        """Mean bits of a weight, and the bits of all weights in order: `8 18x4 8`."""
         weights = rounded_weights(model).values()
         if not weights:
             return {}
@@ -209,9 +209,9 @@ class Quantize(Technique):
         }
 
     def plan(self, model: nn.Module, memory: Memory) -> dict[str, int]:
-        """Bits of each weight. Raises ValueError: the budget is below the least possible.
+        """Bits of each weight. Raises ValueError: the budget is below the smallest possible.
 
-        Without squared gradients in the memory every weight counts alike.
+        Without squared gradients in the memory all weights count equally.
         """
         weights, choices = rounded_weights(model), self._choices(model)
         if not self.budget_bytes:
@@ -224,12 +224,12 @@ class Quantize(Technique):
         return dict(zip(weights, choose(sizes, costs, 8 * self.budget_bytes), strict=True))
 
     def _extend(self, model: nn.Module) -> bool:
-        """Makes what is not quantizable yet so; whether there was anything."""
+        """Makes all weights quantizable; returns whether any was not yet."""
         bits = self._expected_bits(model)
         return quantizable(model, bits=bits, activation_bits=self.activation_bits)
 
     def _quantize(self, model: nn.Module, memory: Memory) -> None:
-        """Puts all weights on their grids, and the inputs that were observed."""
+        """Puts all weights and all observed inputs on their grids."""
         plan = self.plan(model, memory)
         for name, weight in rounded_weights(model).items():
             weight.quantize(plan[name])
@@ -237,7 +237,7 @@ class Quantize(Technique):
             layer.quantize_input(self._input_bits(layer))
 
     def _expected_bits(self, model: nn.Module) -> int:
-        """Bits of a weight between the ends, in the mean: the steps' learning rates go by them."""
+        """Mean bits of the weights between the ends, which set the steps' learning rates."""
         sizes = [weight.value.numel() for weight in chosen(model)] if self.budget_bytes else []
         if len(sizes) < 3:
             return self.bits
@@ -245,7 +245,7 @@ class Quantize(Technique):
         return min(BITS[-1], max(BITS[0], round(left / sum(sizes[1:-1]))))
 
     def _choices(self, model: nn.Module) -> dict[str, list[int]]:
-        """The bits that each weight may have, the fewest first. Raises ValueError, as `plan`."""
+        """The bits that each weight may have, fewest first. Raises ValueError as `plan` does."""
         weights = rounded_weights(model)
         inner = list(BITS) if self.budget_bytes else [self.bits]
         choices = {n: [self.ends_bits] if weight.end else inner for n, weight in weights.items()}
@@ -261,11 +261,11 @@ class Quantize(Technique):
         return self.ends_bits if layer.end_attributes else self.activation_bits
 
     def _begin(self, progress: Progress) -> int:
-        """The step after which training is quantized, or that is the last."""
+        """The step after which training is quantized; at most the last one."""
         return min(progress.steps, max(1, math.ceil(self.begin * progress.steps)))
 
     def _watch(self, model: nn.Module, progress: Progress) -> None:
-        """Lets the layers keep what enters them in the next step, where that is to be observed."""
+        """Lets the layers keep their inputs in the next step if that step is observed."""
         begin = self._begin(progress)
         watching = begin - OBSERVED_STEPS <= progress.step < begin and self.activation_bits <= 8
         for layer in quantized_layers(model).values():
@@ -286,12 +286,12 @@ class Quantize(Technique):
             return
         bits = torch.tensor([self._input_bits(layers[name]) for name in samples])
         fitted = fit_input_grids(torch.stack([*samples.values()]), bits)
-        found = dict(zip(samples, torch.stack(fitted, 1), strict=True))
-        zeros = next(iter(found.values())).new_zeros(3)
-        rows = [torch.cat([zeros[:1] + 1, found[n]]) if n in found else zeros for n in layers]
+        grids = dict(zip(samples, torch.stack(fitted, 1), strict=True))
+        zeros = next(iter(grids.values())).new_zeros(3)
+        rows = [torch.cat([zeros[:1] + 1, grids[n]]) if n in grids else zeros for n in layers]
         sums = torch.stack(rows)
         if is_whole(model) and dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)  # or the workers' steps would part
+            dist.all_reduce(sums)  # otherwise the workers' grids would differ
         for (name, layer), row in zip(layers.items(), sums, strict=True):
             memory[SEEN + name] = total = row + memory.get(SEEN + name, 0.0)
             count, low, step = total

@@ -3,8 +3,8 @@
 token ─▶ router ─▶ probabilities p of E experts ─▶ the k largest     (in fp32; section 2.1)
   │                                                     │
   └──────────────▶ experts ◀─── choice ◀────────────────┤
-                      └─▶ sum of gate × answer ◀─ gate ─┘            a dropped token gets 0, and
-                                                                     goes on by the residual
+                      └─▶ sum of gate × answer ◀─ gate ─┘            a dropped token gets 0 and
+                                                                     keeps only its residual
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ from raybench.techniques.layers.experts import Experts, loads
 from raybench.techniques.layers.feed_forwards import FeedForward, feed_forwards
 from raybench.techniques.layers.router import Router, first_come
 
-DEAD = 0.01  # share of an even load under which an expert counts as dead
+DEAD = 0.01  # share of an even load below which an expert counts as dead
 
 
 @dataclass(frozen=True, kw_only=True)
 class Switch(Technique):
     """Replaces the feed-forward of chosen blocks by a mixture of experts.
 
-    Of any model that has feed-forwards of two linear layers: ViT, Swin, BEiT, ConvNeXt, a mixer's
-    channels, nn.TransformerEncoder. `experts=0` is the plain model. Every second block, as in
-    Switch Transformers and V-MoE, is the default: half the parameters of a mixture in all blocks.
+    It works for any model with feed-forwards of two linear layers: ViT, Swin, BEiT, ConvNeXt, a
+    mixer's channels, nn.TransformerEncoder. `experts=0` is the plain model. The default is every
+    second block, as in Switch Transformers and V-MoE: half the parameters of mixtures in all
+    blocks.
     """
 
     experts: int = 8
     """Experts of a mixture; 0 is the plain model."""
     blocks: str = "second"
-    """all, second (every second block), last_two, or numbers such as 1,3,5: among the model's
-    feed-forwards from the first to the last, counted from 0."""
+    """all, second (every second block), last_two, or numbers such as 1,3,5, which count the model's
+    feed-forwards from 0."""
     top_k: int = 1
-    """Experts a token: 1 or 2."""
+    """Experts per token: 1 or 2."""
     capacity_factor: float = math.inf
-    """Tokens that an expert takes in a training step, as a multiple of an even share; what comes
-    later is dropped. The paper's capacity is tokens / experts · factor (equation 3), here rounded
-    up: at factor 1 an even load is never dropped. inf drops nothing; nor does evaluation."""
+    """Tokens that an expert takes in a training step, as a multiple of an even share; later tokens
+    are dropped. The paper's capacity is tokens / experts · factor (equation 3), here rounded up, so
+    factor 1 never drops an even load. inf drops nothing; evaluation never drops."""
     gate: Literal["probability", "normalized"] = "probability"
-    """What an answer is multiplied by: the router's probability (Switch), or that divided by its
-    sum over the token's experts. With one expert a token that is 1, with p's gradient."""
+    """Factor of an expert's output: the router's probability (Switch), or that divided by its sum
+    over the token's experts. With one expert per token the latter is 1, with p's gradient."""
     balance_loss: float = 0.01
     """Weight of E · Σ f · P, shares of tokens times mean probabilities (equation 4). It is 1 for
     an even load."""
@@ -62,19 +63,19 @@ class Switch(Technique):
     shared_expert: bool = False
     """Keeps the block's own feed-forward for every token, beside the experts."""
     upcycle: bool = False
-    """Experts begin as copies of the block's feed-forward (Komatsuzaki et al. 2022), else with
-    weights of their own. `start_from` gives the dense weights."""
+    """Experts start as copies of the block's feed-forward (Komatsuzaki et al. 2022), otherwise with
+    their own random weights. `start_from` provides the dense weights."""
 
     columns: ClassVar[Mapping[str, Column]] = {
         "load_cv": Column(
             float, "", "Coefficient of variation of the experts' loads over an epoch's steps."
         ),
         "dead_experts": Column(
-            int, "", "Experts with under a hundredth of an even load, over all mixtures."
+            int, "", "Experts with less than a hundredth of an even load, over all mixtures."
         ),
-        "dropped_share": Column(float, "share", "Assignments that met a full expert."),
+        "dropped_share": Column(float, "share", "Assignments dropped because the expert was full."),
         "router_entropy": Column(
-            float, "nats", "Entropy of the routers; log(experts) where they have no preference."
+            float, "nats", "Entropy of the routers; log(experts) if they have no preference."
         ),
         "balance_loss": Column(float, "", "Balance loss before its weight; 1 for an even load."),
         "z_loss": Column(float, "", "Mean squared logsumexp of the routers' logits."),
@@ -96,7 +97,7 @@ class Switch(Technique):
         if self.experts < 0:
             raise ValueError(f"experts is {self.experts}: 0 (the plain model) or more")
         if self.top_k not in (1, 2):
-            raise ValueError(f"top_k is {self.top_k}: 1 or 2 experts a token")
+            raise ValueError(f"top_k is {self.top_k}: 1 or 2 experts per token")
         if 0 < self.experts < self.top_k:
             raise ValueError(f"top_k {self.top_k} is above the {self.experts} expert(s)")
         if not self.capacity_factor > 0:
@@ -168,7 +169,7 @@ class Mixture(nn.Module):
         self.after = copy.deepcopy(layers.after)  # the feed-forward's own dropout
         self.shared = dense if settings.shared_expert else None
         # Sums over the training steps of an epoch: load of each expert, dropped, entropy, balance,
-        # z, steps. A buffer, so that workers' are averaged; not a part of the stored model.
+        # z, steps. It is a buffer so that workers average it; the stored model does not have it.
         self.register_buffer("tally", torch.zeros(settings.experts + 5), persistent=False)
         self.penalties: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
 
@@ -179,22 +180,22 @@ class Mixture(nn.Module):
         mixed = torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if mixed else x.dtype
         x_TD = x.flatten(0, -2)
-        with torch.autocast(kind, enabled=False):  # grouped_mm does not know it
+        with torch.autocast(kind, enabled=False):  # grouped_mm does not support autocast
             logits_TE = self.router(x_TD.float())
             p_TE = logits_TE.softmax(-1)
             gate_Tk, choice_Tk = p_TE.topk(settings.top_k)
-            # All first choices stand before all second ones: they are dropped last.
+            # All first choices come before all second ones, so first choices are dropped last.
             expert_N, gate_N = choice_Tk.T.flatten(), self._gates(gate_Tk).T.flatten()
             source_N = torch.arange(len(x_TD), device=x.device).repeat(settings.top_k)
             load_E = loads(expert_N, settings.experts) / max(1, len(expert_N))
             if self.training and settings.capacity_factor < math.inf:
                 share = settings.capacity_factor * len(expert_N) / settings.experts
-                capacity = math.ceil(share - 1e-9)  # 1.1 * 50 / 11 is 5, whatever floats say
+                capacity = math.ceil(share - 1e-9)  # 1.1 * 50 / 11 must be 5 despite rounding
                 kept = first_come(expert_N, settings.experts, capacity)
                 expert_N, gate_N, source_N = expert_N[kept], gate_N[kept], source_N[kept]
             if self.training:
                 dropped = 1 - len(expert_N) / max(1, len(x_TD) * settings.top_k)
-                self._tell(logits_TE, p_TE, load_E, dropped)
+                self._note(logits_TE, p_TE, load_E, dropped)
             x_ND = x_TD.to(dtype)
             every_once = len(expert_N) == len(x_TD) and settings.top_k == 1
             if not every_once:
@@ -212,13 +213,13 @@ class Mixture(nn.Module):
             return gate_Tk / gate_Tk.detach()
         return gate_Tk / gate_Tk.sum(-1, keepdim=True)
 
-    def _tell(self, logits_TE: Tensor, p_TE: Tensor, load_E: Tensor, dropped: float) -> None:
-        """Notes the penalties of this step, and adds it to the tally."""
+    def _note(self, logits_TE: Tensor, p_TE: Tensor, load_E: Tensor, dropped: float) -> None:
+        """Stores the penalties of this step and adds the step to the tally."""
         if dist.is_available() and dist.is_initialized():
-            # Of the whole batch: a mean of products over workers is not the product of means.
+            # Over the whole batch: a mean of products over workers is not the product of means.
             dist.all_reduce(load_E)
             load_E = load_E / dist.get_world_size()
-        tokens = max(1, len(p_TE))  # a mean over none would be NaN
+        tokens = max(1, len(p_TE))  # a mean over no tokens would be NaN
         balance = self.settings.experts * (load_E * p_TE.sum(0) / tokens).sum()
         z = logits_TE.logsumexp(-1).square().sum() / tokens
         self.penalties = (balance, z)
@@ -235,7 +236,7 @@ class Mixture(nn.Module):
         load_E = self.tally[:experts].double() / steps
         dropped, entropy, balance, z = (self.tally[experts:-1].double() / steps).tolist()
         return {
-            "load_cv": float(load_E.std(correction=0) * experts),  # of a mean of 1 / E
+            "load_cv": float(load_E.std(correction=0) * experts),  # relative to the mean 1 / E
             "dead_experts": float((load_E < DEAD / experts).sum()),
             "dropped_share": dropped,
             "router_entropy": entropy,
@@ -250,7 +251,7 @@ class Mixture(nn.Module):
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The last step's penalties hang on its graph, which deepcopy cannot copy.
+        # The last step's penalties hold its graph, which deepcopy cannot copy.
         return self.__dict__ | {"penalties": (0.0, 0.0)}
 
 
@@ -264,12 +265,12 @@ def _chosen(model: nn.Module, blocks: str) -> list[FeedForward]:
     every = [f for f in feed_forwards(model) if not f.of_tokens]
     if not every:
         raise ValueError(
-            f"a {type(model).__name__} has no feed-forward, two linear layers with an activation "
-            "module between them, which experts could replace: take a transformer, such as vit300"
+            f"a {type(model).__name__} has no feed-forward (two linear layers with an activation "
+            "module between them) that experts could replace: take a transformer, such as vit300"
         )
     numbers = _numbers(blocks, len(every))
     if not numbers:
-        raise ValueError(f"blocks {blocks!r} names none of the {len(every)} block(s); say all")
+        raise ValueError(f"blocks {blocks!r} names none of the {len(every)} block(s); use all")
     wanted = [every[number] for number in numbers]
     for number, one in zip(numbers, wanted, strict=True):
         if one.chain is None:

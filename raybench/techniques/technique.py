@@ -1,8 +1,8 @@
-"""What a technique is: a frozen dataclass of hyperparameters, with hooks and declarations.
+"""Technique: a frozen dataclass of hyperparameters, with hooks and declarations.
 
 reshape ─▶ before_training ─▶ ┌ restructure ─▶ (penalty ─▶ after_step) × steps ┐ × epochs
                               └──────── evaluated weights ─▶ measure ◀─────────┘
-the last epoch:   evaluated weights ─▶ finish ─▶ batch norms renewed ─▶ stored, scored, measured
+last epoch:   evaluated weights ─▶ finish ─▶ batch norms recomputed ─▶ stored, scored, measured
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from raybench.results.column import Column
 __all__ = ["Apart", "Batch", "Load", "Memory", "Progress", "Technique"]
 
 Memory = dict[str, Tensor]
-"""What a technique must remember that is not in the model (masks, averages). The loop owns it,
-saves it with the checkpoint and hands it back, so that a technique itself stays a frozen value.
-An entry under a parameter's name has that parameter's shape: where a strategy shards the
-parameter, it shards and joins the entry alike."""
+"""A technique's state outside the model (masks, averages). The loop owns it, saves it with the
+checkpoint and passes it in, so that a technique itself stays a frozen value. An entry under a
+parameter's name has that parameter's shape; a strategy that shards the parameter also shards and
+joins the entry."""
 
 
 Load = Callable[[str], nn.Module]
 """Loads the trained model at an address, a file or `RESULTS#TRIAL`, in evaluation mode on the
-run's device. Raises ValueError where there is none, or one of other images or classes."""
+run's device. Raises ValueError if there is none, or if it is for other images or classes."""
 
 
 class Batch(NamedTuple):
-    """What a step has computed: images (B, 3, H, W); labels (B,), or (B, classes) where they are
-    mixed; the model's logits (B, classes) in the step's dtype, with their graph."""
+    """The tensors of a step: images (B, 3, H, W); labels (B,), or (B, classes) if they are mixed;
+    the model's logits (B, classes) in the step's dtype, with their graph."""
 
     images: Tensor
     labels: Tensor
@@ -39,12 +39,12 @@ class Batch(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run is: `step` optimizer steps are done of `steps` in all."""
+    """The progress of a run: `step` of `steps` optimizer steps are done."""
 
     step: int
     steps: int
     epoch_steps: int = 0
-    """Steps of an epoch; 0 where it is not known."""
+    """Steps of an epoch; 0 if unknown."""
 
     @property
     def share(self) -> float:
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """A declaration: the technique cannot stand beside `other`."""
+    """A declaration that the technique cannot be combined with `other`."""
 
     other: str
     """Field name of another technique (`monarch`), a strategy (`zero3`), `pipeline` or
@@ -61,27 +61,27 @@ class Apart(NamedTuple):
     reason: str
     """One clause that completes "prune and expert cannot be combined: …", with advice."""
     when: Callable[[Any], bool] | None = None
-    """Of the Experiment: whether the declaration holds. None: always."""
+    """Whether the declaration holds for an Experiment. None: always."""
     condition: str = ""
     """`when` in words, for the printed matrix, such as "prune.scope is global"."""
 
 
 class Technique:
-    """Moments at which a technique may act; each does nothing by default.
+    """The hooks of a technique; each does nothing by default.
 
     A subclass is a frozen dataclass whose fields are the technique's hyperparameters. The work
-    itself belongs in plain functions on a module, which a reader can call without a trainer.
+    itself belongs in plain functions on a module, which can be called without a trainer.
     """
 
     columns: ClassVar[Mapping[str, Column]] = {}
     """Columns that `measure` reports. `<technique>_coverage` is added for every technique."""
 
     apart: ClassVar[tuple[Apart, ...]] = ()
-    """What it cannot stand beside. One declaration of either side counts for both."""
+    """What it cannot be combined with. A declaration by either side counts for both."""
 
     @classmethod
     def candidates(cls, teacher: str) -> tuple[Technique, ...]:
-        """The settings that a comparison of techniques tries, from the mildest to the strongest.
+        """The settings that a comparison of techniques tries, from mildest to strongest.
 
         Args:
             teacher: address of a trained model, for a technique that learns from one.
@@ -90,13 +90,13 @@ class Technique:
 
     @property
     def active(self) -> bool:
-        """False for a setting that is the plain model, such as `experts=0`: no hook is called."""
+        """False for settings that mean the plain model, such as `experts=0`: no hook is called."""
         return True
 
     @property
     def loads(self) -> tuple[str, ...]:
-        """Addresses of the trained models that it learns from: what they were trained on counts
-        as seen, and one that was trained on the run's test images is refused."""
+        """Addresses of the trained models that it learns from. Their training images count as seen,
+        and a model that was trained on the run's test images is refused."""
         return ()
 
     def acts_on(self, model: nn.Module) -> list[str]:
@@ -110,25 +110,24 @@ class Technique:
         """Changes layers in place, before the model is wrapped and its optimizer is built."""
 
     def before_training(self, model: nn.Module, load: Load) -> None:
-        """Called once, before training begins or goes on: the moment to load another model."""
+        """Called once, before training starts or resumes: the place to load another model."""
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
-        """Changes layers during training; True where it did, for a new optimizer.
+        """Changes layers during training; returns True if it did, so that the optimizer is rebuilt.
 
-        Called at the start of every epoch, and on a stored model's skeleton as at the end.
+        Called at the start of every epoch, and on a stored model's skeleton as if at the end.
         """
         return False
 
     def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer | None:
         """An optimizer of its own for some of the parameters; the recipe's has the others.
 
-        The schedule multiplies its learning rates as it does the recipe's, of which `lr` is the
-        peak.
+        The schedule scales its learning rates like the recipe's; `lr` is the recipe's peak rate.
         """
         return None
 
     def penalty(self, model: nn.Module, batch: Batch, memory: Memory) -> Tensor | float:
-        """Term added to the loss of every step, after the forward pass of its batch."""
+        """A term added to the loss of every step, after the forward pass of its batch."""
         return 0.0
 
     def after_step(
@@ -140,17 +139,17 @@ class Technique:
     ) -> None:
         """Acts on the weights, or on the optimizer's state, after each optimizer step.
 
-        `progress.step` counts that step.
+        `progress.step` includes that step.
         """
 
     def evaluated(self, model: nn.Module, memory: Memory) -> Mapping[str, Tensor]:
         """Values to evaluate and store in place of the trained ones, by their names in the
-        state_dict; training goes on with its own. Empty by default."""
+        state_dict; training continues with the trained ones. Empty by default."""
         return {}
 
     def finish(self, model: nn.Module, memory: Memory) -> None:
-        """Turns the trained model, in place, into what is evaluated and stored."""
+        """Turns the trained model, in place, into the model to evaluate and store."""
 
     def measure(self, model: nn.Module, memory: Memory) -> Mapping[str, float | str]:
-        """Values of `columns`: every epoch, and at the end from the stored file."""
+        """Values of `columns`, in every epoch, and at the end for the stored file."""
         return {}

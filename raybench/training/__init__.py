@@ -1,1 +1,1 @@
-"""How one experiment is trained: the way in is `loop.fit`."""
+"""Training of one experiment; start with `loop.fit`."""

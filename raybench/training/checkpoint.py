@@ -1,8 +1,8 @@
-"""The state from which a run goes on: with any strategy, and with any number of workers.
+"""The state from which a run resumes, with any strategy and any number of workers.
 
-FILE            the latest state, and its checksum at the end
-FILE.previous   the one before, for when that file is damaged
-FILE.damaged    a damaged one, set aside
+FILE            the latest state, with its checksum at the end
+FILE.previous   the state before it, in case that file is damaged
+FILE.damaged    a damaged file, moved aside
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 
 from raybench.experiment import Experiment, Parallel, flatten, from_json
 
-MARK = b"raybench"  # before the checksum; torch reads files with something behind their end
+MARK = b"raybench"  # before the checksum; torch ignores bytes after the end of its file
 
 
 def write(state: dict[str, Any], path: Path) -> None:
-    """Writes a state, whole or not at all; the one that was there stays as the previous one."""
+    """Writes a state, whole or not at all; the old one is kept as the previous one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
@@ -36,12 +36,12 @@ def write(state: dict[str, Any], path: Path) -> None:
 
 
 def usable(path: Path) -> Path | None:
-    """The latest state that is as it was written: at `path`, or the one before; None for none.
+    """The latest undamaged state: at `path`, or the previous one; None if there is none.
 
-    A damaged file is set aside. Any number of processes may ask at once.
+    A damaged file is moved aside. Any number of processes may call this at once.
     """
     for candidate in (path, _previous(path)):
-        with contextlib.suppress(FileNotFoundError):  # another process has set it aside
+        with contextlib.suppress(FileNotFoundError):  # another process has moved it aside
             if _is_whole(candidate):
                 return candidate
             candidate.replace(path.with_name(f"{path.name}.damaged"))
@@ -49,7 +49,7 @@ def usable(path: Path) -> Path | None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state in a file that is whole."""
+    """The state in an undamaged file."""
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
 
@@ -68,7 +68,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _crc(file: io.BufferedIOBase, size: int | None = None) -> int:
-    """Of the next `size` bytes, or of all that are left."""
+    """The CRC-32 of the next `size` bytes, or of all remaining ones."""
     crc, left = 0, size
     while left is None or left > 0:
         block = file.read(1 << 20 if left is None else min(left, 1 << 20))
@@ -80,10 +80,10 @@ def _crc(file: io.BufferedIOBase, size: int | None = None) -> int:
 
 
 def read(path: Path, experiment: Experiment, device: torch.device) -> dict[str, Any]:
-    """The state that was written, by the same experiment spread in any way.
+    """The stored state; the same experiment may have written it with other `parallel` settings.
 
     Raises:
-        ValueError: it is of another experiment; the first field that differs is named.
+        ValueError: it belongs to another experiment; the message names the first different field.
     """
     state = load(path, device)
     other = from_json(state["experiment"])
@@ -92,11 +92,11 @@ def read(path: Path, experiment: Experiment, device: torch.device) -> dict[str, 
     theirs, ours = flatten(_alike(other)), flatten(_alike(experiment))
     name = next(name for name in ours if theirs[name] != ours[name])
     raise ValueError(
-        f"{path} was saved by another experiment, with {name} {theirs[name]!r} for "
+        f"{path} was saved by another experiment, with {name} {theirs[name]!r} instead of "
         f"{ours[name]!r}; start without it"
     )
 
 
 def _alike(experiment: Experiment) -> Experiment:
-    """Without how it is spread, which no result depends on but for rounding."""
+    """The experiment without its `parallel` settings, which change results only by rounding."""
     return replace(experiment, parallel=Parallel())

@@ -1,4 +1,4 @@
-"""Coverage: whether an experiment's techniques fit its model, told before anything trains."""
+"""Coverage: checks before training whether an experiment's techniques fit its model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def fits(experiment: Experiment, classes: int) -> dict[str, float]:
     """`<technique>_coverage` of every active technique: the share of the values that it acts on.
 
     Raises:
-        ValueError: a technique fits no layer of the model, or the model has no such layers.
+        ValueError: a technique fits no layer of the model.
     """
     if not experiment.techniques():
         return {}
     try:
         with without_memory():
             model = _reshaped(experiment, classes)
-    except (NotImplementedError, RuntimeError, ValueError):  # a layer that looks at its values
+    except (NotImplementedError, RuntimeError, ValueError):  # a layer reads its values
         with torch.random.fork_rng():
             model = _reshaped(experiment, classes)
     shares = {}
@@ -29,8 +29,8 @@ def fits(experiment: Experiment, classes: int) -> dict[str, float]:
         share = coverage(model, technique.acts_on(model))
         if not share:
             raise ValueError(
-                f"{name} acts on no weight of {experiment.model}: it has no layer of the kinds "
-                f"that {name} knows; take another model, or leave {name} out"
+                f"{name} acts on no weight of {experiment.model}: the model has no layer of the "
+                f"kinds that {name} supports; take another model, or leave {name} out"
             )
         shares[f"{name}_coverage"] = share
     return shares

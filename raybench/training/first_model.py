@@ -1,4 +1,4 @@
-"""The model with which a run begins: its first weights, its techniques' layers, its layout."""
+"""The model at the start of a run: its first weights, its techniques' layers, its layout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from raybench.training import measure, trained
 
 
 def laid_out(experiment: Experiment, classes: int, device: torch.device) -> nn.Module:
-    """The model as techniques reshape it, on the device and laid out for its kernels."""
+    """The model after the techniques' `reshape`, on the device, in the layout for its kernels."""
     torch.manual_seed(experiment.seed)
     model = first_model(experiment, classes)
-    # The order is that of the fields in Experiment, here and at every later moment.
+    # Techniques act in the order of Experiment's fields, here and everywhere.
     for _, technique in experiment.techniques():
         technique.reshape(model)
     # channels_last: 1.1 to 1.6 times faster convolutions on a CPU, harmless elsewhere.
@@ -27,13 +27,13 @@ def laid_out(experiment: Experiment, classes: int, device: torch.device) -> nn.M
 
 
 def first_model(experiment: Experiment, classes: int) -> nn.Module:
-    """The plain model with its first weights, as `start_from` says. Raises ValueError."""
+    """The plain model with its first weights from `start_from`. Raises ValueError."""
     require_source(experiment)
     name, size, start = experiment.model, experiment.image_size, experiment.start_from
     if start.startswith("timm:"):
         pretrained = start.removeprefix("timm:")
         if not pretrained:
-            raise ValueError("start_from is 'timm:': say timm:hub, or timm:FILE")
+            raise ValueError("start_from is 'timm:': use timm:hub or timm:FILE")
         return build(name, classes=classes, image_size=size, pretrained=pretrained)
     model = build(name, classes=classes, image_size=size)
     if start:

@@ -1,9 +1,9 @@
-"""fit(): the one epoch loop, whoever takes the steps. It names no technique, no Ray, no table.
+"""fit(): the single epoch loop, for every runner. It names no technique, no Ray and no table.
 
-train ─▶ whole ─▶ evaluated weights put in ─▶ (last epoch: finish) ─▶ norms renewed ─▶
+train ─▶ whole ─▶ evaluated weights put in ─▶ (last epoch: finish) ─▶ norms recomputed ─▶
 (last epoch: stored, read back, scored) ─▶ validated ─▶ measured ─▶ reported
 
-Nothing changes the model between its score and its file.
+Nothing changes the model between storing and scoring it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from raybench.training.runner import Metrics, Runner, put_in
 from raybench.training.score import bytes_if_finished, renewed, store_and_score, validated
 
 Begin = Callable[[Experiment, Images, "dict[str, Any] | None"], Runner]
-"""Makes the runner of an experiment, from its beginning or from a saved state."""
+"""Makes the runner of an experiment, from the start or from a saved state."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. `save` writes the state from which `resume=path` goes on; it is to be
-    called before the next epoch is asked for, by all workers or by none: each holds a part of the
-    state, of which the first one writes the whole."""
+    """The result of an epoch. `save` writes the state for `resume=path`. Call it before asking for
+    the next epoch, on all workers or on none: each worker holds a part of the state, and the first
+    one writes the whole."""
 
     number: int
     of: int
@@ -57,9 +57,9 @@ def fit(
 ) -> Iterator[Epoch]:
     """Trains, yielding once per epoch; closing the generator stops the run.
 
-    The last epoch's metrics hold the test scores. They, and the model's bytes and sparsity, are
-    of the model as read back from its file: from `store`, where one is given, else from a
-    temporary one.
+    The last epoch's metrics include the test scores. The test scores, the model's bytes and its
+    sparsity are those of the model as read back from its file: from `store` if given, else from a
+    temporary file.
 
     Raises:
         Diverged: at the first step whose loss is NaN or infinite.
@@ -104,7 +104,7 @@ def fit(
                 metrics |= technique.measure(whole, memories[name])
             if number < recipe.epochs:
                 put_in(whole, replaced)
-            del whole, memories, replaced  # where they are copies, training has the memory
+            del whole, memories, replaced  # if they are copies, training needs the memory
             evaluation.stop()
             peak = epoch_run.peak_memory_bytes
             metrics |= {
@@ -114,8 +114,8 @@ def fit(
             }
 
             def save(path: Path, epoch: int = number, metrics: Metrics = metrics) -> None:
-                said = {"experiment": experiment.to_json(), "epoch": epoch, "metrics": metrics}
-                state = said | runner.state()
+                header = {"experiment": experiment.to_json(), "epoch": epoch, "metrics": metrics}
+                state = header | runner.state()
                 if runner.replicas.rank == 0:
                     checkpoint.write(state, path)
 
@@ -127,7 +127,7 @@ def fit(
 def _evaluated(
     model: nn.Module, experiment: Experiment, memories: dict[str, Memory]
 ) -> dict[str, Tensor]:
-    """What techniques put in place of the trained values; of several the last one's counts."""
+    """The values that techniques evaluate in place of the trained ones; the last technique wins."""
     values: dict[str, Tensor] = {}
     for name, technique in experiment.techniques():
         values |= technique.evaluated(model, memories[name])

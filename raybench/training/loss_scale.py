@@ -1,8 +1,9 @@
-"""fp16 has no numbers below 6e-8: the loss is multiplied, and its gradients divided again.
+"""Loss scaling for fp16, which has no numbers below 6e-8: scales the loss, unscales the gradients.
 
-Micikevicius et al. 2018, "Mixed Precision Training", section 3.2, with a factor that moves: halved
-where a gradient overflowed, and the step left out; doubled after 2,000 steps without. torch's
-`GradScaler` looks at each worker's gradients alone; of sharded ones a part may overflow.
+Micikevicius et al. 2018, "Mixed Precision Training", section 3.2, with a dynamic factor: if a
+gradient overflows, the factor is halved and the step skipped; after 2,000 steps without an overflow
+it is doubled. torch's `GradScaler` checks each worker's gradients separately, but an overflow in
+one worker's part of sharded gradients must stop all workers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FIRST, PATIENCE = 2.0**16, 2000
 
 
 class LossScale:
-    """The steps of an optimizer, with a scaled loss where the dtype wants one."""
+    """The steps of an optimizer, with a scaled loss if the dtype needs it."""
 
     def __init__(self, dtype: torch.dtype, replicas: Replicas) -> None:
         self.replicas, self.scaling = replicas, dtype == torch.float16
@@ -29,7 +30,7 @@ class LossScale:
         (loss * self.state["factor"] if self.scaling else loss).backward()
 
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
-        """The optimizers' steps; left out by all workers where a gradient is not finite."""
+        """The optimizers' steps; all workers skip them if any gradient is not finite."""
         if not self.scaling or self._unscale(optimizers):
             for optimizer in optimizers:
                 optimizer.step()

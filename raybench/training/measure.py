@@ -1,4 +1,4 @@
-"""What a run is measured by: a clock, counts on the model, and the machine's fingerprint."""
+"""Measurements of a run: a clock, counts on the model, and the machine's fingerprint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU_FEATURES = ("avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 
 
 class Stopwatch:
-    """Adds up the seconds between `start` and `stop`; waits for a GPU before it reads the clock."""
+    """Sums the seconds between `start` and `stop`; waits for a GPU before it reads the clock."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -51,7 +51,7 @@ def pick_device() -> torch.device:
 def pick_dtype(
     precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device
 ) -> tuple[torch.dtype, str]:
-    """The dtype of the forward pass, and the reason in words. Raises ValueError: no fp16 there."""
+    """The dtype of the forward pass, and the reason in words. Raises ValueError: fp16 on a CPU."""
     if precision == "fp16":
         if device.type != "cuda":
             raise ValueError("recipe.precision fp16 is for GPUs; on a CPU take bf16")
@@ -71,7 +71,7 @@ def pick_dtype(
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """Those of `CPU_FEATURES` that this processor has (Linux; elsewhere none are known)."""
+    """The `CPU_FEATURES` that this processor has (on Linux; elsewhere none are known)."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return frozenset()
@@ -80,7 +80,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def torch_save_bytes(model: nn.Module) -> int:
-    """What `torch.save` makes of the model's state_dict: the file that others are compared with."""
+    """The size of the model's state_dict as `torch.save` writes it, the baseline of file sizes."""
     file = BytesIO()
     torch.save(model.state_dict(), file)
     return file.tell()
@@ -93,7 +93,7 @@ def count_parameters(model: nn.Module) -> int:
 def count_flops(model: nn.Module, image_size: int) -> int:
     """Floating-point operations of one image's forward pass; a multiply-add counts as two.
 
-    Counted by torch on the operations that run. A pruned weight counts like any other: dense
+    torch counts the operations that run. A pruned weight counts like any other, because dense
     kernels multiply by its zero.
     """
     grouped = {torch.ops.aten._grouped_mm: _grouped_mm_flops}  # torch has no rule for it
@@ -105,7 +105,7 @@ def count_flops(model: nn.Module, image_size: int) -> int:
 
 
 def _grouped_mm_flops(rows: tuple[int, int], weights: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """Of (R, K) times (E, K, N): each row meets one of the matrices."""
+    """Operations of (R, K) times (E, K, N), where each row is multiplied by one of the matrices."""
     return 2 * rows[0] * rows[1] * weights[-1]
 
 
@@ -115,7 +115,7 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
-        # Not ru_maxrss: a child begins with what its parent held when it was started.
+        # Not ru_maxrss: a child inherits its parent's value from the time of its start.
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -124,16 +124,16 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Lets `peak_memory_bytes` begin anew: a process that is kept runs one trial after another."""
+    """Resets `peak_memory_bytes`, because a process runs one trial after another."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # Linux alone has it
+    with contextlib.suppress(OSError):  # only Linux has it
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory_now_bytes(device: torch.device) -> int:
-    """What the allocator has given out on a GPU; on a CPU the resident size, on Linux alone."""
+    """Allocated memory on a GPU; on a CPU the resident size (elsewhere than Linux, its peak)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     statm = Path("/proc/self/statm")
@@ -144,7 +144,7 @@ def memory_now_bytes(device: torch.device) -> int:
 
 @cache
 def machine() -> dict[str, str | int]:
-    """The machine as columns: what a ratio or a time in the table was measured on."""
+    """The machine as columns: times and ratios in the table were measured on it."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -165,8 +165,8 @@ def machine() -> dict[str, str | int]:
 def provenance() -> dict[str, str]:
     """Code and versions as columns.
 
-    `ray job submit` leaves `.git` behind, so the submitter may hand the commit on in
-    RAYBENCH_COMMIT; the hash of the sources is always there.
+    `ray job submit` does not copy `.git`, so the submitter can pass the commit in RAYBENCH_COMMIT;
+    the hash of the sources is always there.
     """
     root = Path(__file__).parent.parent.parent
     digest = hashlib.sha256()
@@ -183,7 +183,7 @@ def provenance() -> dict[str, str]:
 
 
 def _git_commit(root: Path) -> str:
-    """The commit's hash, with `-dirty` behind it where tracked files differ; "" without git."""
+    """The commit's hash, with the suffix `-dirty` if tracked files differ; "" without git."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

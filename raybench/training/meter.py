@@ -1,11 +1,11 @@
-"""What a run's steps cost: samples a second, the parts of a step's time, memory by kind.
+"""The cost of a run's steps: samples per second, the parts of a step's time, memory by kind.
 
     epoch   │ step 1 │ step 2 │ step 3 … │ last step │
                └ activations counted        └ probed: transfers wait for all workers, are timed
                   └──────── samples_per_s ────┘
 
-In a probed step nothing is sent while something is computed; its parts add up to its time, which
-may be longer than that of the others.
+In a probed step nothing is sent during computation. Its parts add up to its time, which may be
+longer than that of other steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raybench.parallel.ddp import Replicas
 from raybench.parallel.memory import Activations, held
 from raybench.training import measure
 
-WARM = 2  # steps before the clock: kernels are chosen, the optimizer makes its averages
+WARM = 2  # untimed first steps: kernels are chosen, the optimizer allocates its averages
 
 
 class Meter:
@@ -37,14 +37,14 @@ class Meter:
         self._start = measure.memory_now_bytes(device)
 
     def epoch(self, steps: int, batch: int) -> None:
-        """An epoch of so many steps of `batch` samples begins."""
+        """Begins an epoch of `steps` steps with `batch` samples each."""
         self._steps, self._batch, self._step = steps, batch, 0
         self._first = min(max(0, WARM - self._taken), steps - 1)
         self._since = 0.0
 
     @contextmanager
     def forward(self, x: Tensor) -> Iterator[None]:
-        """Around the forward pass of `x`, with which a step begins."""
+        """The context of the forward pass of `x`, which begins a step."""
         if self._step == self._first:
             self._since = self._now()
         self._step += 1
@@ -59,7 +59,7 @@ class Meter:
             yield
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """After the optimizer's step."""
+        """Call it after the optimizer's step."""
         self._taken += 1
         if self._step < self._steps:
             return
@@ -73,7 +73,7 @@ class Meter:
             **held(model, optimizer, self.replicas.beside()),
             "peak_above_start_bytes": max(0, measure.peak_memory_bytes(self.device) - self._start),
         }
-        if self._steps == 1:  # no step but the probed one
+        if self._steps == 1:  # the probed step is the only one
             self.columns["samples_per_s"] = self._batch / seconds
 
     def _probe(self) -> None:
@@ -84,7 +84,7 @@ class Meter:
         exchange = self.replicas.exchange
         exchange.waiting_s = exchange.communication_s = 0.0
         if self.replicas.workers > 1:
-            dist.barrier()  # what one lags behind from before is not this step's
+            dist.barrier()  # a lag from earlier steps must not count in this one
             exchange.probing = True
         self._since = self._now()
 

@@ -13,12 +13,12 @@ from torch import nn
 from raybench.experiment import Recipe
 
 EMBEDDING = re.compile(r"(absolute_)?pos_embed(ding)?|(cls|dist|reg|class)_token")
-"""Names of a ViT's embeddings in timm and torchvision. By name, as a pipeline's stage is a part of
-the model and has no `no_weight_decay`."""
+"""Names of a ViT's embeddings in timm and torchvision. They are matched by name, because a
+pipeline's stage is only a part of the model and has no `no_weight_decay`."""
 
 
 def learning_rate(recipe: Recipe, share: float) -> float:
-    """Learning rate when `share` (0 to 1) of the steps are done.
+    """Learning rate after a `share` (0 to 1) of the steps.
 
     lr ┤    ╭─╮
        │   ╱   ╲     linear rise over `warmup`, then cosine, linear or constant
@@ -45,11 +45,11 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all trainable parameters.
 
-    Matrices and filters are decayed; norms and biases, a stack of biases too, are not, nor are
-    embeddings of positions and tokens, and what the model's `no_weight_decay` names. A module
-    may have a `lr_scale`, a dict from a parameter's name to the factor of its learning rate, which
-    becomes its group's. Parameters that `continuing` had keep their moments. Those in `without`
-    have another optimizer.
+    Weight decay applies to matrices and filters. It does not apply to norms, biases (also stacked
+    ones), embeddings of positions and tokens, and the names in the model's `no_weight_decay`. A
+    module may have a `lr_scale`, a dict from a parameter's name to a factor of its learning rate,
+    which becomes its group's. Parameters that were in `continuing` keep their moments. Those in
+    `without` have another optimizer.
     """
     others = {id(parameter) for parameter in without}
     scales = {
@@ -78,7 +78,7 @@ def build_optimizer(
                 if parameter in continuing.state:
                     optimizer.state[parameter] = continuing.state[parameter]
                 elif recipe.optimizer == "sgd" and recipe.momentum:
-                    # The fused kernel wants all of a group or none to have one.
+                    # The fused kernel needs one for all parameters of a group, or for none.
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 

@@ -16,10 +16,10 @@ class Optimizers:
     """One run's optimizers, stepped together; the schedule scales all of them.
 
     Args:
-        continuing: those before layers were changed; parameters that stay keep their moments.
+        continuing: the optimizers before layers changed; remaining parameters keep their moments.
 
     Raises:
-        ValueError: a technique has an optimizer of its own, and the strategy shards gradients.
+        ValueError: a technique has its own optimizer, and the strategy shards gradients.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Optimizers:
                 continue
             if experiment.parallel.strategy.startswith("zero"):
                 raise ValueError(
-                    f"{name} has an optimizer of its own, and parallel.strategy "
-                    f"{experiment.parallel.strategy!r} shards the recipe's alone; take 'ddp'"
+                    f"{name} has an optimizer of its own, but parallel.strategy "
+                    f"{experiment.parallel.strategy!r} shards only the recipe's; take 'ddp'"
                 )
             for group in optimizer.param_groups:
                 group.setdefault("lr_scale", group["lr"] / experiment.recipe.lr)
@@ -66,7 +66,7 @@ class Optimizers:
         return [self.recipe, *self.supplied.values()]
 
     def of(self, technique: str) -> torch.optim.Optimizer:
-        """What a technique's `after_step` is given: its own optimizer, else the recipe's."""
+        """The optimizer for a technique's `after_step`: its own, else the recipe's."""
         return self.supplied.get(technique, self.recipe)
 
     def set_rate(self, rate: float) -> None:
@@ -79,7 +79,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self, model: nn.Module) -> dict[str, Any]:
-        """Model and optimizers as one process has them."""
+        """Model and optimizers as a single process would have them."""
         state = self.replicas.state(model, self.recipe)
         state["optimizers"] = {
             name: self.replicas.state(model, optimizer)["optimizer"]
@@ -88,7 +88,7 @@ class Optimizers:
         return state
 
     def load(self, model: nn.Module, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
+        """Resumes from a `state`."""
         self.replicas.load(model, self.recipe, state)
         for name, optimizer in self.supplied.items():
             supplied = {"model": state["model"], "optimizer": state["optimizers"][name]}

@@ -1,4 +1,4 @@
-"""The runner of whole steps: one process, or one of a group of workers.
+"""The runner of whole steps: a single process, or one of a group of workers.
 
 A step: forward ─▶ penalties ─▶ backward ─▶ the optimizers' steps ─▶ after_step.
 """
@@ -26,14 +26,14 @@ from raybench.training.optim import learning_rate
 from raybench.training.optimizers import Optimizers
 from raybench.training.runner import Diverged, Trained
 
-LOOK_EVERY = 50  # steps between two looks at the loss on a GPU
+LOOK_EVERY = 50  # steps between two checks of the loss on a GPU
 
 
 class Replicated:
     """Every worker holds the model, or its part of it, and takes its part of every batch.
 
     Args:
-        state: what `state()` gave, and the `epoch` that had ended, where a run goes on.
+        state: for a resumed run, the `state()` and the `epoch` that had ended.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Replicated:
         self._progress = Progress(0, self._steps * recipe.epochs, self._steps)
         if state is not None:
             done = state["epoch"]
-            # The layers of the epoch that was saved.
+            # Restore the layers of the saved epoch.
             self._progress = self._progress._replace(step=(done - 1) * self._steps)
             self._restructure({})
             self._progress = self._progress._replace(step=done * self._steps)
@@ -78,7 +78,7 @@ class Replicated:
         # Reseeded every epoch, so that a resumed run draws the same dropout masks.
         torch.manual_seed(self.experiment.seed * 1_000_003 + number * 1009 + replicas.rank)
         if self._restructure(self._memories):
-            del self._wrapped  # with it go DDP's hooks on the parameters that stay
+            del self._wrapped  # this removes DDP's hooks on the remaining parameters
             self._wrapped = replicas.wrap(self._model)
             self._optimizers = Optimizers(
                 self._model, self._wrapped, self.experiment, replicas, continuing=self._optimizers
@@ -100,7 +100,7 @@ class Replicated:
             started = started or time.time()
             rate = learning_rate(recipe, self._progress.share)
             losses += self._step(x, y, rate)
-            # Reading the sum back waits for a GPU: there it is done only now and then.
+            # Reading the sum waits for a GPU, so there it is done only every LOOK_EVERY steps.
             step = self._progress.step
             look = self.device.type == "cpu" or step % LOOK_EVERY == 0
             if look and replicas.any(not math.isfinite(losses.item())):
@@ -119,7 +119,7 @@ class Replicated:
         return Trained(metrics, clock.seconds, started)
 
     def whole(self) -> nn.Module:
-        self._model.eval()  # itself too where the whole is a copy: train() begins the tallies anew
+        self._model.eval()  # the model itself too if `whole` is a copy: train() resets the tallies
         return self.replicas.whole(self._model)
 
     def memories(self) -> dict[str, Memory]:
@@ -136,13 +136,13 @@ class Replicated:
         }
 
     def close(self) -> None:
-        """Nobody else takes part whom the run has started."""
+        """Nothing to close: the run has started no other processes."""
 
     def _step(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
-        """One step; the batch's loss."""
+        """Takes one step; returns the batch's loss."""
         recipe, model, optimizers = self.experiment.recipe, self._model, self._optimizers
         optimizers.set_rate(rate)
-        # Before the forward pass: its activations then lie where the last gradients were.
+        # Before the forward pass, so that its activations reuse the memory of the last gradients.
         optimizers.zero_grad()
         mixed = torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
         with self._watch.forward(x), mixed:
@@ -159,7 +159,7 @@ class Replicated:
         return loss.detach()
 
     def _restructure(self, memories: dict[str, Memory]) -> bool:
-        """Lets the techniques change layers; whether one did."""
+        """Lets the techniques change layers; returns whether one did."""
         changed = [
             technique.restructure(self._model, self._progress, memories.get(name, {}))
             for name, technique in self._techniques

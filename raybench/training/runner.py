@@ -1,4 +1,4 @@
-"""Runner: who takes the steps of a run. The loop asks it for an epoch, and for what came of it."""
+"""Runner: takes the steps of a run. The loop asks it for an epoch and for its result."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ Metrics = dict[str, Any]
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a number any more."""
+    """The loss, or a tensor between stages, is no longer finite."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the steps of an epoch gave."""
+    """The result of an epoch's steps."""
 
     metrics: Metrics
     seconds: float
-    """Of training alone."""
+    """Training time only."""
     started: float
     """When the first step began, in seconds since 1970."""
     peak_memory_bytes: int | None = None
-    """Where others than this process have trained."""
+    """Set if other processes than this one have trained."""
 
 
 class Runner(Protocol):
     """One process, a process in a group of workers, or the stages of a pipeline.
 
-    In a group every worker has to call every method, in the same order.
+    In a group every worker must call every method, in the same order.
     """
 
     replicas: Replicas
-    """Those who share the evaluation."""
+    """The workers that share the evaluation."""
 
     def epoch(self, number: int) -> Trained:
         """Trains for an epoch. Raises Diverged."""
 
     def whole(self) -> nn.Module:
-        """The model as one process has it, in evaluation mode: what trains, or a copy."""
+        """The model as of a single process, in evaluation mode: the trained one or a copy."""
 
     def memories(self) -> dict[str, Memory]:
-        """The techniques' memories as one process has them."""
+        """The techniques' memories as of a single process."""
 
     def state(self) -> dict[str, Any]:
-        """What training goes on from, as one process has it."""
+        """The state from which training resumes, as of a single process."""
 
     def close(self) -> None:
-        """Lets go of whoever else takes part."""
+        """Releases all other processes that take part."""
 
 
 @torch.no_grad()
 def put_in(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Puts values into the model by their names in its state_dict; gives those that were there."""
+    """Puts values into the model by their names in its state_dict; returns the old values."""
     present = model.state_dict()
     replaced = {name: present[name].clone() for name in values}
     for name, value in values.items():

@@ -1,8 +1,8 @@
-"""The training loop of one stage: what `loop.fit` does, for a part of the model.
+"""The training loop of one stage, for its part of the model.
 
-Every stage builds the whole model from the same seed and keeps its own blocks, and walks through
-the same batches, of which the first takes the images and the last the labels: no image and no label
-ever travels.
+Every stage builds the whole model from the same seed and keeps its own blocks. Every stage also
+walks through the same batches; the first stage uses the images and the last one the labels, so no
+image or label is ever sent.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from raybench.training.optim import build_optimizer, learning_rate
 from raybench.training.runner import Diverged
 
 Connect = Callable[[int, int], Link]
-"""Makes a link to a neighbour: its rank, and the bytes of a message either way."""
+"""Makes a link to a neighbour, from its rank and the bytes of a message in either direction."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a stage tells of an epoch."""
+    """A stage's report on an epoch."""
 
-    loss: float  # mean over the epoch, of the last stage; NaN of the others
+    loss: float  # mean over the epoch in the last stage; NaN in the others
     lr: float
     wall_s: float  # of the epoch
     seconds: dict[str, float]  # by kind of action, and "wait"
     cpu_s: float
     sent_bytes: int
     first_step: float  # when it began, in seconds since 1970
-    tensors: dict[str, int]  # what the codecs saw
+    tensors: dict[str, int]  # the codecs' counts
     peak_memory_bytes: int
 
     @property
@@ -58,7 +58,7 @@ class StageRun:
 
     Args:
         cuts: first block of every stage but the first.
-        connect: makes the links; None where the stage is alone.
+        connect: makes the links; None for a single stage.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class StageRun:
         every = blocks(model)
         between = forms(every, experiment.image_size, recipe.batch // pipeline.chunks, dtype)
         begin, end = balance.bounds(cuts, len(every))[rank]
-        own = every[begin:end]
+        stage_blocks = every[begin:end]
         self.boundaries: list[Boundary] = []
         self._generator = torch.Generator(self.device)
 
@@ -88,16 +88,16 @@ class StageRun:
                 return None
             assert connect is not None
             size = message_bytes(form, pipeline.bits)
-            # Activations are rounded to the nearest; gradients at random, so that they keep their
-            # mean: a sum over many small ones would be lost otherwise.
+            # Activations are rounded to the nearest, gradients stochastically. This keeps the
+            # gradients' mean; otherwise a sum over many small ones would be lost.
             generator = self._generator if peer < rank else None
             made = Boundary(connect(peer, size), form, pipeline.bits, generator)
             self.boundaries.append(made)
             return made
 
-        named = names(model, own)
+        named = names(model, stage_blocks)
         self.stage = Stage(
-            own,
+            stage_blocks,
             named,
             recipe,
             schedule.actions(pipeline.schedule, self.stages, pipeline.chunks)[rank],
@@ -117,7 +117,7 @@ class StageRun:
         """One epoch of training.
 
         Raises:
-            Diverged: at the first step whose loss is not finite, or that would send such a tensor.
+            Diverged: at the first step whose loss or whose sent tensor is not finite.
             PeerLost: a neighbour is gone.
         """
         experiment, stage, recipe = self.experiment, self.stage, self.experiment.recipe
@@ -130,7 +130,7 @@ class StageRun:
         progress = Progress((number - 1) * steps, recipe.epochs * steps, steps)
         for name, technique in experiment.techniques():
             changed = technique.restructure(self.part, progress, self._memories[name])
-            assert not changed, f"{name} changes layers, and stands beside a pipeline"
+            assert not changed, f"{name} changes layers, but runs in a pipeline"
         losses, rate = 0.0, 0.0
         before, cpu = time.perf_counter(), time.process_time()
         started = time.time()
@@ -170,14 +170,14 @@ class StageRun:
         return self.stage.state() | {"memories": dict(self._memories)}
 
     def load(self, state: State) -> None:
-        """Goes on from this stage's state, or from that of all together."""
+        """Resumes from this stage's state, or from that of all stages together."""
         self.stage.load(state)
         for name, memory in state["memories"].items():
             entries = of_part(cast(Memory, memory), self.stage.names.values(), state["model"])
             self._memories[name] = {key: value.clone() for key, value in entries.items()}
 
     def close(self) -> None:
-        """Lets go of the neighbours."""
+        """Closes the links to the neighbours."""
         for boundary in self.boundaries:
             boundary.link.close()
 
@@ -190,10 +190,11 @@ class StageRun:
 
 
 def choose_cuts(experiment: Experiment, images: Images) -> list[int]:
-    """Where the model is cut: by hand, or by what its blocks take on this machine.
+    """Where to cut the model: by hand, or by the measured times of its blocks on this machine.
 
-    The blocks are timed at the chunk size of the run. Then the stages are timed as a whole, and
-    where one is a tenth above the mean, its blocks' times are scaled by that, and it is cut anew.
+    The blocks are timed at the chunk size of the run. Then the stages are timed as a whole. If the
+    slowest one is more than a tenth above the mean, the blocks' times are scaled to the measured
+    times of their stages, and the model is cut again.
 
     Raises:
         ValueError: the model is no list of blocks, has too few, or the cuts by hand do not fit.
@@ -213,12 +214,12 @@ def choose_cuts(experiment: Experiment, images: Images) -> list[int]:
     cuts = balance.partition(costs, pipeline.stages)
     for _ in range(TRIES):
         stages = [nn.Sequential(*every[a:b]) for a, b in balance.bounds(cuts, len(every))]
-        found = balance.measure(stages, x, dtype=dtype).blocks
-        if balance.imbalance(found) <= TOLERATED:
+        stage_seconds = balance.measure(stages, x, dtype=dtype).blocks
+        if balance.imbalance(stage_seconds) <= TOLERATED:
             break
         expected = balance.stage_costs(costs, cuts)
         for (a, b), true, sum_of in zip(
-            balance.bounds(cuts, len(every)), found, expected, strict=True
+            balance.bounds(cuts, len(every)), stage_seconds, expected, strict=True
         ):
             costs[a:b] = [cost * true / sum_of for cost in costs[a:b]]
         better = balance.partition(costs, pipeline.stages)
@@ -229,7 +230,7 @@ def choose_cuts(experiment: Experiment, images: Images) -> list[int]:
 
 
 TRIES = 3
-TOLERATED = 1.1  # the dearest stage over the mean
+TOLERATED = 1.1  # the slowest stage over the mean
 
 
 def merged(states: list[State]) -> State:
@@ -244,13 +245,13 @@ def merged(states: list[State]) -> State:
 
 
 class Stages(Protocol):
-    """Who trains an experiment's stages, epoch by epoch."""
+    """Trains an experiment's stages, epoch by epoch."""
 
-    restarts: int  # of stages that died
+    restarts: int  # restarts of stages that died
     cuts: list[int]
 
     def epoch(self, number: int) -> list[Report]:
-        """Trains for an epoch; what each stage tells of it."""
+        """Trains for an epoch; returns the report of each stage."""
 
     def state(self) -> State:
         """The whole model and optimizer after the last epoch."""
@@ -259,7 +260,7 @@ class Stages(Protocol):
 
 
 MakeStages = Callable[[Experiment, Images, "State | None"], Stages]
-"""Starts an experiment's stages, from the beginning or from the state of all together."""
+"""Starts an experiment's stages, from the start or from the state of all stages together."""
 
 
 class Alone:

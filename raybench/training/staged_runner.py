@@ -1,4 +1,4 @@
-"""The runner of a pipeline: its stages train, and this process has the whole model to evaluate."""
+"""The runner of a pipeline: its stages train, and this process evaluates the whole model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StagedRunner:
     """An experiment's stages, wherever they are.
 
     Args:
-        make: starts the stages, from the beginning or from a state of all of them together.
+        make: starts the stages, from the start or from a state of all stages together.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class StagedRunner:
 
 
 def _of_training(experiment: Experiment, images: Images, reports: list[Report]) -> Metrics:
-    """The metrics that an epoch's reports give, one of each stage."""
+    """The metrics of an epoch, from the reports of all stages."""
     recipe, pipeline = experiment.recipe, experiment.pipeline
     steps, stages = len(images.train) // recipe.batch, len(reports)
     seconds = max(report.wall_s for report in reports)

@@ -1,7 +1,7 @@
-"""A trained model by its address, for whoever goes on from it or learns from it.
+"""A trained model by its address, for runs that start from it or learn from it.
 
-teacher.safetensors           a file, as `raybench.train --store` leaves it
-results/sparsity_ladder#3     trial 3 of a sweep, where `--keep` has left its model
+teacher.safetensors           a file, as `raybench.train --store` writes it
+results/sparsity_ladder#3     trial 3 of a sweep, if `--keep` has kept its model
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def find(address: str) -> Path:
     """The file of a trained model.
 
     Raises:
-        ValueError: there is none; it says what there is.
+        ValueError: there is none; the message lists the existing ones.
     """
     path = Path(address)
     if path.is_file():
@@ -32,14 +32,14 @@ def find(address: str) -> Path:
     folder, sign, trial = address.rpartition("#")
     if not sign:
         if path.is_dir():
-            raise ValueError(f"{address} is a folder: say which of its trials, as in {address}#0")
+            raise ValueError(f"{address} is a folder: name one of its trials, as in {address}#0")
         raise ValueError(f"there is no file {address}")
     files = {_number(file.stem): file for file in sorted(Path(folder).glob("models/*-*"))}
     models = {number: file for number, file in files.items() if file.suffix != ".json"}
     if trial not in models:
-        known = f"there are {', '.join(sorted(models, key=int))}" if models else "there are none"
+        existing = f"there are {', '.join(sorted(models, key=int))}" if models else "there are none"
         raise ValueError(
-            f"{folder} holds no model of trial {trial!r}; {known} (--keep all keeps every one)"
+            f"{folder} holds no model of trial {trial!r}; {existing} (--keep all keeps every one)"
         )
     return models[trial]
 
@@ -48,18 +48,19 @@ def load(address: str, experiment: Experiment, classes: int, device: torch.devic
     """A trained model in evaluation mode on `device`, for the images and classes of a run.
 
     Raises:
-        ValueError: no such file, no trained model in it, or one of other images or classes.
+        ValueError: there is no such file, no trained model in it, or one for other images or
+            classes.
     """
     path = find(address)
     described, theirs, *_ = artefact.about(path)
     if theirs != classes:
-        raise ValueError(f"the model in {path} has {theirs} classes, and the data has {classes}")
+        raise ValueError(f"the model in {path} has {theirs} classes, but the data has {classes}")
     if described.image_size != experiment.image_size:
         raise ValueError(
-            f"the model in {path} was trained on images of {described.image_size} pixels, and "
+            f"the model in {path} was trained on images of {described.image_size} pixels, but "
             f"these have {experiment.image_size}"
         )
-    # Of all models by import path, the run has named its own alone.
+    # Only the run's own import path may be imported, because the user has named it.
     model = artefact.load(path, experiment.model).to(device).to(memory_format=torch.channels_last)
     dtype, _ = measure.pick_dtype(experiment.recipe.precision, device)
     if device.type == "cpu" and dtype == torch.bfloat16:
@@ -68,13 +69,13 @@ def load(address: str, experiment: Experiment, classes: int, device: torch.devic
 
 
 def honest(experiment: Experiment, images: Images) -> Images:
-    """The images of a run, with what the models that it goes on from and learns from have seen.
+    """The images of a run, with those that its start model and its teachers were trained on.
 
-    To be called before anything trains: the run's file then tells all images behind its weights.
+    Call it before training, so that the run's file lists all images behind its weights.
 
     Raises:
         ValueError: there is no such model, or it was trained on the run's validation or test
-            images, so that accuracies on them would be of images that it knows.
+            images, so accuracies on them would not be honest.
     """
     addresses = [address for _, technique in experiment.techniques() for address in technique.loads]
     if experiment.start_from and not experiment.start_from.startswith("timm:"):
@@ -87,7 +88,7 @@ def honest(experiment: Experiment, images: Images) -> Images:
                 if meets(seen, digests):
                     raise ValueError(
                         f"the model in {path} was trained on {name} images of {images.name} (its "
-                        f"data: {data_names(seen)}), on which this run would be scored: take a "
+                        f"data: {data_names(seen)}), and this run would be scored on them: take a "
                         f"model that was trained on {images.name} itself, or on other images"
                     )
             inherited = united(images.inherited, seen)

@@ -1,4 +1,4 @@
-"""The trainer of an experiment: its family's own, or the one of all families."""
+"""The trainer of an experiment: its family's own, or the common one."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from raybench.training.staged import Alone, MakeStages
 from raybench.training.staged_runner import StagedRunner
 
 Train = Callable[..., Iterator[Epoch]]
-"""`train(experiment, *, resume=None, store=None)`: epoch after epoch."""
+"""`train(experiment, *, resume=None, store=None)`, a generator of epochs."""
 
 COUNTED = (*memory.HELD, "activations_bytes")
 
 
 def trainer(experiment: Experiment, stages: MakeStages = Alone) -> Train:
-    """Who trains the experiment: the `train` of its family's module, else `train`.
+    """The `train` of the family's module, else the `train` below.
 
     Args:
-        stages: starts the stages of a pipeline of several, as `cluster.stages.Staged` does.
+        stages: starts the stages of a pipeline with several, as `cluster.stages.Staged` does.
     """
-    own: Train | None = getattr(preset.load(experiment.family), "train", None)
-    return own or partial(train, stages=stages)
+    of_family: Train | None = getattr(preset.load(experiment.family), "train", None)
+    return of_family or partial(train, stages=stages)
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
     store: Path | None = None,
     stages: MakeStages = Alone,
 ) -> Iterator[Epoch]:
-    """One run of any experiment, with what theory says of it beside what was counted.
+    """One run of any experiment; its metrics include the theoretical costs beside the measured.
 
     Raises:
         ValueError: parts of it cannot act together, or do not fit the model or the machine.
@@ -69,14 +69,14 @@ def train(
             )
             if all(name in metrics for name in COUNTED):
                 metrics["memory_bytes"] = sum(metrics[name] for name in COUNTED)
-            # Too dear for every epoch; of several workers the first has the file.
+            # Too expensive for every epoch; only the first worker has the file.
             if experiment.latency and epoch.last and Replicas().rank == 0:
                 metrics |= shipped_latency(path, experiment, images)
             yield replace(epoch, metrics=metrics)
 
 
 def check(experiment: Experiment) -> None:
-    """What can be told before anything trains, by the data's classes and the model's form.
+    """Checks everything that is known before training: the data's classes, the model's form.
 
     Raises:
         ValueError: the family refuses it, a technique fits no layer, or the model cannot be cut.

@@ -1,7 +1,7 @@
-"""Balance: what every block of a model costs, and where to cut it into stages.
+"""Balance: the cost of every block of a model, and where to cut the model into stages.
 
-A pipeline is as fast as its dearest stage. Costs are measured at the chunk size of the run, forward
-and backward: a cut that was chosen at batch 8 gave stages of 66 and 34 % at batch 64 (VGG-11).
+A pipeline is as fast as its slowest stage. Costs are measured at the chunk size of the run, forward
+and backward: a cut chosen at batch 8 gave stages of 66 and 34 % at batch 64 (VGG-11).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def measure(
 ) -> Costs:
     """Times every block of a model on one chunk of images `x`, as a stage runs it.
 
-    The least of `repetitions`, after one that is not counted, on this process's threads, under
-    autocast to `dtype`. The blocks are copied: batch norms would count these chunks as well.
+    Takes the least of `repetitions` after an untimed one, on this process's threads, under autocast
+    to `dtype`. It times copies of the blocks, because batch norms would count these chunks.
     """
     blocks = [copy.deepcopy(block).train() for block in blocks]
     forward = [[0.0] * len(blocks) for _ in range(repetitions + 1)]
@@ -63,8 +63,8 @@ def measure(
             if leaf.grad is not None:
                 gradient = leaf.grad
     return Costs(
-        tuple(min(found) for found in zip(*forward[1:], strict=True)),
-        tuple(min(found) for found in zip(*backward[1:], strict=True)),
+        tuple(min(seconds) for seconds in zip(*forward[1:], strict=True)),
+        tuple(min(seconds) for seconds in zip(*backward[1:], strict=True)),
     )
 
 
@@ -75,9 +75,9 @@ def _now(device: torch.device) -> float:
 
 
 def partition(costs: Sequence[float], stages: int) -> list[int]:
-    """Where to cut, so that the dearest stage costs least: the first block of every later stage.
+    """The first block of every stage but the first, chosen so that the slowest stage costs least.
 
-    Among equally good cuts those with the least sum of squared costs, then the first ones.
+    Among equally good cuts it prefers the least sum of squared costs, then the first cuts.
 
     Raises:
         ValueError: more stages than blocks.
@@ -103,7 +103,7 @@ def partition(costs: Sequence[float], stages: int) -> list[int]:
 def _best(
     blocks: int, stages: int, total: Callable[[int, int, float], float]
 ) -> tuple[float, tuple[int, ...]]:
-    """Least total of all ways to cut, and the first such cuts.
+    """The least total over all ways to cut, and the first cuts that reach it.
 
     `total(first, end, sofar)` adds a stage to the total of those before it.
     """
@@ -125,7 +125,7 @@ def _best(
 
 
 def check(blocks: int, stages: int) -> None:
-    """Raises ValueError where there are more stages than blocks."""
+    """Raises ValueError if there are more stages than blocks."""
     if not 1 <= stages <= blocks:
         raise ValueError(
             f"stages is {stages}, but the model has {blocks} blocks: take 1 to {blocks} stages"
@@ -133,7 +133,7 @@ def check(blocks: int, stages: int) -> None:
 
 
 def from_text(text: str, blocks: int, stages: int) -> list[int]:
-    """Cuts by hand: "3,7" begins stages at the blocks 3 and 7, counted from 0.
+    """Cuts given by hand: "3,7" starts stages at blocks 3 and 7, counted from 0.
 
     Raises:
         ValueError: they do not fit the model or the number of stages.
@@ -143,15 +143,15 @@ def from_text(text: str, blocks: int, stages: int) -> list[int]:
     try:
         cuts = [int(part) for part in text.split(",")] if text.strip() else []
     except ValueError as error:
-        raise ValueError(f"cuts {text!r} are no numbers with commas between: {advice}") from error
+        raise ValueError(f"cuts {text!r} are not numbers separated by commas: {advice}") from error
     if len(cuts) != stages - 1:
         raise ValueError(f"cuts {text!r} are {len(cuts)}: {advice}")
     for cut in cuts:
         if not 0 < cut < blocks:
-            raise ValueError(f"cut {cut} lies outside: {advice}, from 1 to {blocks - 1}")
+            raise ValueError(f"cut {cut} is out of range: {advice}, from 1 to {blocks - 1}")
     for one, other in pairwise(cuts):
         if one >= other:
-            raise ValueError(f"cuts {text!r} do not rise: {other} comes after {one}")
+            raise ValueError(f"cuts {text!r} do not increase: {other} comes after {one}")
     return cuts
 
 
@@ -161,10 +161,10 @@ def bounds(cuts: Sequence[int], blocks: int) -> list[tuple[int, int]]:
 
 
 def stage_costs(costs: Sequence[float], cuts: Sequence[int]) -> list[float]:
-    """What each stage costs in all."""
+    """The total cost of each stage."""
     return [sum(costs[first:end]) for first, end in bounds(cuts, len(costs))]
 
 
 def imbalance(costs: Sequence[float]) -> float:
-    """The dearest stage's cost over the mean: 1 is balance."""
+    """The slowest stage's cost over the mean; 1 is perfect balance."""
     return max(costs) * len(costs) / sum(costs)

@@ -1,9 +1,9 @@
 """Batch norm when a batch comes in chunks.
 
 Each chunk is normalised by its own statistics: those of the whole batch are known only after all of
-its chunks went through all layers before. What can be put right is the running statistics, which
-evaluation uses: M chunks update them M times a step, with the momentum m as often as 1 - (1 - m)^M
-would once (0.34 for m = 0.1 and 4 chunks).
+its chunks have passed all earlier layers. Only the running statistics, which evaluation uses, can
+be corrected: M chunks update them M times per step, and M updates with momentum m weigh as much as
+one with 1 - (1 - m)^M (0.34 for m = 0.1 and 4 chunks).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Mode = Literal["corrected", "deferred", "per_chunk"]
 def prepare(model: nn.Module, mode: Mode, chunks: int) -> None:
     """Changes the model's batch norms in place; names and values in `state_dict` stay.
 
-    corrected: the momentum is made so small that the updates of `chunks` chunks weigh as one.
-    deferred: statistics are gathered over the chunks and applied by `commit`, once a step.
-    per_chunk: nothing is changed.
+    corrected: the momentum is reduced so that the updates of `chunks` chunks weigh as one.
+    deferred: statistics are gathered over the chunks, and `commit` applies them once per step.
+    per_chunk: nothing changes.
 
     Raises:
         ValueError: deferred, and a batch norm that is not an `nn.BatchNorm2d`.
@@ -37,7 +37,7 @@ def prepare(model: nn.Module, mode: Mode, chunks: int) -> None:
 def correct_momentum(model: nn.Module, chunks: int) -> None:
     """Momentum m becomes 1 - (1 - m)^(1/chunks): after all chunks the past weighs 1 - m again.
 
-    A batch norm without momentum takes the mean over all chunks, whose weights are equal already.
+    A batch norm without momentum already weighs all chunks equally.
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.momentum is not None:
@@ -48,16 +48,16 @@ def defer(model: nn.Module) -> None:
     """Makes every batch norm a `Deferred` one, in place."""
     for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = Deferred  # the same parameters and buffers, under the same names
+            module.__class__ = Deferred  # parameters, buffers and their names stay
         elif isinstance(module, _BatchNorm) and not isinstance(module, Deferred):
             raise ValueError(
-                f"batch_norm 'deferred' does not know {name}, a {type(module).__name__}: "
+                f"batch_norm 'deferred' does not support {name}, a {type(module).__name__}: "
                 "take 'corrected'"
             )
 
 
 def commit(model: nn.Module) -> None:
-    """One update of the running statistics by all chunks since the last one."""
+    """Updates the running statistics once, by all chunks since the last update."""
     for module in model.modules():
         if isinstance(module, Deferred):
             module.commit()
@@ -71,7 +71,7 @@ class Deferred(nn.BatchNorm2d):
     squares: Tensor  # sum of squared distances from the mean
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        at_rest = self.momentum == 0  # computed once more for a backward pass
+        at_rest = self.momentum == 0  # a checkpointed block recomputes this chunk
         if not self.training or at_rest or self.running_mean is None or self.running_var is None:
             return super().forward(x_BCHW)
         # With a momentum of 1 the kernel leaves the chunk's own statistics in these two.
@@ -81,7 +81,7 @@ class Deferred(nn.BatchNorm2d):
         return y_BCHW
 
     def _gather(self, count: int, mean: Tensor, variance: Tensor) -> None:
-        """Adds a chunk to what is gathered (Chan et al. 1979); `variance` is the unbiased one."""
+        """Adds a chunk's statistics (Chan et al. 1979); `variance` is the unbiased one."""
         mean, squares = mean.double(), variance.double() * (count - 1)
         if self.count == 0:
             self.count, self.mean, self.squares = count, mean, squares

@@ -1,4 +1,4 @@
-"""Boundary: a chunk's tensor as it passes from one stage to the next, and its gradient back."""
+"""Boundary: sends a chunk's tensor from one stage to the next, and its gradient back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from raybench.parallel.pipeline.transport import Link
 
 @dataclass(frozen=True)
 class Form:
-    """What a chunk's activations between two blocks look like."""
+    """Shape and dtype of a chunk's activations between two blocks."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
-        """As the values lie in memory: channels last, where there are height and width."""
+        """The order of the values in memory: channels last if there are height and width."""
         if len(self.shape) != 4:
             return self.shape
         b, c, h, w = self.shape
@@ -29,22 +29,22 @@ class Form:
 
 @torch.no_grad()
 def forms(blocks: list[nn.Module], image_size: int, batch: int, dtype: torch.dtype) -> list[Form]:
-    """The form after each block, of chunks of `batch` images; one image goes through them."""
+    """The form after each block for chunks of `batch` images; runs one image through them."""
     device = next(p for block in blocks for p in block.parameters()).device
     x = torch.zeros(1, 3, image_size, image_size, device=device)
-    found = []
+    after_blocks = []
     for block in blocks:
         training = block.training
         block.eval()  # batch norms neither count this image nor divide by its variance
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             x = block(x)
         block.train(training)
-        found.append(Form((batch, *x.shape[1:]), x.dtype))
-    return found
+        after_blocks.append(Form((batch, *x.shape[1:]), x.dtype))
+    return after_blocks
 
 
 def message_bytes(form: Form, bits: Bits) -> int:
-    """Of every message that carries such a tensor, or its gradient."""
+    """Bytes of every message that carries such a tensor or its gradient."""
     return Codec(bits).message_bytes(form.wire_shape, form.dtype)
 
 
@@ -52,11 +52,11 @@ class Boundary:
     """One end of a boundary: tensors in and out, bytes on the link.
 
     Args:
-        bits: of a value on the wire; 32 leaves it as it is.
-        generator: of the stochastic rounding of gradients; None rounds to the nearest.
+        bits: bits of a value on the wire; 32 leaves it unchanged.
+        generator: for stochastic rounding of gradients; None rounds to the nearest.
 
     Raises:
-        FloatingPointError: by `send`, of a tensor that is not finite, where `bits` is below 32.
+        FloatingPointError: `send` got a tensor that is not finite, and `bits` is below 32.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Boundary:
         self._generator = generator
 
     def begin_epoch(self) -> None:
-        """Counts anew."""
+        """Resets the counters."""
         self.sent_bytes = 0
         self.codec.health = Health()
 

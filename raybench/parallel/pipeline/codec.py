@@ -1,22 +1,21 @@
-"""Codec: a tensor between two stages as few bytes.
+"""Codec: compresses a tensor between two stages.
 
     32   the tensor's own bytes
     16   bf16
-    8, 4, 2   tiles of 64 values, of which each has its own grid of 2^bits points:
+    8, 4, 2   tiles of 64 values; each tile has its own grid of 2^bits points:
 
         ┌ codes, packed ───────────────┬ scales, bf16 ┬ zero points, uint8 ┬ zeros up to 16 bytes ┐
         value = scale · (code - zero point)           0 <= zero point < 2^bits
 
-A grid reaches from a tile's least value to its largest, and further to 0, which is a point of
-every grid: padding, ReLU's zeros and gradients of zero stay what they are. Of all such grids the
-finest is taken, and its scale rounded up to bf16, which has the range of fp32, so nothing is
-clipped. A scale is never 0 (the least is 2^-126), so a tile without a range needs no division that
-fails: zeros stay zeros, and a constant comes back within 0.8 %, the rounding of its scale, unless
-rounding is stochastic.
+A grid covers a tile's values from the least to the largest, and always has 0 as a point: padding,
+ReLU's zeros and zero gradients stay exact. The codec takes the finest such grid and rounds its
+scale up to bf16, which has the range of fp32, so nothing is clipped. A scale is never 0 (the least
+is 2^-126), so constant tiles do not divide by zero: zeros stay zeros, and a constant comes back
+within 0.8 %, the rounding of its scale, unless rounding is stochastic.
 
-64 values at 4 bits are 32 + 2 + 1 bytes: 4.375 bits a value, 7.3 times fewer than fp32. Codes lie
-in halves: byte i holds the values i and i + n/2, so that packing is a shift of contiguous memory.
-4 MB at 4 bits take 0.9 ms to encode, 2.6 if stochastic, and 0.3 to decode, on one core.
+64 values at 4 bits take 32 + 2 + 1 bytes: 4.375 bits per value, 7.3 times fewer than fp32. Codes
+are packed in halves: byte i holds the values i and i + n/2, so packing is a shift of contiguous
+memory. 4 MB at 4 bits take 0.9 ms to encode, 2.6 if stochastic, and 0.3 to decode, on one core.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ from torch import Tensor
 Bits = Literal[32, 16, 8, 4, 2]
 
 LARGEST = 2.0**126
-"""Of a value in 8, 4 and 2 bits: the ends of a grid are finite, and so is its length."""
+"""Largest value in 8, 4 and 2 bits: both ends of a grid are finite, and so is its length."""
 SMALLEST = 2.0**-126
-"""Of a scale: fp32's smallest normal number, whose inverse is finite."""
+"""Smallest scale: fp32's smallest normal number, whose inverse is finite."""
 BELOW = 1 - 2.0**-20
-"""Keeps a largest value, by an inverse that was rounded, from the code after the last one."""
+"""Keeps the largest value from exceeding the last code when the scale's inverse is rounded."""
 ALIGNED = 16
 
 
 @dataclass
 class Health:
-    """What a codec saw in the tensors that it encoded."""
+    """Counts over the tensors that a codec has encoded."""
 
     tensors: int = 0
     values: int = 0
     nonfinite_tensors: int = 0
-    """With an Inf or a NaN in them. 32 bits leave it there, all others send 0 in its place."""
+    """Tensors with an Inf or a NaN. 32 bits leave it in place, all others send 0 instead."""
     clipped: int = 0
     """Values too large for the format: beyond 2^126 in 8, 4 and 2 bits."""
     tiles: int = 0
     zero_range_tiles: int = 0
-    """All values the same; the reference project's quantizer divided by 0 there."""
+    """Tiles of equal values; the reference project's quantizer divided by 0 there."""
 
 
 class Codec:
     """Turns tensors into messages and back; `health` counts what was encoded.
 
-    `tile` is the number of values with a scale of their own, neighbours in the order of the
-    dimensions: give it a view whose memory is contiguous, and nothing is copied. Work buffers are
-    kept, one set a size, so an instance serves one thread.
+    `tile` is the number of values that share a scale; they are neighbours in the order of the
+    dimensions. A view with contiguous memory is not copied. Work buffers are kept, one set per
+    size, so an instance serves one thread.
     """
 
     def __init__(self, bits: Bits, tile: int = 64) -> None:
@@ -90,11 +89,11 @@ class Codec:
         stochastic: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The message, (message_bytes,) of uint8: in `out`, or in memory of its own.
+        """The message, (message_bytes,) of uint8: in `out`, or in new memory.
 
         At 32 bits without `out` it is the tensor's own memory, if that is contiguous. 8, 4 and 2
         bits round to the nearest point or, if `stochastic`, up or down at random, so that the mean
-        over many tensors is right to 2^-16 of a step. 16 bits always round to the nearest.
+        over many tensors is correct to 2^-16 of a step. 16 bits always round to the nearest.
         """
         flat = tensor.detach().contiguous().view(-1)
         self.health.tensors += 1
@@ -108,7 +107,7 @@ class Codec:
         return self._pack(flat, out, stochastic, generator)
 
     def decode(self, message: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The tensor, in memory of its own. All its values are finite, unless at 32 bits."""
+        """The tensor, in new memory. Below 32 bits all its values are finite."""
         values = math.prod(shape)
         if self.bits == 32:
             flat = message.view(dtype).clone()
@@ -116,13 +115,13 @@ class Codec:
             flat = (
                 message.view(torch.bfloat16) if self.bits == 16 else self._unpack(message, values)
             )
-            if dtype == torch.float16:  # whose largest number bf16 scales may step over
+            if dtype == torch.float16:  # a bf16 scale may exceed its largest number
                 flat = flat.clamp(-65504, 65504)
             flat = flat.to(dtype, copy=self.bits == 16)
         return flat.view(*shape)
 
     def _whole(self, flat: Tensor) -> Tensor:
-        """At 32 bits the values as they are, at 16 in bf16."""
+        """The values unchanged at 32 bits, in bf16 at 16 bits."""
         if not flat.numel():
             return flat if self.bits == 32 else flat.bfloat16()
         least, most = (extreme.item() for extreme in torch.aminmax(flat))
@@ -136,7 +135,7 @@ class Codec:
         return flat.bfloat16()
 
     def _sane(self, flat: Tensor, largest: float) -> Tensor:
-        """0 for what is not finite, and the largest that the format has for what is beyond it."""
+        """Replaces values that are not finite by 0, and clips values beyond `largest`."""
         flat = flat.nan_to_num(0.0, 0.0, 0.0)
         self.health.clipped += int((flat.abs() > largest).sum())
         return flat.clamp(-largest, largest)
@@ -150,7 +149,7 @@ class Codec:
         if flat.dtype == values.dtype and flat.numel() == values.numel():
             values = flat.view_as(values)
         else:
-            values.view(-1)[: flat.numel()] = flat  # what is behind stays 0
+            values.view(-1)[: flat.numel()] = flat  # the rest stays 0
         low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
         least, most = float(low.min()), float(high.max())
         finite = math.isfinite(least) and math.isfinite(most)
@@ -168,11 +167,11 @@ class Codec:
         points = torch.mul(values, BELOW / scale, out=work.points)
         points += zero + 0.5
         if stochastic:
-            # 16 random bits a value: four from each draw, which is four times as fast.
+            # 16 random bits per value: four values from each draw, which is four times as fast.
             drawn = work.random.random_(-(2**63), None, generator=generator).view(torch.int16)
             noise = work.noise.copy_(drawn[: work.noise.numel()])
             points.view(-1).add_(noise, alpha=2.0**-16)  # in [-0.5, 0.5)
-        work.codes.copy_(points.view(-1))  # cuts down to whole numbers
+        work.codes.copy_(points.view(-1))  # truncates to whole numbers
         self._fold(work.codes, codes)
         return out
 
@@ -184,7 +183,7 @@ class Codec:
             target = work.bytes[number * part : (number + 1) * part]
             torch.bitwise_right_shift(codes, number * self.bits, out=target)
             target &= mask
-        # Whole numbers below 256 times a scale of 8 bits: exact, and 0 at the zero point.
+        # Whole numbers below 256 times a scale of 8 bits are exact, and 0 at the zero point.
         flat = work.bytes.float()
         points = flat.view(work.tiles, self.tile)
         points -= zeros.unsqueeze(1)
@@ -192,14 +191,14 @@ class Codec:
         return flat[:values]
 
     def _fold(self, codes: Tensor, out: Tensor) -> None:
-        """Part i of the codes into the i-th bits of all bytes."""
+        """Packs part i of the codes into the i-th bits of all bytes."""
         first, *others = codes.view(8 // self.bits, -1)
         for number, other in enumerate(others, 1):
             first |= other.bitwise_left_shift_(number * self.bits)
         out.copy_(first)
 
     def _parts(self, message: Tensor, tiles: int) -> Sequence[Tensor]:
-        """Codes, scales, zero points and what is left, as views of a message."""
+        """Codes, scales, zero points and the rest, as views of a message."""
         sizes = [tiles * self.tile * self.bits // 8, tiles * 2, tiles]
         codes, scales, zeros, rest = message.split([*sizes, len(message) - sum(sizes)])
         return codes, scales.view(torch.bfloat16), zeros, rest
@@ -214,27 +213,27 @@ class Codec:
 def finest_grid(low: Tensor, high: Tensor, last: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of each tile's grid of the codes 0 to `last`, both in fp32.
 
-    The grid has 0 at a whole number z and reaches from `low` to `high`: with a below 0 and b above,
-    z · scale >= a and (last - z) · scale >= b. Were z any number, a + b over `last` would do, at
-    z = t. The whole number below t leaves a as the tighter side, the one above it b.
+    The grid has 0 at a whole number z and covers `low` to `high`: with a below 0 and b above it,
+    z · scale >= a and (last - z) · scale >= b. For any real z the best scale would be
+    (a + b) / last, at z = t. For the whole number below t, a limits the scale; above t, b does.
     """
     a, b = low.neg().clamp_(min=0), high.clamp(min=0)
     length = a + b
     t = (a / length.clamp(min=SMALLEST)).mul_(last)
     below = t.floor_()
     above = (below + 1).clamp_(max=last)
-    # A side of 0 wants nothing, whatever the other has: 0 / 2^-20 is 0.
+    # A side of length 0 sets no limit: 0 / 2^-20 is 0.
     if_below = a / below.clamp(min=2.0**-20)
     if_above = b / (last - above).clamp_(min=2.0**-20)
     zero = torch.where(if_below <= if_above, below, above)
     scale = torch.minimum(if_below, if_above).maximum(length / last).clamp_(min=SMALLEST)
-    # Up to the next number of 8 bits, of which bf16 is the upper half.
+    # Round up to the next number with 8 significant bits: bf16 is the upper half of fp32.
     scale.view(torch.int32).add_(0xFFFF).bitwise_and_(-0x10000)
     return scale, zero
 
 
 class _Work:
-    """Buffers for tensors of one size: a fresh 4 MB costs as much as filling it."""
+    """Buffers for tensors of one size: allocating 4 MB costs as much as filling them."""
 
     def __init__(self, values: int, tile: int, device: torch.device) -> None:
         self.tiles = -(-values // tile)

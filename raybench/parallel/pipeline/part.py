@@ -7,41 +7,40 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 
-def part_of(model: nn.Module, own: Iterable[str]) -> nn.Module:
-    """The model without the parameters and buffers that are not `own`, in place.
+def part_of(model: nn.Module, kept_names: Iterable[str]) -> nn.Module:
+    """Removes the parameters and buffers whose names are not in `kept_names`, in place.
 
-    Modules that hold nothing else become `nn.Identity`, so hooks that look for layers see those of
-    the stage alone, and the memory of the others is free.
+    Modules without any left become `nn.Identity`. So hooks that look for layers see only those of
+    the stage, and the memory of the others is freed.
     """
-    own = set(own)
+    kept_names = set(kept_names)
     for name, child in list(model.named_children()):
-        inside = [n.removeprefix(f"{name}.") for n in own if n.startswith(f"{name}.")]
+        inside = [n.removeprefix(f"{name}.") for n in kept_names if n.startswith(f"{name}.")]
         if inside:
             part_of(child, inside)
         elif any(True for _ in child.parameters()) or any(True for _ in child.buffers()):
             setattr(model, name, nn.Identity())
     for held in (model._parameters, model._buffers):
         for name in held:
-            if name not in own:
+            if name not in kept_names:
                 held[name] = None
     return model
 
 
 def of_part(
-    memory: dict[str, Tensor], own: Iterable[str], whole: Iterable[str]
+    memory: dict[str, Tensor], stage_names: Iterable[str], whole: Iterable[str]
 ) -> dict[str, Tensor]:
-    """The entries of a memory that are of no other stage.
+    """The entries of a memory that belong to no other stage.
 
-    An entry is of a tensor, or of a layer, whose name its own ends with after a blank, if not all
-    of it is one.
+    The name of an entry is that of a tensor or a layer, or ends with it after a blank.
 
     Args:
-        own: names of this stage's tensors.
+        stage_names: names of this stage's tensors.
         whole: names of all tensors of the model.
     """
-    own = set(own)
-    others = set(whole) - own
-    others |= {_layer(name) for name in others} - {_layer(name) for name in own}
+    stage_names = set(stage_names)
+    others = set(whole) - stage_names
+    others |= {_layer(name) for name in others} - {_layer(name) for name in stage_names}
     return {name: value for name, value in memory.items() if name.split(" ")[-1] not in others}
 
 

@@ -1,13 +1,12 @@
 """Schedules: what each stage does with which chunk, in which order.
 
-A letter and a chunk a cell; time runs to the right. F is a chunk's forward pass, B its backward
-pass, which takes two cells. Zero bubble cuts B in two: B is the gradient of the stage's input, on
-which the stage before waits, and W that of its weights, on which nobody does.
+In the drawings a cell is a letter and a chunk; time runs to the right. F is a chunk's forward pass,
+B its backward pass, which takes two cells. Zero bubble splits B in two: B is the gradient of the
+stage's input, for which the stage before waits, and W that of its weights, for which no one waits.
 
 Every schedule takes chunks in ascending order, forward and backward (torchgpipe goes backward in
-descending order). So each weight adds up its gradients in one and the same order, that of a single
-process which goes through the chunks from the first to the last, and they are equal to its
-gradients to the last bit.
+descending order). So each weight sums its gradients in the order of a single process that goes
+through the chunks from first to last, and the sums are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Action(NamedTuple):
 
 
 Actions = Sequence[Sequence[Action]]
-"""What each stage does, in order: a row a stage, from the first to the last."""
+"""What each stage does, in order: one row per stage, from first to last."""
 
 
 class Deadlock(ValueError):
@@ -55,7 +54,7 @@ def gpipe(stages: int, chunks: int) -> list[list[Action]]:
 
 
 def one_f_one_b(stages: int, chunks: int) -> list[list[Action]]:
-    """Each chunk backward as soon as can be (PipeDream-Flush, Narayanan et al. 2021, 2006.09503).
+    """Each chunk backward as soon as possible (PipeDream-Flush, Narayanan et al. 2021, 2006.09503).
 
     Three stages, four chunks:
 
@@ -63,8 +62,8 @@ def one_f_one_b(stages: int, chunks: int) -> list[list[Action]]:
         .. F0 F1 .. .. B0 B0 F2 B1 B1 F3 B2 B2 .. B3 B3 .. ..
         .. .. F0 B0 B0 F1 B1 B1 F2 B2 B2 F3 B3 B3 .. .. .. ..
 
-    The bubble is GPipe's, but a stage holds the activations of so many chunks as there are stages
-    from it to the end.
+    The bubble is as large as GPipe's, but a stage holds the activations of only as many chunks as
+    there are stages from it to the end.
     """
     table = []
     for stage in range(stages):
@@ -79,7 +78,7 @@ def one_f_one_b(stages: int, chunks: int) -> list[list[Action]]:
 
 
 def zero_bubble(stages: int, chunks: int) -> list[list[Action]]:
-    """1F1B with the weights' gradients put off: ZB-H1 (Qi et al. 2024, arXiv 2401.10241).
+    """1F1B with deferred weight gradients: ZB-H1 (Qi et al. 2024, arXiv 2401.10241).
 
     Three stages, four chunks; B takes one cell here, and W the other:
 
@@ -87,18 +86,18 @@ def zero_bubble(stages: int, chunks: int) -> list[list[Action]]:
         .. F0 F1 .. B0 F2 B1 W0 F3 B2 W1 B3 W2 W3
         .. .. F0 B0 F1 B1 F2 B2 W0 F3 B3 W1 W2 W3
 
-    Stage k is k chunks late with its W, so it holds what 1F1B's first stage does: as many chunks as
-    there are stages.
+    Stage k runs its W k chunks late, so it holds as many chunks as there are stages, like the first
+    stage of 1F1B.
     """
     table = []
     for stage, row in enumerate(one_f_one_b(stages, chunks)):
-        found = []
+        with_weights = []
         for action in row:
-            found.append(action)
+            with_weights.append(action)
             if action.kind == "B" and action.chunk >= stage:
-                found.append(Action("W", action.chunk - stage))
-        found += [Action("W", chunk) for chunk in range(max(0, chunks - stage), chunks)]
-        table.append(found)
+                with_weights.append(Action("W", action.chunk - stage))
+        with_weights += [Action("W", chunk) for chunk in range(max(0, chunks - stage), chunks)]
+        table.append(with_weights)
     return table
 
 
@@ -111,7 +110,7 @@ SCHEDULES = tuple(_MAKE)
 
 
 def actions(name: str, stages: int, chunks: int) -> list[list[Action]]:
-    """The schedule of that name, one of `SCHEDULES`: a list of actions a stage.
+    """The schedule of that name, one of `SCHEDULES`: a list of actions per stage.
 
     Raises:
         ValueError: no such schedule, or less than one stage or chunk.
@@ -134,7 +133,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """What `simulate` found: a tuple of spans a stage, in the order of its actions."""
+    """The result of `simulate`: for each stage a tuple of spans, in the order of its actions."""
 
     stages: tuple[tuple[Span, ...], ...]
 
@@ -145,16 +144,16 @@ class Timeline:
 
     @property
     def busy(self) -> list[float]:
-        """Time that each stage works."""
+        """Working time of each stage."""
         return [sum(span.end - span.start for span in row) for row in self.stages]
 
     @property
     def bubble(self) -> float:
-        """Share of all stages' time in which they idle."""
+        """Share of the stages' total time in which they idle."""
         return 1 - sum(self.busy) / (len(self.stages) * self.makespan)
 
     def drawn(self, unit: float = 1.0) -> str:
-        """A line a stage and a cell a unit of time; a cell shows what runs in its middle."""
+        """One line per stage, one cell per unit of time; a cell shows the action at its middle."""
         cells = round(self.makespan / unit)
         width = max(len(str(span.action)) for row in self.stages for span in row)
         lines = []
@@ -176,15 +175,15 @@ def simulate(
     weight: float = 0.5,
     hop: float = 0.0,
 ) -> Timeline:
-    """When everything happens, if every stage does its actions in order and waits where it must.
+    """The timeline if every stage does its actions in order and waits only where it must.
 
-    `forward` and `backward` are costs of one chunk, a stage each; where a stage has W actions, its
-    B costs the share 1 - `weight` of `backward` and its W the rest. `hop` is what a message takes
-    between two neighbours; a link carries one message a direction at a time, while the stages go
+    `forward` and `backward` are the costs of one chunk on each stage. If a stage has W actions, its
+    B costs the share 1 - `weight` of `backward` and its W the rest. `hop` is the time of a message
+    between two neighbours. A link carries one message at a time per direction, while the stages go
     on. Receives block, and buffers are unbounded.
 
     Raises:
-        Deadlock: a stage waits for ever; it names the stage and the action.
+        Deadlock: a stage waits forever; the message names the stage and the action.
     """
     done: dict[tuple[int, Action], float] = {}
     arrived: dict[tuple[int, Action], float] = {}
@@ -194,7 +193,7 @@ def simulate(
     last = len(table) - 1
 
     def ready(stage: int, action: Action) -> float | None:
-        """When all that the action needs is there; None where it is not yet known."""
+        """When all inputs of the action have arrived; None if that is not yet known."""
         kind, chunk = action
         if kind == "F":
             return 0.0 if stage == 0 else arrived.get((stage, action))
@@ -226,15 +225,15 @@ def simulate(
                 moved = True
     for stage, row in enumerate(table):
         if len(spans[stage]) < len(row):
-            raise Deadlock(f"stage {stage} waits for ever before {row[len(spans[stage])]}")
+            raise Deadlock(f"stage {stage} waits forever before {row[len(spans[stage])]}")
     return Timeline(tuple(tuple(row) for row in spans))
 
 
 def bubble(name: str, stages: int, chunks: int) -> float:
-    """Share of time in which stages of equal cost idle, a backward pass costing two forward ones.
+    """Share of time in which stages of equal cost idle if a backward pass costs two forward ones.
 
-    GPipe and 1F1B: (K-1) / (M+K-1) for K stages and M chunks. ZB-H1: (K-1) / (3M+K-1) from 2K-1
-    chunks on.
+    GPipe and 1F1B: (K-1) / (M+K-1) for K stages and M chunks. ZB-H1: (K-1) / (3M+K-1) for 2K-1
+    chunks or more.
     """
     table = actions(name, stages, chunks)
     return simulate(table, [1.0] * stages, [2.0] * stages).bubble

@@ -2,10 +2,10 @@
 
     file ┤ flags │ chunk 0, 1, … up │ again │ chunk 0, 1, … down │ again │
 
-A slot a chunk, direction and turn. The sender copies a message into its slot and then writes the
-step's number beside it; the receiver waits for that number and uses the slot as it lies. Nobody
-waits for a slot to be free: before a stage sends in a step, it has heard from its neighbour that
-the step before the last is over there.
+There is one slot per chunk, direction and turn (odd and even steps). The sender copies a message
+into its slot and then writes the step's number beside it. The receiver waits for that number and
+uses the slot in place. Nobody waits for a free slot: before a stage sends in a step, a message of
+its neighbour has shown that the step before the last is over there.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from torch import Tensor
 from raybench.parallel.pipeline.transport import DEADLINE_S, PeerLost
 
 FOLDER = Path("/dev/shm")
-YIELDS = 20  # looks before it sleeps: spinning for longer takes the core of another process
+YIELDS = 20  # checks before sleeping: spinning for longer takes the core from other processes
 SLEEP_S = 50e-6
-LOOK_S = 0.1  # between two looks whether the neighbour lives
-READY, CLOSED = 0, 2  # first flags: of the lower stage, then of the upper one
+LOOK_S = 0.1  # between two checks whether the neighbour lives
+READY, CLOSED = 0, 2  # index of the lower stage's flag; the upper stage's is the next
 FLAGS = 4
 
 
 class SharedLink:
-    """One end. The lower stage makes the file; it has no name any more once both have opened it,
+    """One end of the link. The lower stage makes the file and unlinks it once both have opened it,
     so nothing is left behind, however they end.
 
     Args:
-        path: of the file, the same at both ends.
+        path: path of the file, the same at both ends.
+        chunks: chunks of a step.
+        size: bytes of a message in either direction.
         lower: whether this is the stage nearer to the images.
-        chunks: of a step.
-        size: bytes of a message, either way.
 
     Raises:
         ValueError: there is no room for the messages, or no shared memory on this system.
-        PeerLost: the neighbour does not open it, at the deadline.
+        PeerLost: the neighbour did not open the file before the deadline.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class SharedLink:
             self._file = _found(path, header + 4 * chunks * pitch, until)
         memory = mmap.mmap(self._file, 0)
         self._flags = np.frombuffer(memory, np.int64, FLAGS + 4 * chunks)
-        # Two directions, two turns: that of the lower stage's messages first.
+        # Two directions, two turns: the lower stage's messages first.
         self._sent = self._flags[FLAGS:].reshape(2, 2, chunks)
-        # Two tensors, each with a version of its own: autograd would take a message that is sent
-        # for a change of one that it has kept.
+        # Two tensors with separate version counters: otherwise autograd would take a sent message
+        # for a change of a received one that it has kept.
         self._out, self._in = (
             torch.frombuffer(memory, dtype=torch.uint8, offset=header).view(2, 2, chunks, pitch)[
                 side, ..., :size
             ]
             for side in (self._own, self._peer)
         )
-        # The system lets go of a lock when its process ends, by SIGKILL as well.
+        # The system releases a lock when its process ends, even by SIGKILL.
         fcntl.lockf(self._file, fcntl.LOCK_EX, 1, self._own)
         self._flags[READY + self._own] = 1
         try:
@@ -90,7 +90,7 @@ class SharedLink:
     def send(self, message: Tensor, chunk: int) -> None:
         turn = self._step % 2
         self._out[turn, chunk].copy_(message)
-        # After the copy: x86 keeps the order of stores, and so do locks inside the interpreter.
+        # After the copy: x86 keeps the order of stores, and so do the interpreter's locks.
         self._sent[self._own, turn, chunk] = self._step
 
     def receive(self, chunk: int) -> Tensor:
@@ -122,9 +122,9 @@ class SharedLink:
                     raise PeerLost(f"no word from the neighbouring stage: {why}")
 
     def _peer_died(self) -> bool:
-        """Whether the neighbour's lock can be had, which it holds as long as it lives."""
+        """Whether the neighbour's lock is free; the neighbour holds it as long as it lives."""
         if not self._flags[READY + self._peer]:
-            return False  # not there yet
+            return False  # it has not started yet
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._peer)
         except OSError:
@@ -133,11 +133,11 @@ class SharedLink:
 
 
 def _made(path: Path, size: int) -> int:
-    """A new file of so many bytes, which the system has set aside."""
+    """A new file of `size` bytes, which are allocated at once."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            # Without, a full /dev/shm would end the process by SIGBUS at some later write.
+            # Otherwise a full /dev/shm would end the process by SIGBUS at some later write.
             os.posix_fallocate(file, 0, size)
         except OSError:
             path.unlink()
@@ -151,7 +151,7 @@ def _made(path: Path, size: int) -> int:
 
 
 def _found(path: Path, size: int, until: float) -> int:
-    """The file that the lower stage makes, once it is whole."""
+    """The file that the lower stage makes, once it has its full size."""
     while True:
         try:
             if path.stat().st_size == size:

@@ -1,4 +1,4 @@
-"""Stage: some blocks of a model, and what they do in a step. One stage alone is the whole model.
+"""Stage: some blocks of a model and their actions in a step. A single stage is the whole model.
 
 before.receive ─▶ F ─▶ after.send        a chunk's activations
 before.send    ◀─ B ◀─ after.receive     their gradients
@@ -20,21 +20,21 @@ from raybench.parallel.pipeline.boundary import Boundary
 from raybench.parallel.pipeline.schedule import Action
 
 State = dict[str, dict[str, object]]
-"""Of a stage, or of all together: "model" and "optimizer" by the plain model's names."""
+"""State of one or all stages: "model" and "optimizer", keyed by the plain model's names."""
 
 
 class Stage:
-    """Runs its list of actions, step after step. It knows no Ray and no other stage.
+    """Runs its list of actions, step after step. It knows neither Ray nor other stages.
 
     Args:
         blocks: the model's blocks from number `first` on.
         names: name in `nn.Sequential(*blocks)` -> name in the plain model.
-        actions: what it does in a step, in order.
+        actions: its actions in a step, in order.
         optimize: builds the blocks' optimizer.
         chunks: parts of a batch.
-        checkpointing: whether blocks keep their inputs alone, and are computed twice.
-        before: to the stage before, None in the first one.
-        after: to the next stage, None in the last one.
+        checkpointing: whether blocks keep only their inputs and are computed twice.
+        before: boundary to the stage before; None in the first stage.
+        after: boundary to the next stage; None in the last stage.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Stage:
             x: the batch's images, in the first stage.
             y: its labels, in the last stage.
             rate: learning rate.
-            seed: of this step's dropout.
+            seed: seed of this step's dropout.
         """
         self.gradients(x, y, seed)
         began = time.perf_counter()
@@ -90,7 +90,7 @@ class Stage:
         return torch.stack(self._losses).sum() if self.after is None else None
 
     def gradients(self, x: Tensor | None, y: Tensor | None, seed: int) -> None:
-        """Those of one batch, in the parameters' `grad`."""
+        """Computes the gradients of one batch, in the parameters' `grad`."""
         for boundary in (self.before, self.after):
             if boundary is not None:
                 boundary.link.begin()
@@ -98,8 +98,8 @@ class Stage:
         self._losses = []
         images = [] if x is None else x.chunk(self.chunks)
         labels = [] if y is None else y.chunk(self.chunks)
-        # An outer context without autocast keeps the cache of the inner ones: weights become bf16
-        # once a step instead of once a chunk.
+        # An outer autocast context that is off keeps the cache of the inner ones: weights are cast
+        # to bf16 once per step instead of once per chunk.
         with torch.autocast(self._device.type, enabled=False):
             for kind, chunk in self.actions:
                 if kind == "F":
@@ -127,13 +127,13 @@ class Stage:
         with torch.autocast(self._device.type, self.dtype, enabled=self.dtype != torch.float32):
             for number, block in enumerate(self.model):
                 if number in self._drops:
-                    # The same masks, whatever stage and schedule the block runs in.
+                    # The masks must not depend on the stage and schedule of the block.
                     torch.manual_seed((seed * 4096 + chunk) * 4096 + self.first + number)
                 output = twice(block, output) if self.checkpointing else block(output)
         if self.after is None:
             assert y is not None
             loss = F.cross_entropy(output.float(), y, label_smoothing=self.recipe.label_smoothing)
-            # Divided before the backward pass: no gradient is scaled afterwards.
+            # Divided before the backward pass, so no gradient is scaled afterwards.
             output = loss / self.chunks
             self._losses.append(output.detach())
         else:
@@ -168,7 +168,7 @@ class Stage:
     # --- State, by the plain model's names ------------------------------------------------------
 
     def state(self) -> State:
-        """What training goes on from: this stage's part."""
+        """This stage's part of the state from which training resumes."""
         parameters = {self.names[name]: p for name, p in self.model.named_parameters()}
         return {
             "model": {self.names[n]: t.detach() for n, t in self.model.state_dict().items()},
@@ -176,9 +176,9 @@ class Stage:
         }
 
     def load(self, state: State) -> None:
-        """Goes on from `state`, this stage's or that of all stages together."""
-        own = self.model.state_dict()
-        self.model.load_state_dict({name: state["model"][self.names[name]] for name in own})
+        """Resumes from `state`, that of this stage or of all stages together."""
+        names = self.model.state_dict()
+        self.model.load_state_dict({name: state["model"][self.names[name]] for name in names})
         for name, parameter in self.model.named_parameters():
             moments = state["optimizer"][self.names[name]]
             assert isinstance(moments, dict)
@@ -189,5 +189,5 @@ class Stage:
 
 
 def _is_random(block: nn.Module) -> bool:
-    """Whether the block draws random numbers in training: dropout of torch, DropPath of timm."""
+    """Whether the block draws random numbers in training: torch's dropout or timm's DropPath."""
     return any("Drop" in type(module).__name__ for module in block.modules())

@@ -4,9 +4,9 @@
     after.send(message, m) ──────────▶ before.receive(m)        activations of chunk m
     after.receive(m)       ◀────────── before.send(message, m)  their gradients
 
-A link is one end. Messages are bytes of a fixed size, so all receives of a step are posted at its
-beginning, and a message is underway while both ends compute. A received message may be used where
-it lies until the end of its step.
+A link is one end. Messages have a fixed size, so all receives of a step are posted at its
+beginning, and messages travel while both ends compute. A received message may be used in place
+until the end of its step.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from torch import Tensor
 
 __all__ = ["DEADLINE_S", "GlooLink", "Link", "NcclLink", "PeerLost", "Throttled"]
 
-DEADLINE_S = 60.0  # of every receive: a neighbour that is so late is dead, or not connected
+DEADLINE_S = 60.0  # of every receive: a neighbour that is later is dead or not connected
 
 
 class PeerLost(ConnectionError):
-    """A neighbour's message did not come: it died, gave up, or is beyond the deadline."""
+    """A neighbour's message did not come: the neighbour died, gave up, or missed the deadline."""
 
 
 class Link(Protocol):
-    """One end of the way between two stages."""
+    """One end of the connection between two stages."""
 
     def begin(self) -> None:
-        """Begins a step: what arrived in the last one may be overwritten from the next on."""
+        """Begins a step: messages of the last step may now be overwritten."""
 
     def send(self, message: Tensor, chunk: int) -> None:
-        """Sends bytes, which stay untouched until the end of the step. Raises PeerLost."""
+        """Sends bytes; the caller leaves them unchanged until the step ends. Raises PeerLost."""
 
     def receive(self, chunk: int) -> Tensor:
-        """The bytes that the neighbour sent of a chunk. Raises PeerLost, at the deadline too."""
+        """The neighbour's bytes for a chunk. Raises PeerLost, also at the deadline."""
 
     def close(self) -> None:
-        """Lets go of the neighbour, which gets PeerLost where it still waits."""
+        """Ends the connection; the neighbour gets PeerLost if it still waits."""
 
 
 def rooms(chunks: int, size: int) -> Tensor:
-    """A buffer a chunk: (chunks, size) bytes, each beginning at a cache line."""
+    """One buffer per chunk: (chunks, size) bytes, each aligned to a cache line."""
     pitch = -(-size // 64) * 64
     return torch.empty(chunks, pitch, dtype=torch.uint8)[:, :size]
 
 
 class GlooLink:
-    """Point-to-point messages of the process group, whose threads send beside the computation.
+    """Point-to-point messages of the process group, whose threads send during the computation.
 
     Args:
         peer: the neighbour's rank in the group.
-        chunks: of a step.
-        incoming: bytes of a message that arrives.
+        chunks: chunks of a step.
+        incoming: bytes of an incoming message.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class GlooLink:
         return self._rooms[chunk]
 
     def close(self) -> None:
-        self._sending.clear()  # the group ends with the process's use of it, not with the link
+        self._sending.clear()  # the process group outlives the link
 
     def _work(self, work: dist.Work | None) -> dist.Work:
         assert work is not None, "this process is not in the group"
@@ -100,17 +100,17 @@ class GlooLink:
         try:
             work.wait(timedelta(seconds=self.deadline_s))
         except RuntimeError as error:
-            said = str(error).splitlines()[0]
-            raise PeerLost(f"no word from stage {self.peer}: {said}") from error
+            reason = str(error).splitlines()[0]
+            raise PeerLost(f"no word from stage {self.peer}: {reason}") from error
 
 
 class NcclLink:
-    """The same between GPUs. NCCL knows no tags: each direction has a group of its own, in which
-    chunks travel in ascending order. Not tested on several GPUs yet.
+    """Messages between GPUs. NCCL has no tags, so each direction has its own group, in which chunks
+    are sent in ascending order. Not tested on several GPUs yet.
 
     Args:
         peer: the neighbour's rank in the whole group.
-        groups: of what is sent, and of what arrives.
+        groups: the groups for sending and for receiving.
     """
 
     def __init__(
@@ -153,13 +153,13 @@ class NcclLink:
 
 
 class Throttled:
-    """A link whose messages leave at a given rate, one after another, from a thread of its own.
+    """A link whose messages leave at a given rate, one after another, from their own thread.
 
-    The thread sleeps for as long as the bytes take, so the computation goes on as with a slow
+    The thread sleeps for the time that the bytes take, so the computation goes on as with a slow
     network.
 
     Args:
-        mb_s: megabytes (10^6 bytes) a second of this end's direction.
+        mb_s: megabytes (10^6 bytes) per second that this end sends.
     """
 
     def __init__(self, link: Link, mb_s: float) -> None:

@@ -1,8 +1,8 @@
-"""Weight gradients put off: a backward pass that leaves those of the weights for later.
+"""Deferred weight gradients: a backward pass that computes the weights' gradients later.
 
-Zero bubble sends a stage's input gradient on before it computes what nobody waits for. Convolutions
-and linear layers, where nearly all of the work is, keep what they need for it in a list; norms and
-biases of other layers have their gradients at once.
+Zero bubble sends a stage's input gradient before it computes the gradients that no stage waits for.
+Convolutions and linear layers do nearly all of the work; they put it on a list. Norms and biases of
+other layers get their gradients at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def put_off(model: nn.Module, work: Work) -> None:
     """Makes the model's backward passes append their weights' gradients to `work`, in place."""
     for module in model.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-            module.__class__ = LaterConv2d  # the same parameters, under the same names
+            module.__class__ = LaterConv2d  # parameters and their names stay
         elif type(module) is nn.Linear:
             module.__class__ = LaterLinear
         else:
@@ -30,7 +30,7 @@ def put_off(model: nn.Module, work: Work) -> None:
 
 
 class LaterConv2d(nn.Conv2d):
-    """A convolution whose backward pass gives its input's gradient alone."""
+    """A convolution whose backward pass computes only its input's gradient."""
 
     work: Work
 
@@ -42,7 +42,7 @@ class LaterConv2d(nn.Conv2d):
 
 
 class LaterLinear(nn.Linear):
-    """A linear layer whose backward pass gives its input's gradient alone."""
+    """A linear layer whose backward pass computes only its input's gradient."""
 
     work: Work
 
@@ -53,7 +53,7 @@ class LaterLinear(nn.Linear):
 
 
 def _lowered(x: Tensor, module: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Input, weight and bias in the dtype that autocast wants, where it is on."""
+    """Input, weight and bias in autocast's dtype if it is on."""
     weight, bias = module.weight.detach(), module.bias
     bias = None if bias is None else bias.detach()
     if not torch.is_autocast_enabled(x.device.type):
@@ -62,8 +62,8 @@ def _lowered(x: Tensor, module: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor, 
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-# Both functions take the parameter as well, as their last argument: it wants a gradient where the
-# input, an image, does not, and so keeps the backward pass going.
+# Both functions also take the parameter, as their last argument. It requires a gradient even if the
+# input, an image, does not, so autograd still runs the backward pass.
 
 
 class _Convolve(torch.autograd.Function):
@@ -134,7 +134,7 @@ class _Multiply(torch.autograd.Function):
 
 @torch.no_grad()
 def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
-    """What autograd does with a gradient that has come to its parameter."""
+    """Accumulates a gradient in its parameter, as autograd does."""
     if not parameter.requires_grad:
         return
     if parameter.grad is None:

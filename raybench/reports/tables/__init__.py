@@ -1,1 +1,1 @@
-"""The families' tables: a file a family, found by its name; `table(trials, epochs, threshold)`."""
+"""The families' tables: one file per family, with a function `table(trials, epochs, threshold)`."""

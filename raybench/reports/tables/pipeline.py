@@ -1,8 +1,8 @@
-"""The pipeline family's table: what chunks bring, and whether a pipeline pays on as many cores.
+"""The pipeline family's table: the gain from chunks, and whether a pipeline pays on the same cores.
 
-The reference's table has a row a model and number of chunks. Here every way to spread a step over
-the same cores has one: stages, data-parallel workers, the threads of one process. Its figures come
-from GPUs, of which it does not say the number: their speed-ups compare, their seconds do not.
+The reference's table has one row per model and number of chunks. Here every way to spread a step
+over the same cores has a row: stages, data-parallel workers, the threads of one process. The
+reference measured on GPUs and does not give their number: compare its speed-ups, not its seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 
 from raybench.reports.varied import alike, completed, plain, varied
 
-REFERENCE = {  # (model, chunks) -> accuracy, seconds a batch of 512
+REFERENCE = {  # (model, chunks) -> accuracy, seconds per batch of 512
     ("mobilenet_v2", 1): (92.79, 0.52),
     ("mobilenet_v2", 2): (93.14, 0.37),
     ("mobilenet_v2", 4): (93.09, 0.29),
@@ -28,23 +28,23 @@ REFERENCE = {  # (model, chunks) -> accuracy, seconds a batch of 512
     ("vgg11", 8): (88.50, 0.100),
 }
 PLAIN = {"bits": 32, "transport": "gloo", "link_mb_s": 0.0, "batch_norm": "corrected"}
-"""Defaults, which are not worth a word."""
+"""Defaults, which the table does not mention."""
 SHOWN = (
     "model",
     *(f"recipe.{name}" for name in ("batch", "precision")),
     "parallel.workers",
     *(f"pipeline.{name}" for name in ("stages", "chunks", "schedule", "cuts", *PLAIN)),
 )
-"""Inputs that the table tells; it has a row for each value of the others, too."""
+"""Inputs that the table shows. If other inputs vary, it has a row for each of their values."""
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """A row a model, batch, precision, way to run and number of chunks; times are medians.
+    """One row per model, batch, precision, way to run and number of chunks; times are medians.
 
-    `speed-up` is over the same way with 1 chunk, as in the reference. `to others` is the time of
-    the fastest way without stages on as many cores, over the row's: above 1 a pipeline pays. Both
-    are empty where the sweep has nothing to compare with. Accuracies are those of the test split,
-    in points; `best` is that of the trial with the highest accuracy on the validation split.
+    `speed-up` compares with the same way at 1 chunk, as in the reference. `to others` is the time
+    of the fastest way without stages on the same number of cores, divided by the row's: above 1 the
+    pipeline pays. Both are empty if the sweep has nothing to compare with. Accuracies are those of
+    the test split, in points; `best` is that of the trial with the highest validation accuracy.
     """
     done = completed(trials[trials["s_per_batch"].notna()])
     if done.empty:
@@ -54,23 +54,23 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     done["cores"] = [_cores(row) for row in done.to_dict("records")]
     done["staged"] = done["pipeline.stages"] > 1
     same = ["model", "recipe.batch", "precision_used", "cores"]
-    # What stages are compared with stands above them.
+    # Sorted so that the rows that stages are compared with come before them.
     extra = varied(done, SHOWN)
     keys = ["staged", "way", "way of 1", "pipeline.chunks"]
     rows = []
-    for key, found in done.groupby([*same, *keys, *extra], dropna=False):
+    for key, group in done.groupby([*same, *keys, *extra], dropna=False):
         model, batch, precision, cores, staged, way, way_of_1, chunks, *more = key
-        seconds = float(found["s_per_batch"].median())
+        seconds = float(group["s_per_batch"].median())
         near = done[(done[same] == [model, batch, precision, cores]).all(axis=1)]
         of_1 = near[(near["way"] == way_of_1) & (near["pipeline.chunks"] == 1)]
-        of_1 = alike(of_1, found.iloc[0], extra)
+        of_1 = alike(of_1, group.iloc[0], extra)
         whole = float(of_1["s_per_batch"].median()) if chunks > 1 and len(of_1) else None
-        others = alike(near[~near["staged"]], found.iloc[0], extra)
+        others = alike(near[~near["staged"]], group.iloc[0], extra)
         fastest = others.groupby(["way", "pipeline.chunks"])["s_per_batch"].median().min()
-        accuracy = 100 * found["test_accuracy"].astype(float)
-        best = found["accuracy"].astype(float).idxmax()
-        as_sent = staged and (found["pipeline.bits"] == PLAIN["bits"]).all()
-        known = REFERENCE.get((model, chunks)) if as_sent else None
+        accuracy = 100 * group["test_accuracy"].astype(float)
+        best = group["accuracy"].astype(float).idxmax()
+        as_sent = staged and (group["pipeline.bits"] == PLAIN["bits"]).all()
+        reference = REFERENCE.get((model, chunks)) if as_sent else None
         rows.append(
             {
                 "model": model,
@@ -80,22 +80,22 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "runs as": way,
                 "chunks": chunks,
                 **plain(more, extra),
-                "trials": len(found),
+                "trials": len(group),
                 "test accuracy": round(accuracy.mean(), 2),
-                "±": round(accuracy.std(ddof=1), 2) if len(found) > 1 else None,
+                "±": round(accuracy.std(ddof=1), 2) if len(group) > 1 else None,
                 "best": round(float(accuracy[best]), 2),
                 "s/batch": round(seconds, 4),
                 "speed-up": round(whole / seconds, 2) if whole else None,
                 "to others": round(fastest / seconds, 2) if staged and len(others) else None,
-                "bubble predicted %": _median(100 * found["bubble_predicted"], 1),
-                "bubble %": _median(100 * found["bubble"], 1),
-                "imbalance": _median(found["imbalance"], 3),
-                "cuts": " | ".join(sorted(set(found["cuts"].dropna()))) or None,
-                "MB/step": _median(found["wire_bytes_per_step"] / 1e6, 3),
-                "reference: accuracy": known[0] if known else None,
-                "reference: s/batch": known[1] if known else None,
-                "reference: speed-up": round(REFERENCE[model, 1][1] / known[1], 2)
-                if known
+                "bubble predicted %": _median(100 * group["bubble_predicted"], 1),
+                "bubble %": _median(100 * group["bubble"], 1),
+                "imbalance": _median(group["imbalance"], 3),
+                "cuts": " | ".join(sorted(set(group["cuts"].dropna()))) or None,
+                "MB/step": _median(group["wire_bytes_per_step"] / 1e6, 3),
+                "reference: accuracy": reference[0] if reference else None,
+                "reference: s/batch": reference[1] if reference else None,
+                "reference: speed-up": round(REFERENCE[model, 1][1] / reference[1], 2)
+                if reference
                 else None,
             }
         )
@@ -103,7 +103,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
 
 
 def _way(row: dict[str, Any], chunks: int) -> str:
-    """How a trial ran, or would have run with other `chunks`: what is not at its default."""
+    """How a trial ran, or would have run with `chunks`: its settings that are not defaults."""
     stages, workers = int(row["pipeline.stages"]), int(row["parallel.workers"])
     parts = []
     if stages > 1:
@@ -127,12 +127,12 @@ def _way(row: dict[str, Any], chunks: int) -> str:
 
 
 def _cores(row: dict[str, Any]) -> int:
-    """Stages and workers have one thread each."""
+    """Cores of a trial: stages and workers have one thread each."""
     several = max(int(row["pipeline.stages"]), int(row["parallel.workers"]))
     return several if several > 1 else int(row["threads"])
 
 
 def _median(values: pd.Series, digits: int) -> float | None:
-    """None where the column is empty."""
-    known = values.dropna().astype(float)
-    return round(float(known.median()), digits) if len(known) else None
+    """The rounded median; None if the column is empty."""
+    present = values.dropna().astype(float)
+    return round(float(present.median()), digits) if len(present) else None

@@ -1,8 +1,9 @@
-"""The pruning family's table: plain, pruned and quantized networks, and what each step costs.
+"""The pruning family's table: plain, pruned and quantized networks, and the cost of each step.
 
-The reference project reports its super model in words, at 60 and at 70 % sparsity; they stand
-beside the rows that they are about. Its file is compared with a dense one, ours with two: the
-dense twin of the same sweep in raybench's own format, and what torch.save makes of it in fp32.
+The reference project reports its super model in words, at 60 and at 70 % sparsity; the words are
+shown beside the matching rows. It compares its file with one dense file, we compare ours with two:
+the dense twin of the same sweep in raybench's own format, and the same network in fp32 as
+torch.save writes it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import pandas as pd
 from raybench.reports.varied import alike, completed, is_input, plain, varied
 
 REFERENCE: dict[tuple[str, str, float], tuple[str, float | None]] = {
-    # model, what it is, sparsity -> accuracy in words, times smaller; against its dense network
-    # where nothing else is said
+    # (model, kind, sparsity) -> accuracy in words, times smaller; against its dense network unless
+    # the words name another
     ("resnet20", "pruned", 0.6): ("kept", None),
     ("resnet44", "pruned", 0.6): ("kept", None),
     ("resnet20", "super model", 0.6): ("1.5 x of the pruned", 1.8),
@@ -48,16 +49,16 @@ SHOWN = (
     "quantize.budget_bytes",
     "distill.teacher",
 )
-"""Inputs that the table tells; it has a row for each value of the others, too."""
+"""Inputs that the table shows. If other inputs vary, it has a row for each of their values."""
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Model by sparsity and bits: accuracy over the seeds, against the dense twin, and the bytes.
+    """One row per model, sparsity and bits: accuracy over the seeds, difference to dense, bytes.
 
-    Sparsities of a random search are shown in bands of ten points. A difference compares means
-    of test accuracies, in points, with the dense twin that had no teacher, and is empty where the
-    sweep has none. `faster than fp32` is the ratio of median seconds an epoch to those of twins
-    that differ in precision alone, over all seeds. A column that would say nothing in any row is
+    Sparsities of a random search are shown in bands of ten points. The difference compares mean
+    test accuracies, in points, with the dense twin without a teacher; it is empty if the sweep has
+    none. `faster than fp32` is the ratio of the median seconds per epoch of twins that differ only
+    in precision to the row's, over all seeds. A column that is the same default in every row is
     left out.
     """
     done = completed(trials)
@@ -76,7 +77,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     keys = ["model", "is", "band", "bits", "left", "taught", "precision_used"]
     extra = varied(done, SHOWN)
     groups = done.groupby([*keys, *extra], dropna=False)
-    rows = [_row(key, found, done, grid, extra) for key, found in groups]
+    rows = [_row(key, group, done, grid, extra) for key, group in groups]
     idle = {
         "bits": FULL,
         "channels": "100 %",
@@ -94,7 +95,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
 
 def _row(
     key: tuple[Any, ...],
-    found: pd.DataFrame,
+    group: pd.DataFrame,
     done: pd.DataFrame,
     grid: bool,
     extra: list[str],
@@ -103,12 +104,14 @@ def _row(
     base = done[(done["model"] == model) & (done["is"] == "base") & (done["left"] == 1)]
     base = base[~base["taught"]]
     in_precision = base[base["precision_used"] == precision]
-    dense = alike(in_precision if len(in_precision) else base, found.iloc[0], extra)
-    accuracy = 100 * found["test_accuracy"].astype(float)
+    dense = alike(in_precision if len(in_precision) else base, group.iloc[0], extra)
+    accuracy = 100 * group["test_accuracy"].astype(float)
     against = 100 * dense["test_accuracy"].astype(float).mean()
-    size = float(found["model_bytes"].median())
+    size = float(group["model_bytes"].median())
     percent = f"{100 * band:.4g} %" if grid else f"{100 * band:.0f}–{100 * band + 10:.0f} %"
-    told, smaller = REFERENCE.get((model, kind, band), ("", None)) if grid else ("", None)
+    accuracy_in_words, smaller = (
+        REFERENCE.get((model, kind, band), ("", None)) if grid else ("", None)
+    )
     return {
         "model": model,
         "is": kind,
@@ -118,33 +121,33 @@ def _row(
         "teacher": "yes" if taught else "",
         "precision": precision,
         **plain(more, extra),
-        "trials": len(found),
+        "trials": len(group),
         "test accuracy": round(accuracy.mean(), 2),
-        "±": round(accuracy.std(ddof=1), 2) if len(found) > 1 else None,
+        "±": round(accuracy.std(ddof=1), 2) if len(group) > 1 else None,
         "best": round(accuracy.max(), 2),
         "to dense": round(accuracy.mean() - against, 2) if len(dense) else None,
         "file bytes": int(size),
         "smaller": _ratio(_median(dense, "model_bytes"), size),
-        "than torch.save": _ratio(_median(found, "torch_save_bytes"), size),
-        "latency ms": _median(found, "latency_ms"),
-        "s/epoch": round(float(found["s_per_epoch"].median()), 1),
-        "faster than fp32": _faster(found, done, precision),
-        "reference: accuracy": told,
+        "than torch.save": _ratio(_median(group, "torch_save_bytes"), size),
+        "latency ms": _median(group, "latency_ms"),
+        "s/epoch": round(float(group["s_per_epoch"].median()), 1),
+        "faster than fp32": _faster(group, done, precision),
+        "reference: accuracy": accuracy_in_words,
         "reference: smaller": smaller,
     }
 
 
-def _faster(found: pd.DataFrame, done: pd.DataFrame, precision: str) -> float | None:
-    """The speed-up over twins in fp32; None for those themselves, and where there are none."""
-    in_fp32 = done[(done["precision_used"] == "float32") & done["twin"].isin(found["twin"])]
+def _faster(group: pd.DataFrame, done: pd.DataFrame, precision: str) -> float | None:
+    """The speed-up over twins in fp32; None for the fp32 rows, and if there are no twins."""
+    in_fp32 = done[(done["precision_used"] == "float32") & done["twin"].isin(group["twin"])]
     if precision == "float32" or in_fp32.empty:
         return None
-    compared = found[found["twin"].isin(in_fp32["twin"])]
+    compared = group[group["twin"].isin(in_fp32["twin"])]
     return _ratio(_median(in_fp32, "s_per_epoch"), float(compared["s_per_epoch"].median()))
 
 
 def _twins(done: pd.DataFrame) -> list[str]:
-    """What an experiment is but for its precision and its seed, as text."""
+    """Each experiment without its precision and seed, as text."""
     names = [n for n in done.columns if is_input(n) and n not in ("recipe.precision", "seed")]
     return [str(row) for row in done[names].itertuples(index=False, name=None)]
 
@@ -163,16 +166,16 @@ def _taught(done: pd.DataFrame) -> pd.Series:
 
 
 def _filled(done: pd.DataFrame, name: str, default: float) -> pd.Series:
-    """A column with a default for what is off; a sweep of an older version lacks the column."""
+    """A column with a default in place of nulls; a sweep of an older version lacks the column."""
     if name not in done:
         return pd.Series(default, index=done.index)
     return done[name].fillna(default).astype(float)
 
 
-def _median(found: pd.DataFrame, name: str) -> float | None:
-    if name not in found or found[name].isna().all():
+def _median(group: pd.DataFrame, name: str) -> float | None:
+    if name not in group or group[name].isna().all():
         return None
-    return float(found[name].median())
+    return float(group[name].median())
 
 
 def _ratio(whole: float | None, part: float) -> float | None:

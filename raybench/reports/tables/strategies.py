@@ -1,4 +1,4 @@
-"""The strategies family's table: what each costs in memory and gives in samples a second."""
+"""The strategies family's table: memory and samples per second of each strategy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from raybench.reports.varied import completed, plain, varied
 
-REFERENCE = {  # plugin, samples a worker -> samples a second, maximum memory in GB
+REFERENCE = {  # (plugin, samples per worker) -> samples per second, maximum memory in GB
     ("torch_ddp", 8): (43.7168, 1.80),
     ("torch_ddp_fp16", 8): (60.1283, 1.91),
     ("low_level_zero", 8): (47.1534, 1.65),
@@ -16,7 +16,7 @@ REFERENCE = {  # plugin, samples a worker -> samples a second, maximum memory in
     ("low_level_zero", 32): (143.5798, 1.66),
     ("gemini", 32): (110.6582, 0.66317),
 }
-REFERENCE_ACCURACY = "85.94 / 97.66 / 98.44"  # by epoch; of which plugin is not told
+REFERENCE_ACCURACY = "85.94 / 97.66 / 98.44"  # by epoch; the reference does not name the plugin
 PLUGINS = {"zero1": "low_level_zero", "zero2": "low_level_zero", "zero3_offload": "gemini"}
 
 
@@ -25,16 +25,16 @@ SHOWN = (
     *(f"parallel.{name}" for name in ("strategy", "checkpointing", "workers")),
     *(f"recipe.{name}" for name in ("batch", "precision")),
 )
-"""Inputs that the table tells; it has a row for each value of the others, too."""
+"""Inputs that the table shows. If other inputs vary, it has a row for each of their values."""
 HELD = ("parameters_bytes", "gradients_bytes", "optimizer_bytes", "buffers_bytes")
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Plugin by batch, as the reference project has it, and its figures beside ours.
+    """One row per plugin and batch, as in the reference project, with its figures beside ours.
 
-    Throughput is the median over the trials, memory the largest; accuracies by epoch are means on
-    the validation split. `threshold` has no meaning here. A plugin's precision is the one that was
-    used, so that the reference's fp16 stands beside fp16 and bf16 alike.
+    Throughput is the median over the trials, memory the maximum; accuracies by epoch are means on
+    the validation split. `threshold` has no meaning here. The precision is the one that was used;
+    the reference's fp16 is shown beside both fp16 and bf16.
     """
     done = completed(trials)
     if done.empty:
@@ -44,11 +44,11 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     ways = ["model", "parallel.strategy", "precision_used", "parallel.checkpointing"]
     extra = varied(done, SHOWN)
     rows = []
-    for key, found in done.groupby([*ways, "samples", "workers", *extra], dropna=False):
+    for key, group in done.groupby([*ways, "samples", "workers", *extra], dropna=False):
         model, strategy, precision, checkpointing, samples, workers, *more = key
-        curve = epochs[epochs["number"].isin(found["number"])]
+        curve = epochs[epochs["number"].isin(group["number"])]
         by_epoch = 100 * curve.groupby("epoch")["accuracy"].mean().astype(float)
-        counted, expected = _sum(found, ""), _sum(found, "theory_")
+        counted, expected = _sum(group, ""), _sum(group, "theory_")
         mixed = precision in ("float16", "bfloat16")
         ddp = "torch_ddp_fp16" if mixed else "torch_ddp"
         plugin = ddp if strategy == "ddp" else PLUGINS.get(strategy, "")
@@ -61,15 +61,15 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "workers": workers,
                 "batch per worker": samples,
                 **plain(more, extra),
-                "trials": len(found),
-                "samples/s": _short(found["samples_per_s"].median()),
-                "maximum memory GB": _short(found["peak_memory_bytes"].max() / 1e9),
+                "trials": len(group),
+                "samples/s": _short(group["samples_per_s"].median()),
+                "maximum memory GB": _short(group["peak_memory_bytes"].max() / 1e9),
                 "states MB": _short(counted / 1e6),
                 "in theory MB": _short(expected / 1e6),
-                "activations MB": _short(found["activations_bytes"].max() / 1e6),
-                "sent MB a step": _short(found["sent_bytes_per_step"].median() / 1e6),
-                "waiting %": _short(100 * _share(found, "waiting_s")),
-                "communication %": _short(100 * _share(found, "communication_s")),
+                "activations MB": _short(group["activations_bytes"].max() / 1e6),
+                "sent MB a step": _short(group["sent_bytes_per_step"].median() / 1e6),
+                "waiting %": _short(100 * _share(group, "waiting_s")),
+                "communication %": _short(100 * _share(group, "communication_s")),
                 "accuracy by epoch": " / ".join(f"{value:.2f}" for value in by_epoch),
                 "reference: plugin": plugin if per_s else None,
                 "reference: samples/s": per_s,
@@ -80,16 +80,16 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def _sum(found: pd.DataFrame, prefix: str) -> float:
-    """All states of a worker, in bytes."""
-    return sum(float(found[prefix + name].max()) for name in HELD)
+def _sum(group: pd.DataFrame, prefix: str) -> float:
+    """Bytes of all states of a worker."""
+    return sum(float(group[prefix + name].max()) for name in HELD)
 
 
-def _share(found: pd.DataFrame, part: str) -> float:
-    """Of a probed step's time."""
+def _share(group: pd.DataFrame, part: str) -> float:
+    """The share of a part in a probed step's time."""
     parts = ("compute_s", "communication_s", "waiting_s")
-    whole = sum(found[name].astype(float) for name in parts)
-    return float((found[part].astype(float) / whole).median())
+    whole = sum(group[name].astype(float) for name in parts)
+    return float((group[part].astype(float) / whole).median())
 
 
 def _short(value: float) -> float:

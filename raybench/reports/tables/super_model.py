@@ -1,3 +1,3 @@
-"""The super_model family's table: that of the pruning family, which shows latencies too."""
+"""The super_model family's table: the pruning family's, which also shows latencies."""
 
 from raybench.reports.tables.pruning import table as table

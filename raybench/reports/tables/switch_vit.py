@@ -1,4 +1,4 @@
-"""The switch_vit family's table: a ViT by its number of experts, beside the reference's."""
+"""The switch_vit family's table: a ViT with different numbers of experts, and the reference's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from raybench.reports.varied import completed, plain, varied
 
-REFERENCE = {  # experts -> parameters, highest accuracy (epoch), first above 75 %, seconds an epoch
+REFERENCE = {  # experts -> parameters, highest accuracy (epoch), epoch above 75 %, s per epoch
     0: (12_798_490, "81.36 (345)", 31, 11.8, 4.6),
     32: (238_732_426, "79.04 (321)", 33, 68.86, 4.98),
     64: (464_669_962, "78.8 (328)", 49, 130.52, 5.18),
@@ -15,14 +15,14 @@ REFERENCE_COLUMNS = ("parameters", "highest (epoch)", "epoch > 75 %", "training 
 
 
 SHOWN = ("model", "switch.experts")
-"""Inputs that the table tells; it has a row for each value of the others, too."""
+"""Inputs that the table shows. If other inputs vary, it has a row for each of their values."""
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Model by experts, as the reference project has it, and its figures beside ours.
+    """One row per model and number of experts, as in the reference project, with its figures.
 
-    The highest accuracy is the best seed's on the validation split, as is the first epoch above
-    `threshold`; the test accuracy is a mean over the trials, scored once at their ends.
+    The highest accuracy and the first epoch above `threshold` are those of the best seed, on the
+    validation split. The test accuracy is a mean over the trials, scored once at their ends.
     """
     done = completed(trials)
     if done.empty:
@@ -31,26 +31,26 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     above = f"epoch > {100 * threshold:g} %"
     extra = varied(done, SHOWN)
     rows = []
-    for (model, experts, *more), found in done.groupby(["model", "experts", *extra], dropna=False):
-        curve = epochs[epochs["number"].isin(found["number"])]
+    for (model, experts, *more), group in done.groupby(["model", "experts", *extra], dropna=False):
+        curve = epochs[epochs["number"].isin(group["number"])]
         best = curve.loc[curve["accuracy"].astype(float).idxmax()]
         passed = curve[curve["accuracy"].astype(float) > threshold]["epoch"]
-        test = 100 * found["test_accuracy"].astype(float)
+        test = 100 * group["test_accuracy"].astype(float)
         rows.append(
             {
                 "model": f"switch-{model}" if experts else model,
                 "experts": experts or None,
                 **plain(more, extra),
-                "trials": len(found),
-                "parameters": int(found["parameters"].max()),
+                "trials": len(group),
+                "parameters": int(group["parameters"].max()),
                 "highest (epoch)": f"{100 * best['accuracy']:.2f} ({best['epoch']})",
                 above: int(passed.min()) if len(passed) else None,
                 "test accuracy": round(test.mean(), 2),
                 "±": round(test.std(ddof=1), 2) if len(test) > 1 else None,
-                "training s": round(float(found["s_per_epoch"].median()), 2),
-                "inference s": round(float(found["inference_s"].median()), 2),
-                "dropped %": _worst(100 * found["dropped_share"]),
-                "dead": _worst(found["dead_experts"]),
+                "training s": round(float(group["s_per_epoch"].median()), 2),
+                "inference s": round(float(group["inference_s"].median()), 2),
+                "dropped %": _worst(100 * group["dropped_share"]),
+                "dead": _worst(group["dead_experts"]),
             }
             | {
                 f"reference: {name}": value
@@ -64,5 +64,5 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
 
 
 def _worst(values: pd.Series) -> float | None:
-    """The largest of a column, None where it is empty."""
+    """The largest value of a column; None if it is empty."""
     return round(float(values.max()), 2) if values.notna().any() else None

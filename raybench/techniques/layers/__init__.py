@@ -1,1 +1,1 @@
-"""Which layers a technique acts on, and the arithmetic of those that it puts in."""
+"""Which layers a technique acts on, and the arithmetic of the layers that it inserts."""

@@ -1,4 +1,4 @@
-"""How many bits each layer gets: what they cost in bytes, and what in loss."""
+"""The choice of each layer's bits, by their cost in bytes and in loss."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ BITS = range(2, 9)
 def sensitivity(
     weight: Tensor, squared_gradient: Tensor | float, bits: int, stacked: int = 0
 ) -> float:
-    """Rise of the loss, up to a factor, when the weight has so many bits.
+    """Increase of the loss, up to a constant factor, if the weight has this many bits.
 
-    The second-order term, with the empirical Fisher's diagonal for the Hessian's: the sum of
-    E[g²] (w - Q(w))², g² being of whole batches (Dong et al. 2019, "HAWQ-V2", has the Hessian's
-    trace in its place; Zandonati et al. 2022, "FIT", the Fisher's).
+    This is the second-order term with the diagonal of the empirical Fisher in place of the
+    Hessian's: the sum of E[g²] (w - Q(w))², with g² of whole batches. Dong et al. 2019, "HAWQ-V2",
+    use the Hessian's trace instead; Zandonati et al. 2022, "FIT", the Fisher's.
     """
     error = (
         weight - rounded_weight(weight, fit_weight_steps(weight, bits, stacked), bits)
@@ -28,18 +28,18 @@ def sensitivity(
 
 
 def choose(sizes: list[int], costs: list[dict[int, float]], budget: int) -> list[int]:
-    """Bits for each layer: the least sum of costs of those whose sizes * bits fit `budget` bits.
+    """Bits for each layer: the least sum of costs whose sizes * bits fit into `budget` bits.
 
-    A knapsack with one choice a layer, exact: layer by layer the sums that no other beats in both
-    size and cost are kept. They are as few as there are sizes, and those of layers are multiples
-    of one another.
+    This is an exact knapsack with one choice per layer. Layer by layer it keeps the partial sums
+    that no other sum beats in both size and cost. They stay few, because the sizes of layers are
+    multiples of one another.
 
     Raises:
         ValueError: the fewest bits of every layer exceed the budget.
     """
     least = sum(size * min(cost) for size, cost in zip(sizes, costs, strict=True))
     if least > budget:
-        raise ValueError(f"{least} bits are the fewest, the budget has {budget}")
+        raise ValueError(f"{least} bits are the fewest, but the budget has {budget}")
     used, lost = np.zeros(1, dtype=np.int64), np.zeros(1)
     came_from: list[tuple[np.ndarray, np.ndarray]] = []
     for size, cost in zip(sizes, costs, strict=True):
@@ -53,7 +53,7 @@ def choose(sizes: list[int], costs: list[dict[int, float]], budget: int) -> list
         kept = order[better]
         used, lost = all_used[kept], all_lost[kept]
         came_from.append((kept // len(widths), widths[kept % len(widths)]))
-    chosen, place = [], len(used) - 1  # the last is the largest, and so the cheapest
+    chosen, place = [], len(used) - 1  # the last is the largest, so it has the least cost
     for previous, bits in reversed(came_from):
         chosen.append(int(bits[place]))
         place = int(previous[place])

@@ -1,9 +1,9 @@
-"""Chain: the layers of a feed-forward in one module, seen in what the module does.
+"""Chain: the layers of a feed-forward in one module, recognized by the module's behaviour.
 
     x (…, D) ─▶ first ─▶ activation, dropout ─▶ second ─▶ dropout ─▶ (…, D)
 
-A copy of the module runs once on a few numbers; children whose output is the next one's input are a
-chain. Names and classes do not count.
+A copy of the module runs once on a few numbers. Children whose output is the next one's input form
+a chain; names and classes do not matter.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Chain:
 
     first: nn.Linear
     between: nn.Module
-    """The activation, with its dropout where there is one."""
+    """The activation, with its dropout if there is one."""
     second: nn.Linear
     after: nn.Module
-    """Dropout of what the second layer gives, or an nn.Identity."""
+    """Dropout after the second layer, or an nn.Identity."""
 
     def module(self) -> nn.Module:
-        """A module of its own that holds the same layers, without the last dropout."""
+        """A new module with the same layers, without the last dropout."""
         return nn.Sequential(self.first, self.between, self.second)
 
 
@@ -50,14 +50,14 @@ def chain_of(module: nn.Module) -> Chain:
 def runs(module: nn.Module) -> Iterator[tuple[tuple[str, ...], bool]]:
     """The names of the children in each chain, and whether the module is nothing else.
 
-    Up to the second layer where it is more: a dropout behind that stays where it is.
+    If the module has other parts, the chain ends with the second layer; a later dropout stays.
     """
     layers = {n: m for n, m in module.named_children() if isinstance(m, nn.Linear)}
     if len(layers) < 2:
         return
     if isinstance(module, nn.TransformerEncoderLayer):
-        known = module.activation in FUNCTIONS or isinstance(module.activation, nn.Module)
-        if known and _fit(module.linear1, module.linear2):
+        has_activation = module.activation in FUNCTIONS or isinstance(module.activation, nn.Module)
+        if has_activation and _fit(module.linear1, module.linear2):
             yield ("linear1", "activation", "dropout", "linear2"), False
     elif type(module).forward is nn.Sequential.forward:
         yield from _in_sequence(module)
@@ -68,7 +68,7 @@ def runs(module: nn.Module) -> Iterator[tuple[tuple[str, ...], bool]]:
 
 
 def chain(module: nn.Module, names: Sequence[str]) -> Chain:
-    """The children of these names, which `runs` gave."""
+    """The chain of the children with these names, which come from `runs`."""
     layers = [_child(module, name) for name in names]
     end = next(i for i, layer in enumerate(layers) if i and isinstance(layer, nn.Linear))
     first, second = layers[0], layers[end]
@@ -78,17 +78,17 @@ def chain(module: nn.Module, names: Sequence[str]) -> Chain:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether it computes what an nn.Linear does, from a weight that is a parameter."""
+    """Whether it computes the same as an nn.Linear, from a weight that is a parameter."""
     if not isinstance(layer, nn.Linear) or parametrize.is_parametrized(layer):
         return False
-    # One that is to be quantized later is an nn.Linear until then.
+    # A layer prepared for later quantization still counts as an nn.Linear.
     kind = getattr(layer, "class_before", type(layer))
     return bool(kind.forward is nn.Linear.forward)
 
 
 def narrows(module: nn.Module) -> bool:
-    """Whether its two linear layers do not come back to the width they are given: what they make is
-    no token, but such as a position's bias."""
+    """Whether its two linear layers end at another width than they start from. Their output is then
+    not a token, but for example the bias of a position."""
     layers = [m for m in module.modules() if isinstance(m, nn.Linear)]
     return (
         len(layers) == 2
@@ -98,23 +98,23 @@ def narrows(module: nn.Module) -> bool:
 
 
 def reason(module: nn.Module) -> str:
-    """Why a module is no chain, as a clause."""
+    """The reason why a module is not a chain, as a clause."""
     layers = [m for m in module.modules() if isinstance(m, nn.Linear)]
     if any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules()):
         return "its layers are convolutions"
     if len(layers) < 2:
-        return "it has not two linear layers"
+        return "it has fewer than two linear layers"
     if len(layers) > 2 or layers[0].out_features != layers[1].in_features:
         return "it is gated, or has more than two linear layers"
     if any(layer.bias is None for layer in layers):
         return "its linear layers have no biases"
     if narrows(module):
-        return "it gives another width than it takes"
-    return "between its linear layers is not one activation module, with or without a dropout"
+        return "its output has another width than its input"
+    return "it needs one activation module, with or without a dropout, between its linear layers"
 
 
 def _fit(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two layers go there and back, as those of a block do."""
+    """Whether the second layer returns to the width of the first one's input, as in a block."""
     if not (isinstance(first, nn.Linear) and isinstance(second, nn.Linear)):
         return False
     back = (second.out_features, second.in_features)
@@ -128,7 +128,7 @@ def _is_dropout(layer: nn.Module) -> bool:
 
 
 def _acts(layers: Sequence[nn.Module]) -> bool:
-    """Whether there is one activation, of each number by itself, and nothing else but dropouts."""
+    """Whether there is exactly one elementwise activation, and otherwise only dropouts."""
     acts = [layer for layer in layers if not _is_dropout(layer)]
     if len(acts) != 1 or list(acts[0].parameters()):
         return False
@@ -136,7 +136,7 @@ def _acts(layers: Sequence[nn.Module]) -> bool:
     try:
         y = act(x.clone())
         return torch.equal(act(x.flip(0)).flip(0), y) and torch.equal(act(x[:5].clone()), y[:5])
-    except Exception:  # whatever a module raises that is no activation
+    except Exception:  # a module that is not an activation may raise anything
         return False
 
 
@@ -153,14 +153,14 @@ def _in_sequence(module: nn.Module) -> Iterator[tuple[tuple[str, ...], bool]]:
         while stop < len(layers) and _is_dropout(layers[stop]):
             stop += 1
         if stop < len(layers) and isinstance(layers[stop], nn.Sigmoid | nn.Hardsigmoid):
-            continue  # squeeze and excitation: gates of the channels
+            continue  # squeeze and excitation: it gates channels
         taken = end
         whole = begin == 0 and stop == len(layers)
         yield tuple(names[begin : stop if whole else end + 1]), whole
 
 
 def _observed(module: nn.Module, first: str, second: str) -> tuple[tuple[str, ...], bool] | None:
-    """The chain between two children, as a run of a copy on a few numbers shows it."""
+    """The chain between two children, found by running a copy on a few numbers."""
     twin = copy.deepcopy(module).eval()
     calls: list[tuple[str, Any, Any]] = []
     hooks = []
@@ -194,13 +194,13 @@ def _observed(module: nn.Module, first: str, second: str) -> tuple[tuple[str, ..
         return tuple(names), True
     inside = tuple(names[begin : end + 1])
     if any(names.count(name) > 1 for name in inside):
-        return None  # a dropout that acts elsewhere as well
+        return None  # a dropout that is used elsewhere as well
     return (inside, False) if _same_moved(twin, inside, x, y) else None
 
 
 def _same_moved(twin: nn.Module, names: Sequence[str], x: Tensor, y: Tensor) -> bool:
-    """Whether the module still gives `y` with the whole chain in its first layer's place: what lies
-    between is used nowhere else."""
+    """Whether the module still returns `y` with the whole chain in its first layer's place. Then
+    nothing else uses the tensors inside the chain."""
     setattr(twin, names[0], nn.Sequential(*(twin.get_submodule(name) for name in names)))
     for name in names[1:]:
         setattr(twin, name, nn.Identity())
@@ -210,10 +210,10 @@ def _same_moved(twin: nn.Module, names: Sequence[str], x: Tensor, y: Tensor) -> 
 
 @torch.no_grad()
 def _output(module: nn.Module, x: Tensor) -> Tensor | None:
-    """None where the module takes no such numbers, or gives no tensor."""
+    """The module's output; None if it does not take `x` or does not return a tensor."""
     try:
         y = module(x)
-    except Exception:  # whatever a forward pass raises
+    except Exception:  # a forward pass may raise anything
         return None
     return y if isinstance(y, Tensor) else None
 
@@ -224,7 +224,7 @@ def _child(module: nn.Module, name: str) -> nn.Module:
 
 
 def _sequence(layers: Sequence[nn.Module]) -> nn.Module:
-    """The layers one after another, without those that do nothing."""
+    """The layers in sequence, without those that do nothing."""
     acting = [m for m in layers if not (_is_dropout(m) and getattr(m, "p", 0) == 0)]
     if not acting:
         return nn.Identity()

@@ -1,4 +1,4 @@
-"""Classifier: the linear layers that give a model's classes."""
+"""Classifier: the linear layers that compute a model's logits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 HEADS = re.compile(r"heads?|head_dist|fc|classifier|classif|logits|output|out")
-"""What torchvision, timm and most people call the part of a model that classifies."""
+"""Usual names of a model's classifier, in torchvision, timm and most other code."""
 
 SIZES = (32, 224, 64, 28, 8, 256)
-"""Sides of the images with which a model is tried, where nothing else tells its classifier."""
+"""Image sizes to try a model with if nothing else identifies its classifier."""
 
 
 def classifier(model: nn.Module) -> set[str]:
-    """Names of the linear layers that give the classes: one, or two of a distilled model.
+    """Names of the linear layers that compute the logits: one, or two in a distilled model.
 
-    What timm's `get_classifier` gives; else the last one under a name that heads have; else the one
-    whose output is the model's; else the last one.
+    Taken from timm's `get_classifier`; else the last layer under a usual name of a head; else the
+    layer whose output is the model's; else the last layer.
     """
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     return _by_timm(model, linear) or _by_name(linear) or _by_output(model) or set([*linear][-1:])
@@ -32,7 +32,7 @@ def _by_timm(model: nn.Module, linear: dict[str, nn.Linear]) -> set[str]:
         return set()
     try:
         given = get()
-    except Exception:  # a method of that name with arguments, or one that fails
+    except Exception:  # the method may need arguments, or fail
         return set()
     parts = [given] if isinstance(given, nn.Module) else list(given or ())
     heads = {id(m) for part in parts if isinstance(part, nn.Module) for m in part.modules()}
@@ -40,7 +40,7 @@ def _by_timm(model: nn.Module, linear: dict[str, nn.Linear]) -> set[str]:
 
 
 def _by_name(linear: dict[str, nn.Linear]) -> set[str]:
-    """The last layer under each child of the model that is called a head."""
+    """The last layer under each child of the model that has the name of a head."""
     last = {name.partition(".")[0]: name for name in linear}
     return {name for child, name in last.items() if HEADS.fullmatch(child)}
 
@@ -48,7 +48,7 @@ def _by_name(linear: dict[str, nn.Linear]) -> set[str]:
 def _by_output(model: nn.Module) -> set[str]:
     twin = copy.deepcopy(model).eval()
     made: dict[int, str] = {}
-    kept: list[Any] = []  # so that no number is given twice
+    kept: list[Any] = []  # keeps the outputs alive, so that no id is reused
     for name, module in twin.named_modules():
         if isinstance(module, nn.Linear):
 
@@ -62,7 +62,7 @@ def _by_output(model: nn.Module) -> set[str]:
         try:
             with torch.no_grad():
                 y = twin(torch.zeros(1, 3, size, size, device=device))
-        except Exception:  # images of another size
+        except Exception:  # the model takes images of another size
             continue
         return {made[id(y)]} if id(y) in made else set()
     return set()

@@ -1,12 +1,12 @@
-"""Many feed-forwards at the price of one: rows sorted by expert, through `grouped_mm`.
+"""Many feed-forwards at the price of one: rows sorted by expert, multiplied by `grouped_mm`.
 
     rows of tokens ─▶ │ expert 0      ··│ expert 1    ·│ expert 2       │   · row of zeros
                       └─────────────────┴──────────────┴────────────────┘
-                      each group is filled up to one of few sizes, multiples of ALIGN rows
+                      each group is padded to one of few sizes, multiples of ALIGN rows
 
-The same few operations whatever the number of experts: nothing loops over them. Letters of shapes:
-T tokens, N assignments of a token to an expert, E experts, D width, H hidden width, R rows, P a
-padded width.
+The number of operations does not depend on the number of experts: nothing loops over them. Letters
+of shapes: T tokens, N assignments of a token to an expert, E experts, D width, H hidden width, R
+rows, P a padded width.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from torch import Tensor, nn
 from raybench.techniques.layers.chain import chain_of
 
 ALIGN = 16
-"""Rows of which a group is a multiple, but in fp32: groups of any size ran at 95 GFLOP/s in bf16,
+"""Group sizes are multiples of this, except in fp32: groups of any size ran at 95 GFLOP/s in bf16,
 groups of 16 n at 157 (304 x 1168, one core). The zeros cost 3 % at 64 experts of 260 tokens."""
 
 SIZES = 16
-"""Sizes of groups from one power of two to the next. oneDNN prepares a bf16 kernel for every number
-of rows that it meets: 1.1 ms each, as much as half of a product of 500 rows. Few sizes are soon
-known; multiples of 16 alone would be 1,500 kernels up to 4,096 rows, and its cache holds 1,024."""
+"""Group sizes between two powers of two. oneDNN prepares a bf16 kernel for every new number of
+rows: 1.1 ms each, as much as half of a product of 500 rows. A few sizes are soon prepared. All
+multiples of 16 would be 1,500 kernels up to 4,096 rows, and the cache holds 1,024."""
 
-STRIDE_BYTES = 16  # what grouped_mm wants every stride to be a multiple of
+STRIDE_BYTES = 16  # grouped_mm needs every stride to be a multiple of this
 
 
 KEEP_INPUT = ("GeluBackward0", "SiluBackward0", "HardswishBackward0", "MishBackward0")
-"""Activations whose output is free to be written into: they remember what they were given."""
+"""Activations whose output may be overwritten, because they save their input for the backward."""
 
 
 class Experts(nn.Module):
-    """E feed-forwards of two linear layers each, as stacked weights; copies of `dense` at first.
+    """E feed-forwards of two linear layers each, as stacked weights; initially copies of `dense`.
 
-    `act` is what stands between the layers: the activation, and a dropout where `dense` has one.
+    `act` is between the layers: the activation, and a dropout if `dense` has one.
 
-    `forward(x, expert)` with x (N, D) and expert (N,) gives (N, D): row n is what expert
-    `expert[n]` makes of row n.
+    `forward(x, expert)` with x (N, D) and expert (N,) returns (N, D): row n is the output of expert
+    `expert[n]` for row n.
     """
 
     weight1: Tensor  # (E, H, D)
@@ -64,7 +64,7 @@ class Experts(nn.Module):
         return len(self.bias1)
 
     def draw(self) -> None:
-        """Gives every expert weights of its own, as widely spread as the copies' were."""
+        """Gives every expert its own random weights, with the standard deviation of the copies."""
         for weight in (self.weight1, self.weight2):
             nn.init.trunc_normal_(weight, std=float(weight[0].detach().std()))
 
@@ -76,39 +76,39 @@ class Experts(nn.Module):
         x_RP = _Placed.apply(x_ND, slot_N, rows, d)
         h_RP = self.act(_Linear.apply(x_RP, self.weight1, self.bias1, ends_E, h))
         if h_RP.grad_fn is not None and h_RP.grad_fn.name() not in KEEP_INPUT:
-            h_RP = h_RP.clone()  # the activation's way back needs its output as it is
+            h_RP = h_RP.clone()  # the activation's backward needs its unchanged output
         h_RP = _WithOnes.apply(h_RP, hidden)
         y_RP = _Linear.apply(h_RP, self.weight2, self.bias2, ends_E, out)
         return _Taken.apply(y_RP, slot_N, width)
 
 
 def loads(expert_N: Tensor, experts: int) -> Tensor:
-    """(E,) assignments of each expert. A bincount would wait for the GPU."""
+    """Assignments of each expert, (E,). A bincount would wait for the GPU."""
     zeros_E = torch.zeros(experts, dtype=torch.long, device=expert_N.device)
     return zeros_E.scatter_add_(0, expert_N, torch.ones_like(expert_N))
 
 
 def _filled(count_E: Tensor) -> Tensor:
-    """The least sizes of groups that hold so many rows."""
+    """The smallest group sizes that hold these numbers of rows."""
     octave_E = torch.frexp(count_E.clamp(min=1).float()).exponent  # count < 2 ** octave
     step_E = (2 ** (octave_E - 1).long() // SIZES).clamp(min=ALIGN)
     return (count_E + step_E - 1) // step_E * step_E
 
 
 def _slots(expert_N: Tensor, experts: int, exact: bool) -> tuple[Tensor, Tensor, int]:
-    """Each assignment's row among rows sorted by expert, each expert's end, and the rows in all.
+    """Each assignment's row among rows sorted by expert, each expert's end, and the total rows.
 
-    With `exact` no row lies between the experts.
+    With `exact` there are no padding rows between the experts.
     """
     order_N = torch.sort(expert_N, stable=True).indices
     count_E = loads(expert_N, experts)
     filled_E = count_E if exact else _filled(count_E)
     ends_E = filled_E.cumsum(0)
-    # Sorted assignment i lies at i, plus what was filled in before its expert.
+    # Sorted assignment i is at i, plus the padding before its expert.
     shift_E = (ends_E - filled_E) - (count_E.cumsum(0) - count_E)
     slot_N = torch.empty_like(order_N)
     slot_N[order_N] = torch.arange(len(order_N), device=order_N.device) + shift_E[expert_N[order_N]]
-    # The exact number of rows is on the device: on a GPU its bound saves waiting for it.
+    # The exact number of rows is on the device; on a GPU we use an upper bound and do not wait.
     most = len(expert_N) + len(expert_N) // SIZES + experts * ALIGN
     if exact:
         rows = len(expert_N)
@@ -120,9 +120,10 @@ def _slots(expert_N: Tensor, experts: int, exact: bool) -> tuple[Tensor, Tensor,
 class _Linear(torch.autograd.Function):
     """Rows (R, P) through their expert's linear layer: weight (E, A, B), bias (E, A); (R, height).
 
-    grouped_mm has no bias, and wants strides of whole STRIDE_BYTES: the weights are packed with
-    padding, the bias in the column in which the rows have a one. The copy is made again for the
-    way back: kept, those of six mixtures of 64 experts would be 0.5 GB in bf16.
+    grouped_mm has no bias and needs strides of whole STRIDE_BYTES. So the weights are packed with
+    padding, and the bias is in the column in which the rows have a one. The packed copy is made
+    again for the backward pass: keeping those of six mixtures of 64 experts would take 0.5 GB in
+    bf16.
     """
 
     @staticmethod
@@ -140,13 +141,13 @@ class _Linear(torch.autograd.Function):
         (a, b), grad_RA = weight.shape[1:], grad_RA.contiguous()
         rows = F.grouped_mm(grad_RA, _packed(weight, bias, ctx.height, x_RP), offs=ends_E)
         stack = F.grouped_mm(grad_RA.T, x_RP, offs=ends_E)
-        # Contiguous, so that autograd keeps it as `.grad` and does not copy it once more.
-        own = stack[:, :a, :b].to(weight.dtype, memory_format=torch.contiguous_format)
-        return rows, own, stack[:, :a, b].to(bias.dtype), None, None
+        # Contiguous, so that autograd uses it as `.grad` without another copy.
+        of_weight = stack[:, :a, :b].to(weight.dtype, memory_format=torch.contiguous_format)
+        return rows, of_weight, stack[:, :a, b].to(bias.dtype), None, None
 
 
 def _packed(weight: Tensor, bias: Tensor, height: int, x_RP: Tensor) -> Tensor:
-    """(E, height, P): weight (E, A, B) in the dtype of the rows, bias at column B, zeros beyond."""
+    """(E, height, P): weight (E, A, B) in the dtype of the rows, bias in column B, then zeros."""
     experts, a, b = weight.shape
     packed = x_RP.new_empty(experts, height, x_RP.shape[1])
     packed[:, :a, :b] = weight
@@ -164,7 +165,7 @@ class _Placed(torch.autograd.Function):
         ctx.save_for_backward(slot_N)
         ctx.width = width = x_ND.shape[1]
         placed = x_ND.new_zeros(rows, padded)
-        placed[:, width] = 1  # between the slots too: no gradient comes back from there
+        placed[:, width] = 1  # in padding rows too, because no gradient comes back from them
         placed[:, :width].index_copy_(0, slot_N, x_ND)
         return placed
 
@@ -185,7 +186,7 @@ class _WithOnes(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_RH: Tensor) -> tuple[Tensor | None, ...]:
-        return grad_RH, None  # that of the column ends in the padding of the first weights
+        return grad_RH, None  # the column's gradient ends in the padding of the first weights
 
 
 class _Taken(torch.autograd.Function):

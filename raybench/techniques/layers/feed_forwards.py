@@ -1,6 +1,6 @@
-"""Feed-forwards of a model: where it has two linear layers with an activation between them.
+"""Feed-forwards of a model: two linear layers with an activation between them.
 
-form                                    such as
+form                                    examples
 a module that is the chain              timm's Mlp (ViT, DeiT, BEiT, Swin, ConvNeXt, a mixer's
                                         channels), torchvision's MLPBlock, an nn.Sequential
 a part of an nn.Sequential              torchvision's ConvNeXt, a norm before the layers
@@ -19,7 +19,7 @@ from raybench.techniques.layers.chain import Chain, chain, narrows, reason, runs
 from raybench.techniques.layers.shared import shared
 
 LIKE = re.compile(r"mlp|ffn|feed_?forward|swiglu", re.IGNORECASE)
-"""Classes that look like feed-forwards: where one has no chain, the reason is worth telling."""
+"""Classes that look like feed-forwards: if one has no chain, the user gets the reason."""
 NOT_LIKE = re.compile(r"head$|squeeze|mixture|experts", re.IGNORECASE)
 OF_TOKENS = re.compile(r"(mlp|ff|mix\w*)_?tokens?|tokens?_?(mlp|ff|mix\w*)", re.IGNORECASE)
 """Names of a mixer's feed-forwards that mix tokens: their rows are channels."""
@@ -27,23 +27,23 @@ OF_TOKENS = re.compile(r"(mlp|ff|mix\w*)_?tokens?|tokens?_?(mlp|ff|mix\w*)", re.
 
 @dataclass(frozen=True)
 class FeedForward:
-    """A feed-forward of a model, or what looks like one and is none."""
+    """A feed-forward of a model, or a module that only looks like one."""
 
     path: str
-    """Of the module that is the chain, or that holds its layers as children."""
+    """Path of the module that is the chain, or that holds its layers as children."""
     chain: Chain | None
     children: tuple[str, ...] = ()
-    """Names of the layers in that module, from the first to the second; empty where it is nothing
-    but the chain."""
+    """Names of the layers in that module, from the first to the second; empty if the module is
+    nothing but the chain."""
     reason: str = ""
-    """Where `chain` is None."""
+    """Why `chain` is None, if it is."""
 
     @property
     def of_tokens(self) -> bool:
         return mixes_tokens(self.path)
 
     def replace(self, model: nn.Module, module: nn.Module) -> None:
-        """Puts a module in the place of the chain."""
+        """Replaces the chain by a module."""
         if not self.children:
             model.set_submodule(self.path, module)
             return
@@ -59,14 +59,14 @@ def mixes_tokens(path: str) -> bool:
 
 
 def without_fast_path(holder: nn.Module) -> None:
-    """Keeps nn.TransformerEncoderLayer from evaluating by a kernel that reads its layers' weights
-    and skips the layers."""
+    """Keeps nn.TransformerEncoderLayer from its fast evaluation kernel, which reads the weights of
+    its layers and skips the layers."""
     if isinstance(holder, nn.TransformerEncoderLayer):
         holder.activation_relu_or_gelu = 0
 
 
 def feed_forwards(model: nn.Module) -> list[FeedForward]:
-    """Every feed-forward of the model and what looks like one, in the order of its modules."""
+    """Every feed-forward of the model, and modules that look like one, in module order."""
     tied = shared(model)
     listed: list[FeedForward] = []
     for path, module in model.named_modules():
@@ -74,7 +74,7 @@ def feed_forwards(model: nn.Module) -> list[FeedForward]:
             continue
         for names, whole in runs(module):
             layers = chain(module, names)
-            # The root has no place in which something else could stand.
+            # The root module cannot be replaced.
             children = () if whole and path else _upto_second(module, names, layers)
             numbers = [*layers.first.parameters(), *layers.second.parameters()]
             if tied.intersection(map(id, numbers)):
@@ -92,7 +92,7 @@ def _upto_second(module: nn.Module, names: Sequence[str], layers: Chain) -> tupl
 
 
 def _lookalikes(model: nn.Module, listed: Sequence[FeedForward]) -> Iterator[FeedForward]:
-    """Modules that their class calls a feed-forward, and that neither hold one nor lie in one."""
+    """Modules with the class name of a feed-forward that neither contain one nor are inside one."""
     paths = [f.path for f in listed if f.path]
     for path, module in model.named_modules():
         kind = type(module).__name__

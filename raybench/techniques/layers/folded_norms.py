@@ -1,4 +1,4 @@
-"""Batch norms folded into two fp16 numbers a channel."""
+"""Batch norms folded into two fp16 numbers per channel."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 @torch.no_grad()
 def fold(norm: Norm) -> None:
-    """Two fp16 numbers a channel, the same in value to their rounding: y = weight * x + bias.
+    """Folds a batch norm into two fp16 numbers per channel: y = weight * x + bias, up to rounding.
 
-    The running statistics become 0 and 1 - eps, which say nothing any more, so that a file need
-    not hold them.
+    The running statistics become the constants 0 and 1 - eps, so a file need not hold them.
     """
     mean, var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
     if mean is None or var is None or batches is None or not norm.affine:
@@ -27,7 +26,7 @@ def fold(norm: Norm) -> None:
 
 
 def _one_less(eps: float, like: Tensor) -> Tensor:
-    """The fp32 number that is 1 with `eps` added in fp32, or as near as one goes."""
+    """The fp32 number that gives 1 when `eps` is added in fp32, or the nearest such number."""
     guess = torch.tensor(1 - eps, dtype=like.dtype)
     near = torch.stack([guess, *(torch.nextafter(guess, guess + way) for way in (-1, 1))])
     return near[(near + eps - 1).abs().argmin()]

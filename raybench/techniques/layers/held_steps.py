@@ -1,4 +1,4 @@
-"""Steps of grids, held near what they were: a step is a scale, and must stay above 0."""
+"""Limits the change of grid steps: a step is a scale and must stay above 0."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from raybench.techniques.layers.rounded_weights import STEP, RoundedWeights
 
-LARGEST_CHANGE = 0.1  # of a step, by one optimizer step
+LARGEST_CHANGE = 0.1  # relative change of a grid step in one optimizer step
 
 
 @torch.no_grad()
 def hold(model: nn.Module, memory: dict[str, Tensor]) -> None:
-    """Holds every step within a tenth of what it was after the last optimizer step.
+    """Keeps every grid step within a tenth of its value after the last optimizer step.
 
-    A step is a scale, and one large gradient would make it 0 or negative: at a learning rate of 0.1
-    that happened in the first quantized step, and the loss was NaN two steps later.
+    A single large gradient could make it 0 or negative: at a learning rate of 0.1 that happened in
+    the first quantized step, and the loss was NaN two steps later.
     """
     now = {
         f"{path}.{name}": step.detach()

@@ -1,9 +1,9 @@
-"""Rounding to a grid whose step is learned (Esser et al. 2020, "Learned Step Size Quantization").
+"""Rounding to a grid with a learned step (Esser et al. 2020, "Learned Step Size Quantization").
 
     v ─▶ v / step ─▶ round ─▶ clamp to the codes low … high ─▶ code · step
 
-Rounding passes gradients straight through between the ends of the grid, and the step has one of its
-own (section 2): code - v / step between the ends, and the code itself beyond them.
+Between the ends of the grid, rounding passes gradients straight through. The step's own gradient
+(section 2) is code - v / step between the ends, and the code itself beyond them.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import torch
 from torch import Tensor
 
 SMALLEST_STEP = 2.0**-24
-"""The smallest positive fp16: a stored step is fp16, and a step of 0 would divide by it."""
+"""The smallest positive fp16. A stored step is fp16, and values are divided by it, so not by 0."""
 
 NARROWING = torch.logspace(-1, 0, 16, base=8).tolist()
-"""Ranges to try for a grid, as shares of the values': of normal weights, 0.4 is best at 2 bits, 0.8
-at 4 and all at 6 and more."""
+"""Ranges to try for a grid, as shares of the values' range: for normal weights, 0.4 is best at 2
+bits, 0.8 at 4, and 1 at 6 and more."""
 
 
 BLOCK = 2**18
-"""Values at a time on a CPU, 1 MiB in fp32: a pass finds in the cache what the last one left. A
-whole layer's at a time, a training step of ResNet-20 in bf16 took 1.38 times the plain one's."""
+"""Values per block on a CPU, 1 MiB in fp32, so that each pass finds its data in the cache. With a
+whole layer at a time, a training step of ResNet-20 in bf16 took 1.38 times the plain one's."""
 
 
 SAMPLED = 4
-"""Where a layer's input is more than a block, the first quarter of the batch stands for all of it
-in the gradient of the step, a single number. With the whole, training took 1.31 times the plain."""
+"""If a layer's input is larger than a block, the step's gradient, a single number, is estimated on
+the first quarter of the batch. With the whole batch, training took 1.31 times the plain time."""
 
 
 class _RoundedWeight(torch.autograd.Function):
-    """A weight (O, …) on the grids of its output channels, whose steps are (O,); or stacked ones,
+    """A weight (O, …) on the grids of its output channels with steps (O,); or stacked weights
     (E, O, …) with steps (E, O)."""
 
     @staticmethod
@@ -48,17 +48,17 @@ class _RoundedWeight(torch.autograd.Function):
         weight, step = ctx.saved_tensors
         scaled = weight / step
         inside = torch.ops.aten.hardtanh_backward(gradient, scaled, -ctx.high, ctx.high)
-        # code · g, less v / step · g where it is inside: the two cases of the paper's equation 3.
+        # code · g, minus v / step · g inside the grid: the two cases of the paper's equation 3.
         passed = scaled * inside
         by_value = scaled.round_().clamp_(-ctx.high, ctx.high).mul_(gradient).sub_(passed)
         return inside, by_value.flatten(ctx.axes).sum(ctx.axes).mul_(ctx.scale), None, None
 
 
 class _RoundedInput(torch.autograd.Function):
-    """An input on a grid of one step, in its own dtype; computed in fp32, backward as well.
+    """An input on a grid with one step, in its own dtype; forward and backward compute in fp32.
 
     PyTorch's own kernel (`_fake_quantize_learnable_per_tensor_affine`) is not vectorized and took
-    4 ns a value each way, and 12 in bf16; these take 0.6 and 0.5 (one core, AVX-512).
+    4 ns per value in each direction, 12 in bf16; this takes 0.6 and 0.5 (one core, AVX-512).
     """
 
     @staticmethod
@@ -95,7 +95,7 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def flat(x: Tensor) -> Tensor:
-    """All values in one row, in the order of the memory: no copy of what is dense."""
+    """All values in one row, in memory order; a dense tensor is not copied."""
     return x.reshape(-1) if x.is_contiguous() or x.ndim != 4 else x.permute(0, 2, 3, 1).reshape(-1)
 
 
@@ -105,7 +105,7 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def rounded_weight(weight: Tensor, step: Tensor, bits: int, scale: float = 1.0) -> Tensor:
-    """A weight (O, …) on its grids, of steps (O,), whose gradient is the paper's times `scale`.
+    """A weight (O, …) on its grids with steps (O,); their gradient is the paper's times `scale`.
 
     Stacked weights (E, O, …) have steps (E, O).
     """
@@ -114,13 +114,13 @@ def rounded_weight(weight: Tensor, step: Tensor, bits: int, scale: float = 1.0) 
 
 
 def rounded_input(value: Tensor, step: Tensor, low: int, high: int, scale: float = 1.0) -> Tensor:
-    """A value of any shape on the grid `low · step … high · step`, likewise."""
+    """A value of any shape on the grid `low · step … high · step`, with the same gradients."""
     result: Tensor = _RoundedInput.apply(value, step, low, high, scale)
     return result
 
 
 class _Idle(torch.autograd.Function):
-    """A value, and gradients of zero for the parameters that wait for their part in it."""
+    """Passes a value through, and gives the unused parameters gradients of zero."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *waiting: Tensor) -> Tensor:
@@ -133,22 +133,22 @@ class _Idle(torch.autograd.Function):
 
 
 def with_idle(value: Tensor, *waiting: Tensor) -> Tensor:
-    """`value`, as it is. The others get a gradient, 0: DDP waits for one of every parameter, and a
-    fused optimizer has moments for all of a group or for none."""
+    """`value`, unchanged. The other parameters get a gradient of 0, because DDP waits for a
+    gradient of every parameter, and a fused optimizer needs moments for a whole group or none."""
     result: Tensor = _Idle.apply(value, *waiting)
     return result
 
 
 def largest_code(bits: int) -> int:
-    """Codes of weights are -this … this: symmetric, so that 0 is one of them."""
+    """The largest code of a weight; codes are symmetric around 0, so that 0 is one of them."""
     return int(2 ** (bits - 1) - 1)
 
 
 @torch.no_grad()
 def fit_weight_steps(weight: Tensor, bits: int, stacked: int = 0) -> Tensor:
-    """The step of each output channel, of `NARROWING`, with the smallest squared error: (O,).
+    """The step of each output channel, (O,), with the smallest squared error over `NARROWING`.
 
-    With `stacked` = 1 the weight is (E, O, …), and the steps are (E, O).
+    With `stacked` = 1 the weight is (E, O, …) and the steps are (E, O).
     """
     channels = weight.shape[: 1 + stacked]
     rows, code = weight.detach().float().reshape(channels.numel(), -1), largest_code(bits)
@@ -167,8 +167,9 @@ def fit_weight_steps(weight: Tensor, bits: int, stacked: int = 0) -> Tensor:
 def fit_input_grids(samples: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
     """Lowest value and step of grids of 2^bits codes for some layers' inputs: (L, S), (L,) -> (L,).
 
-    Least squared error over the samples, first of the upper end, then of the lower: they differ
-    after a GELU. What is never negative, as after a ReLU, has 0 for the lowest value.
+    Minimizes the squared error over the samples, first for the upper end, then for the lower one,
+    because they differ after a GELU. The lowest value of an input that is never negative, as after
+    a ReLU, is 0.
     """
     codes = (2**bits - 1)[:, None].to(samples.device)
     low = samples.amin(1, keepdim=True).clamp_(max=0)

@@ -3,13 +3,13 @@
     kind            layers
     attention       those of attention modules, by class or path: queries, keys, values, projection
     feed_forward    those of feed-forwards, as `feed_forwards` finds them, and the linear layers of
-                    modules that are called one: gated ones, those without biases
+                    modules with such a name: gated ones, and those without biases
     both            these two
-    all             every linear layer but the classifier, a mixer's of tokens too
+    all             every linear layer except the classifier, also a mixer's token layers
 
 Left dense: layers whose forward pass is not nn.Linear's, layers that share their weight with
-others, and layers in whose place the factors do not fit or hold no fewer numbers. The input
-projection of nn.MultiheadAttention is no layer.
+others, and layers for which the factors do not fit or would not be smaller. The input projection
+of nn.MultiheadAttention is not a layer.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ STRUCTURED_LAYERS = Column(int, "", "Linear layers that are Monarch or low-rank 
 
 ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 PROJECTION = re.compile(r"(to_|in_)?(q|k|v|qkv|kv|qk|query|key|value)(_proj|_lin)?|out_proj|o_proj")
-"""Names of linear layers that are attention's in a block without an attention module."""
+"""Names of attention's linear layers in a block without an attention module."""
 PAIRS = ({"fc1", "fc2"}, {"linear1", "linear2"}, {"lin1", "lin2"}, {"w1", "w2"}, {"w12", "w3"})
 """Names of linear layers of a feed-forward that calls its activation as a function."""
 FEED_FORWARD = re.compile(r"(mlp|ffn|ff|feed_?forward)(_\w+)?", re.IGNORECASE)
-"""Names of an nn.Sequential that is one, such as a gated one."""
+"""Names of an nn.Sequential that is a feed-forward, for example a gated one."""
 
 STRUCTURED_LAYERS = Column(int, "", "Linear layers that are Monarch or low-rank now.")
-"""Of the column `structured_layers`, which both techniques report."""
+"""The column `structured_layers`, which both techniques report."""
 
 
 def chosen(
@@ -58,9 +58,9 @@ def chosen(
 ) -> dict[str, nn.Linear]:
     """The model's linear layers of that kind, by name, without those that `leave_out` matches.
 
-    `leave_out` holds shell patterns, separated by commas: `blocks.0.*,*.attn.proj`. `saved` gives
-    the numbers that a layer's replacement saves, or raises ValueError where there is none: layers
-    that do not fit stay out as long as one does.
+    `leave_out` holds shell patterns, separated by commas: `blocks.0.*,*.attn.proj`. `saved` returns
+    the number of parameters that a layer's replacement saves, or raises ValueError if it has none.
+    Layers that do not fit are left out as long as one layer fits.
 
     Raises:
         ValueError: nothing is left to replace, or a pattern matches no layer.
@@ -87,7 +87,7 @@ def chosen(
 def _fitting(
     linear: dict[str, nn.Linear], names: list[str], saved: Callable[[nn.Linear], int]
 ) -> list[str]:
-    """The layers in whose place something smaller fits. Raises the first one's ValueError."""
+    """The layers with a smaller replacement. Raises the first one's ValueError if none has one."""
     fitting, errors = [], []
     for name in names:
         try:
@@ -103,7 +103,7 @@ def _fitting(
 
 
 def _replaceable(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers that something else can stand for, by name."""
+    """The linear layers that can be replaced, by name."""
     tied, heads = shared(model), classifier(model)
     return {
         name: module
@@ -128,13 +128,13 @@ def _kinds(model: nn.Module, linear: dict[str, nn.Linear]) -> dict[str, str]:
 
 
 def _by_name(model: nn.Module, name: str) -> str:
-    """The kind that classes and names above a layer tell."""
+    """The kind of a layer, by the classes and names above it."""
     path, _, leaf = name.rpartition(".")
     holder, alone = model.get_submodule(path), True
     while path and type(holder) in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
         if FEED_FORWARD.fullmatch(path.rpartition(".")[2]):
             return "rest" if mixes_tokens(path) else "feed_forward"
-        # One layer alone is an output projection with its dropout, more are another network.
+        # A single layer is an output projection with its dropout; several are another network.
         alone = alone and sum(isinstance(m, nn.Linear) for m in holder.modules()) == 1
         path, _, leaf = path.rpartition(".")
         holder = model.get_submodule(path)
@@ -149,7 +149,7 @@ def _by_name(model: nn.Module, name: str) -> str:
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts a module in the place of the one of that name."""
+    """Replaces the module of that name."""
     parent, _, last = name.rpartition(".")
     holder = model.get_submodule(parent)
     setattr(holder, last, module)

@@ -1,4 +1,4 @@
-"""MonarchLinear: a linear layer by two block-diagonal factors (Dao et al. 2022, section 3).
+"""MonarchLinear: a linear layer made of two block-diagonal factors (Dao et al. 2022, section 3).
 
 A Monarch matrix of n blocks is an n x n grid of blocks, each of rank r = min(in, out) / n²:
 
@@ -7,10 +7,10 @@ A Monarch matrix of n blocks is an n x n grid of blocks, each of rank r = min(in
 
     block (c, b) of the matrix = F2[c][:, chunk b] · F1[b][chunk c, :]
 
-The paper's matrix puts the outputs in another order: output i of block c is y[i n + c], here it is
-y[c O + i]. That order costs a copy of y, and the outputs of a dense layer have none to be kept: the
-nearest matrix to 16 x 16 normal numbers (4 blocks, 200 draws) is 9.67 ± 0.50 away here and
-9.61 ± 0.50 in the paper's order, for one matrix now the one and now the other less.
+The paper's matrix has the outputs in another order: output i of block c is y[i n + c], here it is
+y[c O + i]. The paper's order costs a copy of y, and the outputs of a dense layer have no order to
+preserve: the nearest matrix to 16 x 16 normal numbers (4 blocks, 200 draws) has a distance of
+9.67 ± 0.50 here and 9.61 ± 0.50 in the paper's order; for single matrices either can be nearer.
 
 Parameters and products are 1/n + … of the dense layer's: (in + out) · min(in, out) / n. Letters of
 shapes: T tokens, n blocks, r rank, I and O inputs and outputs of a block.
@@ -28,10 +28,10 @@ from torch import Tensor, nn
 class _Product(torch.autograd.Function):
     """x (T, n I), F1 (n, n r, I), F2 (n, O, n r), bias (n O) -> (T, n O).
 
-    The only copy is the transposition of the chunks; everything else is a matrix product that
-    reads or writes its columns of x and y where they lie. Rows of F1 are ordered (c, r), so that a
-    chunk is contiguous. The loops are over blocks: 2 to 16 products of many rows each. In bf16 a
-    batched product into columns took 1.4 times as long, as oneDNN copies what is not contiguous.
+    The only copy is the transposition of the chunks; all other operations are matrix products that
+    read or write columns of x and y in place. Rows of F1 are ordered (c, r), so that a chunk is
+    contiguous. The loops go over blocks: 2 to 16 products of many rows each. In bf16 a batched
+    product into columns took 1.4 times as long, because oneDNN copies non-contiguous tensors.
     """
 
     @staticmethod
@@ -69,7 +69,7 @@ class _Product(torch.autograd.Function):
             columns = slice(b * side, (b + 1) * side)
             torch.mm(dh[b], f1[b], out=dx[:, columns])
             torch.mm(dh[b].t(), x[:, columns], out=df1[b])
-        # As a product: of 4,096 x 3,072 in bf16 `sum` takes 4.4 ms, this 2.5.
+        # As a product: for 4,096 x 3,072 in bf16 `sum` takes 4.4 ms, this 2.5.
         dbias = (dy.new_ones(1, len(dy)) @ dy).squeeze(0) if ctx.has_bias else None
         return dx, df1, df2, dbias
 
@@ -77,9 +77,9 @@ class _Product(torch.autograd.Function):
 def _transposed(h_Tns: Tensor) -> Tensor:
     """(T, n, n r) -> (n, T, n r): chunk c of block b becomes chunk b of block c.
 
-    It reads a token's numbers where they lie together; from (n, T, n r) it took 1.5 to 3.5 times as
-    long, which is 5 % of a step. Where chunks allow, two or four bf16 numbers move as one: chunks
-    of 6 take 0.5 of the time, of 48 0.9.
+    A token's numbers are contiguous in (T, n, n r); reading from (n, T, n r) took 1.5 to 3.5 times
+    as long, which is 5 % of a step. If the chunk size allows, two or four bf16 numbers are moved as
+    one: chunks of 6 then take 0.5 of the time, chunks of 48 0.9.
     """
     tokens, blocks, inner = h_Tns.shape
     dtype, chunk = h_Tns.dtype, inner // blocks * h_Tns.itemsize
@@ -93,8 +93,8 @@ def _transposed(h_Tns: Tensor) -> Tensor:
 class MonarchLinear(nn.Module):
     """(…, inputs) -> (…, outputs) by two block-diagonal factors, with `dense`'s sizes and scale.
 
-    `weight` is the product of the factors, with their gradient: a model that reads it past the
-    layer, `F.linear(x, self.qkv.weight)`, trains the factors, at a dense layer's cost.
+    `weight` is the product of the factors, with their gradient. A model that reads it directly,
+    `F.linear(x, self.qkv.weight)`, also trains the factors, at a dense layer's cost.
     """
 
     def __init__(self, dense: nn.Linear, blocks: int, name: str = "layer") -> None:
@@ -106,8 +106,8 @@ class MonarchLinear(nn.Module):
         self.factor1 = nn.Parameter(new(blocks, blocks * rank, inputs // blocks))
         self.factor2 = nn.Parameter(new(blocks, outputs // blocks, blocks * rank))
         self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone())
-        # F1 keeps a token's scale, and F2 gives the product the dense weights' spread: an entry of
-        # it is a sum of r products.
+        # F1 keeps a token's scale. F2 gives the product the dense weights' standard deviation; an
+        # entry of the product is a sum of r products.
         spread1 = 1 / math.sqrt(self.factor1.shape[2])
         spread2 = float(dense.weight.detach().std()) / (spread1 * math.sqrt(rank))
         nn.init.normal_(self.factor1, std=spread1)
@@ -143,13 +143,13 @@ class MonarchLinear(nn.Module):
 
 
 def parameters(dense: nn.Linear, blocks: int) -> int:
-    """How many numbers both factors hold in the layer's place. Raises ValueError as they do."""
+    """The number of parameters of both factors. Raises ValueError if they do not fit."""
     rank = _rank(dense, blocks, "layer")
     return blocks * rank * (dense.in_features + dense.out_features)
 
 
 def _rank(dense: nn.Linear, blocks: int, name: str) -> int:
-    """Rank of each of the blocks² blocks. Raises ValueError where the sizes are no multiples."""
+    """Rank of each of the blocks² blocks. Raises ValueError if `blocks` divides a size unevenly."""
     for size, what in ((dense.in_features, "inputs"), (dense.out_features, "outputs")):
         if size % blocks:
             both = math.gcd(dense.in_features, dense.out_features)
@@ -164,8 +164,8 @@ def _rank(dense: nn.Linear, blocks: int, name: str) -> int:
 def project(dense: nn.Linear, blocks: int, name: str = "layer") -> MonarchLinear:
     """The Monarch layer nearest to a dense one in the Frobenius norm.
 
-    The blocks of the grid are independent, so it is the truncated SVD of each, all in one batch
-    (Dao et al. 2022, section 3.3, there for square matrices).
+    The blocks of the grid are independent, so the result is the truncated SVD of each, computed in
+    one batch (Dao et al. 2022, section 3.3, there for square matrices).
     """
     layer = MonarchLinear(dense, blocks, name)
     rank = layer.factor1.shape[1] // blocks
@@ -179,7 +179,7 @@ def project(dense: nn.Linear, blocks: int, name: str = "layer") -> MonarchLinear
 
 
 def _factors(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """(…, O, r) and (…, r, I) of equal scale, whose product is the truncated SVD of each matrix."""
+    """(…, O, r) and (…, r, I) of equal scale; their product is the truncated SVD of each matrix."""
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
     root = values[..., None, :rank].sqrt()
     return left[..., :rank] * root, root.mT * right[..., :rank, :]

@@ -1,14 +1,14 @@
-"""Which layers are of few bits: plain ones in weights and inputs, all others in weights alone.
+"""Quantized layers: plain layers round weights and inputs, all others round only weights.
 
-Beside its weight and `weight_step`, `weight_bits` (`rounded_weights`) a plain nn.Conv2d or
-nn.Linear has, in the state_dict as everywhere:
+Beside its weight, `weight_step` and `weight_bits` (`rounded_weights`), a plain nn.Conv2d or
+nn.Linear has these parameters and buffers:
 
     input_step        fp32        an input is (code - zero point) * step; codes 0 … 2^bits - 1;
-    input_zero_point  uint8       step 0: nothing was observed yet
+    input_zero_point  uint8       a step of 0 means that nothing was observed yet
     input_bits        uint8
 
-Inputs have a zero point as they have in ONNX: unsigned codes are the fast ones on a CPU, and what
-may be negative (an image, what comes out of a LayerNorm or a GELU) is shifted into them.
+Inputs have a zero point, as in ONNX: unsigned codes are the fast ones on a CPU, and inputs that may
+be negative (an image, the output of a LayerNorm or a GELU) are shifted into their range.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from raybench.techniques.layers.rounded_weights import (
 )
 from raybench.techniques.layers.weights import Weight, weights
 
-SAMPLES = 2048  # values of an input that a grid is fitted to, of each step that is observed
+SAMPLES = 2048  # values of an input, in each observed step, that a grid is fitted to
 
 LEFT_OUT = ("recurrent", "standardized")
-"""Kinds of weights that are not rounded: cuDNN reads recurrent ones as one flat piece, and what a
-standardized convolution multiplies is no longer on the grid of its parameter."""
+"""Kinds of weights that are not rounded: cuDNN reads recurrent weights as one flat piece, and the
+applied weight of a standardized convolution is not on the grid of its parameter."""
 
 
 class QuantizedLayer(RoundedWeights):
-    """What both kinds have. An instance is made by `quantizable`, of a plain layer."""
+    """The common part of both kinds. `quantizable` makes an instance from a plain layer."""
 
     rounded_attributes = ("weight",)
     bias: Tensor | None
@@ -53,7 +53,7 @@ class QuantizedLayer(RoundedWeights):
 
     @property
     def weight(self) -> Tensor:
-        """The rounded weight, for readers past the layer, whose input is none of the layer's."""
+        """The rounded weight, for code that reads it directly and not through the layer."""
         return self.read_rounded("weight", *(() if self.input_step is None else (self.input_step,)))
 
     def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,24 +71,24 @@ class QuantizedLayer(RoundedWeights):
 
     @torch.no_grad()
     def quantize_input(self, bits: int) -> None:
-        """Puts the input on the grid that was observed, if one was."""
+        """Puts the input on its observed grid, if there is one."""
         if self.input_step is not None and self.input_step > 0:
             self.input_bits.fill_(bits)
 
     def sample(self) -> Tensor | None:
-        """`SAMPLES` values of the input that was seen last; it is forgotten."""
+        """`SAMPLES` values of the last input, which is then dropped."""
         seen, self.seen = self.seen, None
         if seen is None or self.input_step is None:
             return None
         row, channels = flat(seen), seen.shape[1 if seen.ndim == 4 else -1]
         stride = max(1, len(row) // SAMPLES)
-        while math.gcd(stride, channels) > 1:  # or it would meet a few channels alone
+        while math.gcd(stride, channels) > 1:  # otherwise it would sample only a few channels
             stride += 1
         places = torch.arange(SAMPLES, device=row.device).mul_(stride).remainder_(len(row))
         return row[places].float()
 
     def settle_input(self) -> None:
-        """Makes the input's step fp16."""
+        """Rounds the input's step to fp16."""
         if self.input_step is not None:
             settle_step(self.input_step)
 
@@ -125,24 +125,24 @@ def chosen(model: nn.Module) -> list[Weight]:
 
 
 def quantizable(model: nn.Module, *, bits: int, activation_bits: int) -> bool:
-    """Makes every weight that is not quantizable yet so, in place; whether there was one.
+    """Makes every weight quantizable, in place; returns whether any was not yet.
 
-    A plain convolution or linear layer has its input rounded as well. The bits are what is
-    expected; they decide the learning rates of the steps alone.
+    Plain convolutions and linear layers also get a rounded input. The bits are the expected ones;
+    they only affect the learning rates of the steps.
     """
     new = {id(w.value): w for w in chosen(model) if not _is_rounded(w.module, w.attribute)}
     by_module: dict[nn.Module, list[Weight]] = {}
-    for path, module in model.named_modules():  # every holder of a weight that several share
+    for path, module in model.named_modules():  # every holder, also of a shared weight
         for attribute, value in module._parameters.items():
             if value is not None and id(value) in new:
-                own = Weight(f"{path}.{attribute}", path, module, attribute, new[id(value)].kind)
-                by_module.setdefault(module, []).append(own)
+                held = Weight(f"{path}.{attribute}", path, module, attribute, new[id(value)].kind)
+                by_module.setdefault(module, []).append(held)
     steps: dict[int, nn.Parameter] = {}
-    for module, found in by_module.items():
+    for module, of_module in by_module.items():
         layer = KINDS.get(type(module))
         before: Any = type(module)
-        kind = layer or rounding(before, tuple(weight.attribute for weight in found))
-        for weight in found:
+        kind = layer or rounding(before, tuple(weight.attribute for weight in of_module))
+        for weight in of_module:
             value = weight.value
             round_weight(weight, kind, bits=bits)
             step = steps.setdefault(id(value), module.get_parameter(weight.attribute + STEP))
@@ -150,7 +150,7 @@ def quantizable(model: nn.Module, *, bits: int, activation_bits: int) -> bool:
         if layer:
             _add_input(module, activation_bits)
     for module in model.modules() if new else ():
-        # In evaluation it would multiply by the weights and go past its layers.
+        # Its fast path in evaluation would read the weights and skip the layers.
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
     return bool(new)

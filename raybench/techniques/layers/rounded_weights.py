@@ -1,13 +1,14 @@
-"""Modules whose weights read as rounded to their grids, whoever reads them.
+"""Modules whose weights are rounded to their grids whenever they are read.
 
     module._parameters["weight"]   the raw weight: trained, stored, pruned     ─┐ round to codes,
-    module.weight_step             a step a channel: (O,), stacked (E, O)      ─┤ times steps
+    module.weight_step             one step per channel: (O,), stacked (E, O)  ─┤ times steps
     module.weight_bits             uint8; 0: not quantized yet                 ─┘
     module.weight                  the rounded weight, with a gradient to the first two
 
-Reading goes through a property of the module's class, so a layer's forward pass and a reader past
-it, such as `F.linear(x, self.qkv.weight)`, see the same values. The state_dict, `named_parameters`
-and DDP see the raw weight under its plain name. A weight that several modules share has one step.
+Reading goes through a property of the module's class. So a layer's forward pass and code that reads
+the weight directly, such as `F.linear(x, self.qkv.weight)`, see the same values. The state_dict,
+`named_parameters` and DDP see the raw weight under its plain name. A weight that several modules
+share has one step.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from raybench.techniques.layers.learned_step import (
 )
 from raybench.techniques.layers.weights import Weight
 
-STEP, BITS = "_step", "_bits"  # behind the name of the weight
+STEP, BITS = "_step", "_bits"  # suffixes of the weight's name
 
 
 class RoundedWeights(nn.Module):
-    """What such modules have. An instance is made by `round_weight`, of a plain module."""
+    """The common part of these modules. `round_weight` makes an instance from a plain module."""
 
-    # Long names: the class is joined to that of any module, which may have a `step` of its own.
+    # Long names: the class is combined with that of any module, which may have its own `step`.
     rounded_attributes: ClassVar[tuple[str, ...]]
     """Names of its rounded weights."""
     class_before: ClassVar[type[nn.Module]]
     end_attributes: tuple[str, ...]
-    """Those of its rounded weights that are the model's first or last."""
+    """Names of its rounded weights that are the model's first or last."""
     lr_scale: dict[str, float]
 
     def read_rounded(self, attribute: str, *idle: Tensor) -> Tensor:
-        """The weight as it is read; before it is quantized, the raw one.
+        """The rounded weight; the raw one before it is quantized.
 
-        `idle` are parameters without another part in this pass: they get a gradient of 0.
+        `idle` are parameters that this pass does not use otherwise: they get a gradient of 0.
         """
         weight, step = self.raw_weight(attribute), self.step_of(attribute)
-        fits = step.shape == weight.shape[: step.ndim]  # not while channels are being cut
+        fits = step.shape == weight.shape[: step.ndim]  # False while channels are being cut
         if fits and (bits := int(self.get_buffer(attribute + BITS))):
             values, code = weight.numel() // step.numel(), largest_code(bits)
             scale = self._gradient_scale(attribute + STEP, values, code)
@@ -67,14 +68,15 @@ class RoundedWeights(nn.Module):
         return self.raw_weight(attribute + STEP)
 
     def _gradient_scale(self, name: str, values: int, code: int) -> float:
-        # The paper's 1 / sqrt(values * code), section 2.2, keeps the step's pace beside the
-        # weights' for its first step, with which few values lie beyond the grid's ends. A fitted
-        # grid ends at the largest value: what is there moves the step by `code` times its gradient,
-        # and that of a step which is a code-th of it. At 8 bits 3 / code² is 40 times less for a
-        # layer of 144 values a channel; with the paper's the first step took it below 0.
+        # The paper's 1 / sqrt(values * code), section 2.2, balances the changes of step and weights
+        # for the paper's first step, with which few values are beyond the grid's ends. Our fitted
+        # grid ends at the largest value. Values there move the step by `code` times their gradient,
+        # while the step is only a code-th of these values. At 8 bits 3 / code² is 40 times less for
+        # a layer of 144 values per channel; with the paper's scale the first update made the step
+        # negative.
         scale = min(1 / math.sqrt(values * code), 3 / code**2)
-        # What the learning rate is multiplied by is taken off again: SGD goes this way, and Adam
-        # in shares of the step.
+        # Divided by the factor of the learning rate: this cancels it for SGD, while Adam moves in
+        # shares of the step.
         return scale / self.lr_scale[name]
 
 
@@ -83,9 +85,9 @@ class RoundedWeight:
     """One rounded weight of a model, with all modules that hold it."""
 
     name: str
-    """Of the raw parameter, as in `named_parameters()`."""
+    """Name of the raw parameter, as in `named_parameters()`."""
     holders: tuple[tuple[RoundedWeights, str], ...]
-    """Each with the attribute under which it has the weight."""
+    """Each module with the attribute under which it has the weight."""
 
     @property
     def raw(self) -> nn.Parameter:
@@ -104,24 +106,24 @@ class RoundedWeight:
 
     @property
     def bits(self) -> int:
-        """0: it is not quantized yet."""
+        """Its bits; 0 before it is quantized."""
         module, attribute = self.holders[0]
         return int(module.get_buffer(attribute + BITS))
 
     @property
     def end(self) -> bool:
-        """Whether it is the model's first or last."""
+        """Whether it is the model's first or last weight."""
         return any(attribute in module.end_attributes for module, attribute in self.holders)
 
     @torch.no_grad()
     def quantize(self, bits: int) -> None:
-        """Puts the weight on the grids of so many bits with the least squared error."""
+        """Puts the weight on the grids of `bits` bits with the least squared error."""
         self.step.copy_(fit_weight_steps(self.raw, bits, self.stacked))
         for module, attribute in self.holders:
             module.get_buffer(attribute + BITS).fill_(bits)
 
     def fit(self) -> bool:
-        """Makes steps anew where the weight has lost output channels; whether it had."""
+        """Makes new steps if the weight has lost output channels; returns whether it had."""
         shape = self.raw.shape[: self.step.ndim]
         if self.step.shape == shape:
             return False
@@ -134,9 +136,9 @@ class RoundedWeight:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Makes what is stored exact: fp16 steps and biases, and weights equal to code * step."""
+        """Makes stored values exact: fp16 steps and biases, and weights equal to code * step."""
         settle_step(self.step)
-        self.raw.copy_(rounded_weight(self.raw, self.step, self.bits) + 0.0)  # a code has no -0
+        self.raw.copy_(rounded_weight(self.raw, self.step, self.bits) + 0.0)  # codes have no -0
         for module, _ in self.holders:
             for name, parameter in module.named_parameters(recurse=False):
                 if "bias" in name:
@@ -153,26 +155,26 @@ def settle_step(step: Tensor) -> None:
 def round_weight(weight: Weight, kind: type[RoundedWeights], *, bits: int) -> None:
     """Gives the weight a step and bits, and its module the class `kind`, in place.
 
-    The bits are what is expected; they decide the learning rate of the step alone.
+    The bits are the expected ones; they only affect the learning rate of the step.
     """
     module, attribute, value = weight.module, weight.attribute, weight.value
     if not isinstance(module, RoundedWeights):
-        module.__class__ = kind  # the same parameters, under the same names
+        module.__class__ = kind  # parameters and their names stay
         assert isinstance(module, RoundedWeights)
         module.end_attributes = ()
         module.lr_scale = dict(getattr(module, "lr_scale", {}))
     steps = value.new_ones(value.shape[: 1 + weight.stacked])
     module.register_parameter(attribute + STEP, nn.Parameter(steps))
     module.register_buffer(attribute + BITS, value.new_zeros((), dtype=torch.uint8))
-    # Where the fitted steps are to be expected: the largest of many values is 4 times the mean
-    # magnitude, and 5 after a norm.
+    # The expected size of the fitted steps: the largest of many values is 4 times the mean
+    # magnitude, 5 times after a norm.
     expected = 4 * float(value.detach().abs().mean()) / largest_code(bits)
     module.lr_scale[attribute + STEP] = max(expected, SMALLEST_STEP)
 
 
-@functools.cache  # one class for all layers of a kind
+@functools.cache  # one class for all layers of a type
 def rounding(kind: type[Any], attributes: tuple[str, ...]) -> type[RoundedWeights]:
-    """The class of modules of this kind whose weights of these names read as rounded."""
+    """A subclass of `kind` in which reading these weights gives the rounded ones."""
 
     def reads(attribute: str) -> property:
         return property(lambda module: module.read_rounded(attribute))
@@ -196,6 +198,6 @@ def rounded_weights(model: nn.Module) -> dict[str, RoundedWeight]:
 
 
 def is_whole(model: nn.Module) -> bool:
-    """Whether it has both ends: the other stages of a pipeline have other layers to observe."""
+    """Whether it has both ends. A stage of a pipeline has only a part of the layers."""
     modules = (module for module in model.modules() if isinstance(module, RoundedWeights))
     return sum(len(module.end_attributes) for module in modules) == 2

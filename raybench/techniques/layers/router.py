@@ -1,4 +1,4 @@
-"""Router: which experts a token goes to, by a linear layer whose input is jittered in training.
+"""Router: chooses the experts of a token by a linear layer; training adds jitter to its input.
 
 Letters of shapes: T tokens, E experts, D width, N assignments of a token to an expert.
 """
@@ -20,7 +20,7 @@ class Router(nn.Linear):
     def __init__(self, width: int, experts: int, jitter: float) -> None:
         super().__init__(width, experts, bias=False)
         self.jitter = jitter
-        nn.init.trunc_normal_(self.weight, std=0.02)  # logits of about ±0.3 at first
+        nn.init.trunc_normal_(self.weight, std=0.02)  # gives initial logits of about ±0.3
 
     def forward(self, x_TD: Tensor) -> Tensor:
         if not (self.training and self.jitter):
@@ -30,7 +30,7 @@ class Router(nn.Linear):
 
 
 def first_come(expert_N: Tensor, experts: int, capacity: int) -> Tensor:
-    """(N,) bool: the assignment is among the first `capacity` ones of its expert."""
+    """(N,) bool: whether the assignment is among the first `capacity` ones of its expert."""
     order_N = torch.sort(expert_N, stable=True).indices
     count_E = loads(expert_N, experts)
     place_N = torch.arange(len(expert_N), device=expert_N.device)
@@ -43,9 +43,9 @@ def first_come(expert_N: Tensor, experts: int, capacity: int) -> Tensor:
 class _JitteredLogits(torch.autograd.Function):
     """Logits (T, E) of rows (T, D) times noise from [1 - jitter, 1 + jitter].
 
-    The noise has 256 levels, eight values of it from one random number: `uniform_` took 5 ns a
-    value, 1.5 % of a training step of ViT with six mixtures. A byte a value is also all of it that
-    is kept for the way back; the noise and the product were 40 MB a mixture, of 16,640 tokens.
+    The noise has 256 levels, and one random number gives eight values: `uniform_` took 5 ns per
+    value, 1.5 % of a training step of a ViT with six mixtures. Only one byte per value is kept for
+    the backward pass; the noise and the product took 40 MB per mixture, with 16,640 tokens.
     """
 
     @staticmethod
@@ -66,5 +66,5 @@ class _JitteredLogits(torch.autograd.Function):
 
 
 def _noise(level: Tensor, jitter: float) -> Tensor:
-    """1 - jitter for level 0 to 1 + jitter for level 255."""
+    """Noise from 1 - jitter at level 0 to 1 + jitter at level 255."""
     return level.float().mul_(2 * jitter / 255).add_(1 - jitter)

@@ -1,11 +1,11 @@
-"""Convolutions that standardize their weight, made so that a pruned weight stays pruned.
+"""Convolutions that standardize their weight, changed so that a pruned weight stays pruned.
 
     parameter ─▶ mean 0, variance 1 (x gain) ─▶ 0 where the parameter is 0 ─▶ convolution
                                                                         settle() ─▶ parameter
 
-Standardization takes the mean from every entry, zeros too: without the second arrow a zero in the
-parameter is none in the product. Qiao et al. 2019, arXiv 1903.10520; Brock et al. 2021, arXiv
-2101.08692, section 3.
+Standardization subtracts the mean from every entry, also from zeros. Without the second arrow a
+zero in the parameter would not be a zero in the applied weight. Qiao et al. 2019, arXiv 1903.10520;
+Brock et al. 2021, arXiv 2101.08692, section 3.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ WHOLE, ZEROS_COUNT, SETTLED = range(3)
 
 
 class Standardized(nn.Conv2d):
-    """One of timm's convolutions with the same parameters, and a buffer that says what they are."""
+    """One of timm's convolutions with the same parameters, and a buffer for their state."""
 
     weight_state: Tensor
-    """uint8. WHOLE: as timm has it; ZEROS_COUNT: zeros of the parameter are zeros of the product;
-    SETTLED: the parameter is what is applied, and nothing is standardized any more."""
+    """uint8. WHOLE: as in timm; ZEROS_COUNT: zeros of the parameter are zeros of the applied
+    weight; SETTLED: the parameter itself is applied, without standardization."""
     eps: float
 
     @property
@@ -33,19 +33,19 @@ class Standardized(nn.Conv2d):
         return bool(self.weight_state)
 
     def count_zeros(self) -> None:
-        """From now on zeros of the parameter act. Before, some models have whole weights of
-        zeros, which must be able to learn."""
+        """Makes zeros of the parameter count from now on. Not earlier, because some models start
+        with whole weights of zeros, which must be able to learn."""
         if not self.zeros_count:
             self.weight_state.fill_(ZEROS_COUNT)
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Makes the parameter what is applied."""
+        """Replaces the parameter by the applied weight."""
         self.weight.copy_(self.applied_weight())
         self.weight_state.fill_(SETTLED)
 
     def applied_weight(self) -> Tensor:
-        """The weight (O, I / groups, …) of the convolution's product."""
+        """The weight (O, I / groups, …) that the convolution applies."""
         weight, state = self.weight, int(self.weight_state)
         if state == SETTLED:
             return weight
@@ -62,7 +62,7 @@ class Standardized(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if getattr(self, "same_pad", False):
-            from timm.layers.padding import pad_same  # timm takes a second
+            from timm.layers.padding import pad_same  # importing timm takes a second
 
             sizes = (list(self.kernel_size), list(self.stride), list(self.dilation))
             x = pad_same(x, *sizes)

@@ -1,4 +1,4 @@
-"""Weights: every weight of a model on which a technique may act, found in one place.
+"""Weights: lists every weight of a model on which a technique may act.
 
     kind            shape                    layers
     convolution     (O, I / groups, …)       nn.Conv1d to Conv3d and their subclasses
@@ -6,8 +6,8 @@
     linear          (O, I)                   nn.Linear and its subclasses
     attention       (3 D, D), (D, K)         the input projections of nn.MultiheadAttention
     recurrent       (4 H, I)                 nn.LSTM, nn.GRU, nn.RNN
-    experts         (E, O, I)                Experts: a matrix an expert
-    monarch         (n, O, I)                MonarchLinear: a matrix a block
+    experts         (E, O, I)                Experts: one matrix per expert
+    monarch         (n, O, I)                MonarchLinear: one matrix per block
     low_rank        (O, I)                   LowRankLinear
 
 A weight that several layers share is listed once, under its first name.
@@ -32,8 +32,8 @@ Kind = Literal[
 ]
 
 STANDARDIZED = ("StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame")
-"""timm's convolutions that give their weight a mean of 0 and a variance of 1 in each forward pass:
-a zero in the parameter is none in the product."""
+"""timm's convolutions that give their weight a mean of 0 and a variance of 1 in each forward pass,
+so a zero in the parameter is not a zero in the applied weight."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Weight:
     """One weight of a model."""
 
     name: str
-    """Of the parameter, as in `named_parameters()`: blocks.0.attn.qkv.weight."""
+    """Name of the parameter, as in `named_parameters()`: blocks.0.attn.qkv.weight."""
     layer: str
     """Path of the module that holds it."""
     module: nn.Module
@@ -51,7 +51,7 @@ class Weight:
 
     @property
     def value(self) -> nn.Parameter:
-        """The parameter itself, also where reading the attribute gives something computed."""
+        """The parameter itself, even if reading the attribute returns a computed value."""
         parameter = self.module._parameters[self.attribute]
         assert parameter is not None
         return parameter
@@ -75,7 +75,7 @@ def weights(model: nn.Module) -> list[Weight]:
 
 
 def coverage(model: nn.Module, names: list[str]) -> float:
-    """Share of the model's values that lie in the parameters of these names, from 0 to 1."""
+    """Share of the model's values that are in the parameters with these names, from 0 to 1."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return sum(sizes[name] for name in set(names)) / max(1, sum(sizes.values()))
 
@@ -93,7 +93,7 @@ def _of(module: nn.Module) -> list[tuple[str, Kind]]:
         return [(part, "attention") for part in parts]
     if isinstance(module, nn.RNNBase):
         return [(n, "recurrent") for n in module._parameters if n.startswith("weight_")]
-    # Our own layers by name: their files import this one's room.
+    # Our own layers by name, because their files import this package.
     if "Experts" in names:
         return [("weight1", "experts"), ("weight2", "experts")]
     if "MonarchLinear" in names:
