@@ -41,7 +41,7 @@ def ran(results: Path, *arguments: str) -> int:
         (["--model", "resnet21"], "resnet2"),
         (["--data", "nowhere"], "nowhere"),
         (["--seeds", "1"], "--seeds is 1: 2 or more"),
-        (["--most-seeds", "2"], "--most-seeds is 2: 3 or more"),
+        (["--most-seeds", "2"], "--most-seeds is 2: 4 or more"),
         (["--tuning", "0"], "--tuning is 0: 1 or more"),
         (["--subset", "0.001"], "take a smaller batch or a larger subset"),
     ],
