@@ -110,7 +110,7 @@ class TestTelling:
         (folder / "notes.txt").write_text("?")
         (folder / "a" / "LICENSE").write_text("?")
         load(folder)
-        assert "no images are left out: 1 .txt, 1 without an ending" in capsys.readouterr().err
+        assert "not images are left out: 1 .txt, 1 without an ending" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("size", "side", "advice"),

@@ -112,5 +112,5 @@ def test_images_of_tokens_keep_their_shape():
 
 @pytest.mark.parametrize("dense", [nn.Linear(8, 8), Mlp(8, 12, bias=False), Mlp(8, 12, 9)])
 def test_what_is_no_feed_forward_has_no_experts(dense):
-    with pytest.raises(ValueError, match=f"a {type(dense).__name__} is no feed-forward"):
+    with pytest.raises(ValueError, match=f"a {type(dense).__name__} is not a feed-forward"):
         Mixture(dense, PLAIN)

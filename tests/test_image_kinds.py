@@ -97,7 +97,7 @@ def test_is_seen_as_it_looks(kind):
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_a_white_are_refused(mode):
     content = saved(RAMP.convert(mode), "TIFF")
-    with pytest.raises(ValueError, match=r"x is no readable image .*convert it to 8 or 16"):
+    with pytest.raises(ValueError, match=r"x is not a readable image .*convert it to 8 or 16"):
         pixels.decoded(Encoded("x", content), 8)
 
 
@@ -123,7 +123,7 @@ def test_damage_of_every_kind_is_a_value_error_of_one_line():
                     seen, *_ = pixels.decoded(Encoded("the file", bytes(altered)), 8)
                     assert seen.shape == (8, 8, 3)
                 except ValueError as error:
-                    assert "the file is no readable image" in str(error)  # noqa: PT017
+                    assert "the file is not a readable image" in str(error)  # noqa: PT017
                     assert "\n" not in str(error)  # noqa: PT017
 
 

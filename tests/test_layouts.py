@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[Write, list[str]]] = {
     "heic": (both(folders("a"), file("b/0.heic", b"?")), ["0.heic", "convert it to PNG or JPEG"]),
     "video": (both(folders("a"), file("b/0.mp4", b"?")), ["0.mp4", "has an unsupported file type"]),
     "arrow": (file("train/data-00000.arrow", b"?"), ["data-00000.arrow"]),
-    "empty image": (both(folders("a", "b"), file("b/x.png", b"")), ["x.png is no readable image"]),
+    "empty image": (both(folders("a", "b"), file("b/x.png", b"")), ["x.png is not a readable"]),
     "text as image": (both(folders("a", "b"), file("b/x.png", b"hello")), ["x.png", "Replace"]),
     "truncated image": (both(folders("a", "b"), file("b/x.png", image()[:120])), ["x.png"]),
     "196 megapixels": (both(folders("a", "b"), file("b/x.png", huge(14000, 14000))),
@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[Write, list[str]]] = {
         both(parquet("fine/train.parquet"), parquet("coarse/train.parquet")),
         ["coarse/*.parquet, fine/*.parquet all mean train"],
     ),
-    "parquet that is none": (file("train.parquet", b"PAR1 no"), ["train.parquet", "no readable"]),
+    "parquet that is none": (file("train.parquet", b"PAR1 no"), ["train.parquet", "a readable"]),
     "parquet with an unknown split": (
         both(parquet("train.parquet"), parquet("extra.parquet")), ["extra.parquet beside"],
     ),

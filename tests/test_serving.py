@@ -102,7 +102,7 @@ def test_predict_in_words(folder, served, capsys):
     [
         (["{packed}"], "name one image or more"),
         (["{packed}", "nowhere.png"], "there is no image nowhere.png"),
-        (["{packed}", "{packed}"], "is no readable image"),
+        (["{packed}", "{packed}"], "is not a readable image"),
         (["nowhere.packed", "{image}"], "nowhere.packed"),
         (["{image}", "{image}"], "holds no trained model"),
         (["nowhere.onnx", "{image}"], "nowhere.onnx cannot be read"),

@@ -151,14 +151,14 @@ class TestRefusals:
         content = encoded(noise(1)[0], kind)
         broken = tmp_path / "x" / "b" / f"002.{'png' if kind == 'PNG' else 'jpg'}"
         broken.write_bytes(content[: int(share * len(content))])
-        self.refused(load, tmp_path / "x", str(broken), "no readable image")
+        self.refused(load, tmp_path / "x", str(broken), "not a readable image")
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
     def test_truncated_image_in_parquet(self, load, tmp_path, kind):
         cells = [encoded(pixels, kind) for pixels in noise(4)]
         cells[2] = cells[2][: len(cells[2]) // 2]
         path = write_parquet(tmp_path / "x/train.parquet", [0, 1, 0, 1], cells=cells)
-        self.refused(load, tmp_path / "x", f"row 2 of {path}", "no readable image")
+        self.refused(load, tmp_path / "x", f"row 2 of {path}", "not a readable image")
 
     def test_missing_image_in_parquet(self, load, tmp_path):
         cells = [encoded(pixels) for pixels in noise(3)]

@@ -88,7 +88,7 @@ def load(path: Path | str, model: str = "") -> nn.Module:
     """The trained model as a plain torch module in evaluation mode, from its file alone.
 
     Args:
-        model: the import path of the model, where it has one. It must be repeated here, because
+        model: the import path of the model, if it has one. It must be repeated here, because
             no file may have code imported.
 
     Raises:
@@ -137,7 +137,7 @@ def refused(path: Path | str) -> Iterator[None]:
 
 
 def require_room(stored: Stored, file_bytes: int) -> None:
-    """Raises ValueError where a file is too small for the model that its header names.
+    """Raises ValueError if a file is too small for the model that its header names.
 
     Allocates no weights, because a header can name any model.
     """

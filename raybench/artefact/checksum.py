@@ -20,7 +20,7 @@ def sealed(content: bytes, place: int) -> bytes:
 
 
 def require(begin: bytes, place: int, rest: Iterable[bytes] = ()) -> None:
-    """Raises ValueError where the checksum at `place` of `begin` does not match all parts."""
+    """Raises ValueError if the checksum at `place` of `begin` does not match all parts."""
     stored = begin[place : place + DIGITS]
     unsealed = begin[:place] + UNSET + begin[place + DIGITS :]
     if _digits(chain([unsealed], rest)) != stored:

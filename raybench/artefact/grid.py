@@ -88,7 +88,7 @@ def _steps(name: str, tensors: Tensors) -> Tensor:
     fits = steps.numel() == 1 or steps.shape == shape[: max(1, steps.ndim)]
     if steps.dtype != torch.float32 or not fits:
         raise ValueError(
-            f"{name} has steps {tuple(steps.shape)} of {steps.dtype}: one a channel, fp32"
+            f"{name} has steps {tuple(steps.shape)} of {steps.dtype}: one per channel, in fp32"
         )
     leading = steps.shape if steps.numel() > 1 else (1,)
     return steps.reshape(*leading, *(1 for _ in shape[len(leading) :]))

@@ -89,7 +89,7 @@ def opened(content: bytes) -> Packed:
     try:
         about = json.loads(decompress(reader.chunk(), at_most=LARGEST_HEADER))
     except RecursionError as error:
-        raise ValueError(f"its header is no Experiment: {error}") from error
+        raise ValueError(f"its header is not an Experiment: {error}") from error
     return Packed(from_dict(about), stored_fingerprint, crc, reader.rest())
 
 

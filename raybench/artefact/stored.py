@@ -42,7 +42,7 @@ def from_dict(header: dict[str, Any]) -> Stored:
         experiment = from_json(json.dumps(header["experiment"]))
         classes, seen, described = header["classes"], header["seen"], header["inputs"]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"its header is no Experiment: {error}") from error
+        raise ValueError(f"its header is not an Experiment: {error}") from error
     if type(classes) is not int or classes < 1:
         raise ValueError(f"classes is {classes!r}: a number from 1 on")
     if not isinstance(seen, str):

@@ -71,7 +71,7 @@ def run_elastic(
 
 
 def _heard(group: WorkerGroup) -> dict[str, Any] | None:
-    """The next epoch; None where a worker died."""
+    """The next epoch; None if a worker died."""
     report = group.hear()
     if report is None:
         return None

@@ -86,7 +86,7 @@ def _labels(file: Path) -> tuple[pa.Schema, list[Any], str]:
         return schema, pq.read_table(file, columns=[column]).column(0).to_pylist(), column
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--data: {file} is no readable Parquet file ({reason})") from error
+        raise ValueError(f"--data: {file} is not a readable Parquet file ({reason})") from error
 
 
 def _image_column(file: Path, schema: pa.Schema) -> str:

@@ -50,7 +50,7 @@ def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
         if isinstance(error, UnidentifiedImageError):  # its text is an object's address
             reason = "its first bytes match no known type"
         raise ValueError(
-            f"--data: {image.where} is no readable image ({reason}). Replace or remove it"
+            f"--data: {image.where} is not a readable image ({reason}). Replace or remove it"
         ) from error
     return fit(rgb, size), digest(content), min(rgb.size)
 

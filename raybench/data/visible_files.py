@@ -62,7 +62,7 @@ def images_of(folder: Path, files: Iterable[Path]) -> tuple[list[Path], tuple[st
         else:
             others[ending or "without an ending"] += 1
     kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-    return images, (f"files that are no images are left out: {kinds}",) if kinds else ()
+    return images, (f"files that are not images are left out: {kinds}",) if kinds else ()
 
 
 def _looks_like_an_image(file: Path) -> bool:

@@ -25,9 +25,9 @@ def read(path: Path) -> Experiment:
     try:
         content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no recipe file: {error}") from error
+        raise ValueError(f"{path} is not a recipe file: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("experiment"), dict):
-        raise ValueError(f"{path} is no recipe file: it has no experiment")
+        raise ValueError(f"{path} is not a recipe file: it has no experiment")
     return from_json(json.dumps(content["experiment"]))
 
 

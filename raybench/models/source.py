@@ -36,7 +36,7 @@ def parts(name: str) -> tuple[str, str]:
     dotted = module.removesuffix(".py").replace("/", ".")
     if module.endswith(".py") and all(part.isidentifier() for part in dotted.split(".")):
         advice += f", here {dotted}:{factory or 'factory'}"
-    raise ValueError(f"{name!r} is no import path: {advice}")
+    raise ValueError(f"{name!r} is not an import path: {advice}")
 
 
 def with_source(experiment: Experiment) -> Experiment:

@@ -57,7 +57,7 @@ def about(folder: Path) -> dict[str, Any] | None:
     except BROKEN as error:
         raise ValueError(
             f"{folder} holds tables of unknown origin: {log.path_in(folder)} and {table} cannot "
-            f"be read ({_said(error)}). Take another --name, or move the folder away"
+            f"be read ({_in_one_line(error)}). Take another --name, or move the folder away"
         ) from error
 
 
@@ -95,7 +95,7 @@ def _restored(folder: Path, tables: list[Path], survey: log.Survey, expected: Ro
             read = pq.read_table(table, page_checksum_verification=True, use_threads=False)
             rows[table.parent.name] += read.to_pylist()
         except BROKEN as error:
-            remarks.append(f"{table} cannot be read ({_said(error)}); it is written again")
+            remarks.append(f"{table} cannot be read ({_in_one_line(error)}); it is written again")
     records = list(_merged(path, rows["trials"], rows["epochs"]))
     if path.exists():
         aside = path.with_name(f"log.damaged-{time.time_ns()}")
@@ -196,5 +196,5 @@ def _without_nulls(row: Row) -> Row:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _said(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

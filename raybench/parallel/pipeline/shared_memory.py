@@ -60,9 +60,9 @@ class SharedLink:
         header = -(-(FLAGS + 4 * chunks) * 8 // 4096) * 4096
         until = time.monotonic() + deadline_s
         if lower:
-            self._file = _made(path, header + 4 * chunks * pitch)
+            self._file = _new_file(path, header + 4 * chunks * pitch)
         else:
-            self._file = _found(path, header + 4 * chunks * pitch, until)
+            self._file = _file_of_peer(path, header + 4 * chunks * pitch, until)
         memory = mmap.mmap(self._file, 0)
         self._flags = np.frombuffer(memory, np.int64, FLAGS + 4 * chunks)
         # Two directions, two turns: the lower stage's messages first.
@@ -132,7 +132,7 @@ class SharedLink:
         return True
 
 
-def _made(path: Path, size: int) -> int:
+def _new_file(path: Path, size: int) -> int:
     """A new file of `size` bytes, which are allocated at once."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -150,7 +150,7 @@ def _made(path: Path, size: int) -> int:
     return file
 
 
-def _found(path: Path, size: int, until: float) -> int:
+def _file_of_peer(path: Path, size: int, until: float) -> int:
     """The file that the lower stage makes, once it has its full size."""
     while True:
         try:

@@ -44,7 +44,7 @@ def chain_of(module: nn.Module) -> Chain:
     for names, whole in runs(module):
         if whole:
             return chain(module, names)
-    raise ValueError(f"a {type(module).__name__} is no feed-forward: {reason(module)}")
+    raise ValueError(f"a {type(module).__name__} is not a feed-forward: {reason(module)}")
 
 
 def runs(module: nn.Module) -> Iterator[tuple[tuple[str, ...], bool]]:
