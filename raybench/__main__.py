@@ -12,7 +12,7 @@ COMMANDS = {
     "report": "prints the tables of a sweep, or writes them as a page",
     "export": "packs a trained model, and writes its ONNX graph",
     "predict": "classifies images with a trained model",
-    "techniques": "prints which techniques stand beside which",
+    "techniques": "prints which techniques can be combined",
     "bench": "measures the claims of the documentation on this machine",
 }
 

@@ -11,7 +11,7 @@ import pytest
 from raybench.bench import compress
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_measures_every_figure_that_it_claims(monkeypatch):
     monkeypatch.setattr(compress, "base", replace(compress.base, subset=0.06))
     monkeypatch.setattr(compress, "EPOCHS", dict.fromkeys(compress.EPOCHS, 1))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench import data
-from raybench.artefact import latency, onnx_graph
+from raybench.artefact import latency, onnx_graph, served_graph
 from raybench.models import build
 from raybench.models.resnet_cifar import Block
 from raybench.techniques import Progress
@@ -135,8 +135,8 @@ def test_the_int8_graph_is_near_the_decoded_network(trained, graphs, digits, ima
     assert right > 0.8
     assert agree > 0.97
     assert (found - wanted).abs().mean() < 0.05 * wanted.abs().mean()
-    session = onnx_graph.session(graphs["int8"])
-    scored = onnx_graph.accuracy(session, images, images.test)
+    served = served_graph.served(graphs["int8"], images.inputs, base)
+    scored = served_graph.accuracy(served, images.test)
     assert scored == pytest.approx(float((found.argmax(1) == y).float().mean()), abs=0.01)
     assert scored == pytest.approx(right, abs=0.03)
 

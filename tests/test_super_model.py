@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raybench import artefact, data
-from raybench.artefact import onnx_graph
+from raybench.artefact import onnx_graph, served_graph
 from raybench.artefact.shipped import shipped_latency
 from raybench.experiment import Experiment, flatten, preset
 from raybench.models import build
@@ -68,7 +68,7 @@ class TestLatency:
         assert (b"QLinearConv" in timed) == (activation_bits == 8)
         images = data.load(few)
         told = epoch.metrics["latency_test_accuracy"]
-        assert told == onnx_graph.accuracy(made(timed), images, images.test)
+        assert told == served_graph.accuracy(timed, images.test)
         if activation_bits == 32:  # the model's own weights and no other rounding
             assert told == pytest.approx(epoch.metrics["test_accuracy"], abs=0.01)
 
@@ -87,8 +87,8 @@ class TestLatency:
         monkeypatch.setattr(onnx_graph, "fp32_graph", lambda *_: b"fp32")
         monkeypatch.setattr(onnx_graph, "int8_graph", lambda *_: b"int8")
         monkeypatch.setattr(onnx_graph, "Bound", lambda graph: lambda _: asked.add(graph))
-        monkeypatch.setattr(onnx_graph, "session", lambda graph: asked.add(graph))
-        monkeypatch.setattr(onnx_graph, "accuracy", lambda *_: 0.75)
+        monkeypatch.setattr(served_graph, "served", lambda graph, *_: graph)
+        monkeypatch.setattr(served_graph, "accuracy", lambda graph, _: asked.add(graph) or 0.75)
         asked: set[bytes] = set()
         path = tmp_path / "model.safetensors"
         artefact.save(build("resnet20", classes=10, image_size=8), few, 10, path)

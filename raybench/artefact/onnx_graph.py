@@ -32,7 +32,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from raybench.artefact import grid
-from raybench.data import Images, Split, evaluation_batches
+from raybench.data import Images, evaluation_batches
 from raybench.models.resnet_cifar import Block, PadShortcut
 from raybench.techniques.layers.rounded_weights import RoundedWeights
 
@@ -175,15 +175,6 @@ def session(graph: bytes) -> onnxruntime.InferenceSession:
 def logits(of: onnxruntime.InferenceSession, x_BCHW: Tensor) -> Tensor:
     """(images, classes)"""
     return torch.from_numpy(of.run(None, {INPUT: x_BCHW.contiguous().numpy()})[0])
-
-
-def accuracy(of: onnxruntime.InferenceSession, images: Images, split: Split) -> float:
-    """The share of a split's images that the graph classifies correctly."""
-    right = sum(
-        int((logits(of, x_BCHW).argmax(1) == labels).sum())
-        for x_BCHW, labels in evaluation_batches(images, split, batch=CALIBRATION_BATCH)
-    )
-    return right / len(split)
 
 
 def _convolve_shortcuts(model: nn.Module) -> None:
