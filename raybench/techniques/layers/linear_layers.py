@@ -35,9 +35,6 @@ from raybench.techniques.layers.shared import shared
 
 Layers = Literal["both", "attention", "feed_forward", "all"]
 
-STRUCTURED_LAYERS = Column(int, "", "Linear layers that are Monarch or low-rank ones now.")
-"""The column of each technique that replaces them."""
-
 ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 PROJECTION = re.compile(r"(to_|in_)?(q|k|v|qkv|kv|qk|query|key|value)(_proj|_lin)?|out_proj|o_proj")
 """Names of attention's linear layers in a block without an attention module."""
