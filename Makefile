@@ -14,15 +14,13 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -m 'not slow and not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
 	$(BIN)/pytest -m 'slow and not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
-	$(BIN)/pytest -m 'workers and not nightly'
-	$(BIN)/pytest -m 'ray and not nightly'
+	$(BIN)/pytest -m '(workers or ray) and not nightly'
 
 # All pairs of techniques, random experiments, foreign models, 2,000 damaged files, 200 kills: two
 # hours on two cores.
 nightly: .venv/installed
 	$(BIN)/pytest -m 'nightly and not workers and not ray' --numprocesses 2
-	$(BIN)/pytest -m 'nightly and workers'
-	$(BIN)/pytest -m 'nightly and ray'
+	$(BIN)/pytest -m 'nightly and (workers or ray)'
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -32,15 +32,20 @@ def test_a_trials_actor_dies(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_the_driver_its_group_and_ray_itself_die(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kinds",
+    [("driver_group", "raylet"), pytest.param(("driver", "gcs"), marks=pytest.mark.nightly)],
+    ids=" ".join,
+)
+def test_the_driver_and_ray_itself_die(tmp_path: Path, kinds: tuple[str, ...]) -> None:
     found = Chaos(seed=1)
-    found.ending(tmp_path, 1)
+    found.ending(tmp_path, 1, kinds)
     assert_nothing_was_lost(found)
-    assert found.kills == dict.fromkeys(chaos.ENDING, 1)
-    said = (tmp_path / "driver.log").read_text()
-    for process in ("raylet", "GCS"):
-        assert f"Ray's {process} is gone;" in said
-    assert "Traceback" not in said
+    assert found.kills == dict.fromkeys(kinds, 1)
+    output = (tmp_path / "driver.log").read_text()
+    process = "raylet" if "raylet" in kinds else "GCS"
+    assert f"Ray's {process} is gone;" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.nightly

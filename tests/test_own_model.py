@@ -52,7 +52,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.workers
-@pytest.mark.parametrize("factory", ["conv", "transformer"])
+@pytest.mark.parametrize(
+    "factory", [pytest.param("conv", marks=pytest.mark.nightly), "transformer"]
+)
 def test_is_trained_loaded_and_exported_by_fresh_processes(tmp_path, factory):
     write(tmp_path)
     name, file = f"nets:{factory}", tmp_path / "net.safetensors"

@@ -186,7 +186,9 @@ def test_bad_input_is_one_line_and_exit_2(
     assert not list(tmp_path.glob("*/models/*"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+)
 def test_interrupt_leaves_130_and_the_command_goes_on(tmp_path: Path, sent: signal.Signals) -> None:
     """Ctrl-C ends the sweep in order; the next run has the same trials and finishes them."""
     arguments = ["--space", "raybench/bench/trivial_space.py", "--trials", "300"]

@@ -47,9 +47,9 @@ def test_two_workers_share_the_experts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "column"),
     [
-        ("experts", "switch.experts"),
+        pytest.param("experts", "switch.experts", marks=pytest.mark.nightly),
         ("monarch", "monarch.blocks"),
-        ("super_model", "quantize.bits"),
+        pytest.param("super_model", "quantize.bits", marks=pytest.mark.nightly),
     ],
 )
 def test_sweep_on_digits_then_report(space: str, column: str, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_a_cluster_that_is_too_small_is_said_at_once(ray_here):
     assert time.monotonic() - began < 30  # not at a deadline, which is minutes away
 
 
+@pytest.mark.nightly
 def test_a_diverged_stage_ends_the_trial_and_the_actors_serve_the_next(ray_here, undisturbed):
     from raybench.training.loop import Diverged
 

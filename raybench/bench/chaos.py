@@ -15,7 +15,7 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -56,11 +56,11 @@ class Chaos:
         self.ended: dict[str, list[float]] = {}
         self.lost = self.duplicates = self.wrong = self.zombies = self.hangs = 0
 
-    def ending(self, scratch: Path, each: int) -> None:
+    def ending(self, scratch: Path, each: int, kinds: Sequence[str] = ENDING) -> None:
         """Kills that end the command, one kind after another, on one sweep."""
         folder, rows = scratch / "steady_space", dict[int, pd.Series]()
-        for number in range(each * len(ENDING)):
-            kind = ENDING[number % len(ENDING)]
+        for number in range(each * len(kinds)):
+            kind = kinds[number % len(kinds)]
             driver = Driver(Path(str(steady_space.__file__)), scratch, trials=10_000)
             if number % 5 == 4 and kind.startswith("driver"):  # kill it while it starts
                 time.sleep(self.draw.uniform(0.5, 6.0))
