@@ -12,8 +12,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not slow and not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
-	$(BIN)/pytest -m 'slow and not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
+	$(BIN)/pytest -m 'not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
 	$(BIN)/pytest -m '(workers or ray) and not nightly'
 
 # All pairs of techniques, random experiments, foreign models, 2,000 damaged files, 200 kills: two
