@@ -74,6 +74,14 @@ def test_where_nothing_meets_the_constraints_the_nearest_is_named_and_not_recomm
     assert choice.why == "it misses latency_ms <= 0.9, model_bytes < 1"
 
 
+def test_an_undecided_arm_is_better_than_nothing_that_meets_the_constraints():
+    frame = verdicts()
+    frame["verdict"] = frame["verdict"].replace("pays", "undecided")
+    choice = choose(frame, "bytes", [parsed("model_bytes <= 400000")])
+    assert (choice.arm, choice.meets) == ("quantize", True)
+    assert choice.why == "it meets the constraints; whether it pays is undecided"
+
+
 def test_where_nothing_pays_the_baseline_is_the_recipe():
     frame = verdicts()
     frame["verdict"] = frame["verdict"].replace("pays", "undecided")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from raybench.verdict.constraints import Constraint
 from raybench.verdict.judgement import Goal
 from raybench.verdict.outcome import OF_GOAL
 
+NOTHING = "nothing pays for {}"
 CHECK_S = 600.0  # deadline of the fresh process
 
 
@@ -38,7 +40,7 @@ def choose(
     constraints: Sequence[Constraint],
     never: frozenset[str] = frozenset(),
 ) -> Choice:
-    """The arm that pays most and meets the constraints; the baseline where none pays.
+    """The arm that pays most and meets the constraints, else the baseline, else an undecided arm.
 
     Args:
         never: arms that are not recommended, such as int8 that is slower than fp32.
@@ -46,17 +48,21 @@ def choose(
     rows = verdicts[verdicts["test_accuracy"].notna()].copy()
     figures = {str(row["arm"]): figures_of(rows, str(row["arm"])) for _, row in rows.iterrows()}
     column = f"{OF_GOAL[goal]}_ratio" if OF_GOAL[goal] else "points"
-    paying = rows[(rows["verdict"] == "pays") & ~rows["arm"].isin(never)]
-    if len(paying):
-        paying = paying.sort_values(column, ascending=goal != "accuracy")
-    order = [*paying["arm"], "baseline"]
-    for arm in order:
+    if column not in rows:  # latencies of a baseline without a graph
+        rows[column] = math.nan
+    ranked = rows[~rows["arm"].isin(never)].sort_values(column, ascending=goal != "accuracy")
+    paying, undecided = (
+        list(ranked[ranked["verdict"] == verdict]["arm"]) for verdict in ("pays", "undecided")
+    )
+    reasons = {
+        **dict.fromkeys(paying, f"it pays for {goal}"),
+        "baseline": "what pays does not meet the constraints" if paying else NOTHING.format(goal),
+        **dict.fromkeys(undecided, "it meets the constraints; whether it pays is undecided"),
+    }
+    for arm, why in reasons.items():
         if all(one.holds(figures[arm]) for one in constraints):
-            why = f"it pays for {goal}" if arm != "baseline" else f"nothing pays for {goal}"
-            if arm == "baseline" and len(order) > 1:
-                why = "what pays does not meet the constraints"
             return Choice(arm, True, why)
-    nearest = min(figures, key=lambda arm: sum(one.excess(figures[arm]) for one in constraints))
+    nearest = min(reasons, key=lambda arm: sum(one.excess(figures[arm]) for one in constraints))
     missed = [str(one) for one in constraints if not one.holds(figures[nearest])]
     return Choice(nearest, False, f"it misses {', '.join(missed)}")
 

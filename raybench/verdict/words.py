@@ -105,6 +105,8 @@ def sentence(finished: Finished, design: Design) -> str:
     if choice.arm == "baseline":
         return f"The tuned baseline is the recipe: {choice.why}."
     row = frame[frame["arm"] == choice.arm].iloc[0]
+    if row["verdict"] != "pays":
+        return f"{choice.arm} is the recipe: {choice.why}."
     ratio = outcome.OF_GOAL[design.goal]
     gain = f"{row[f'{ratio}_ratio']:.2f} times the baseline's {design.goal}, " if ratio else ""
     return (
