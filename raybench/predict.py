@@ -95,7 +95,7 @@ def predict(options: Predict) -> list[dict[str, object]]:
     if options.top < 1:
         raise ValueError(f"--top is {options.top}: 1 or more classes")
     inputs, classify = opened(options.file, options.model)
-    found: list[dict[str, object]] = []
+    predictions: list[dict[str, object]] = []
     for path in options.images:
         if not path.is_file():
             raise ValueError(f"there is no image {path}")
@@ -108,18 +108,18 @@ def predict(options: Predict) -> list[dict[str, object]]:
             {"class": inputs.class_names[int(place)], "probability": float(share)}
             for share, place in zip(best.values, best.indices, strict=True)
         ]
-        found.append({"image": str(path), "classes": classes})
-    return found
+        predictions.append({"image": str(path), "classes": classes})
+    return predictions
 
 
 def run(options: Predict) -> int:
     """The exit code: 0, or 2 for a model or an image that cannot be read."""
     try:
-        found = predict(options)
+        predictions = predict(options)
     except (ValueError, OSError) as error:
         print(f"raybench.predict: {str(error).removeprefix('--data: ')}", file=sys.stderr)
         return 2
-    for one in found:
+    for one in predictions:
         if options.json:
             print(json.dumps(one))
             continue

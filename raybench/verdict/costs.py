@@ -64,8 +64,8 @@ def measured(arms: Arms, slots: int) -> dict[str, Cost]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(slots, mp_context=context) as pool:
         sides = [pool.submit(_costs, jobs, turn) for turn in range(slots)]
-        found = [side.result() for side in sides]
-    costs = {name: _mean([one[name] for one in found]) for name in jobs}
+        of_slots = [side.result() for side in sides]
+    costs = {name: _mean([one[name] for one in of_slots]) for name in jobs}
     for name in taught:
         costs[name] = replace(costs[""], step_s=(1 + FORWARD) * costs[""].step_s)
     return costs

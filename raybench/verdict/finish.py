@@ -14,6 +14,7 @@ from raybench import data
 from raybench.artefact import shipped
 from raybench.artefact.latency import Times
 from raybench.experiment import Experiment
+from raybench.results import verdict_table
 from raybench.training import process
 from raybench.verdict import alone, outcome, recommended
 from raybench.verdict.arms import Run
@@ -77,7 +78,8 @@ def finish(
         outcome.name_of(arm) for arm in measured.slower_in_int8 if study.design.goal == "latency"
     )
     choice = recommended.choose(verdicts, study.design.goal, constraints, never)
-    outcome.save(verdicts, folder)
+    verdict_table.write(verdicts, folder)
+    recommended.clear(folder)
     if not choice.meets:
         return Finished(verdicts=verdicts, choice=choice, told={}, fresh={}, kept=False)
     arm: Arm = next(a for a in matter if outcome.name_of(a) == choice.arm)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ def table(
             "model_bytes": _mean(complete, "model_bytes"),
             "memory_bytes": _mean(complete, "memory_bytes"),
             "latency_ms": measured.latency_ms.get(arm),
-            "lr": run.lr_step,
+            "lr_step": run.lr_step,
             "settings": ", ".join(f"{name} {number}" for name, number in run.settings),
         }
         if arm:
@@ -148,13 +147,6 @@ def _compared(
 
 def name_of(arm: Arm) -> str:
     return " + ".join(arm) or "baseline"
-
-
-def save(frame: pd.DataFrame, folder: Path) -> Path:
-    """Writes verdict.parquet."""
-    path = folder / "verdict.parquet"
-    frame.to_parquet(path, index=False)
-    return path
 
 
 def short_table(frame: pd.DataFrame, goal: Goal) -> pd.DataFrame:

@@ -188,15 +188,15 @@ class _Study:
             if frozenset(pair[0] + pair[1]) in design.together
         ]
         best = sorted(allowed, key=worth, reverse=True)[: design.combinations]
-        found: list[Arm] = [one + other for one, other in best]
+        combined: list[Arm] = [one + other for one, other in best]
         whole: list[Arm] = []
         for arm in sorted(good, key=lambda one: -worth((one,))):
             if all(frozenset(arm + other) in design.together for other in whole):
                 whole.append(arm)
         together = tuple(name for name in design.settings if (name,) in whole)
         if design.combinations and len(together) > 2:
-            found.append(together)
-        return found
+            combined.append(together)
+        return combined
 
     def _more_seeds(self, base: Run) -> Iterator[Run]:
         """The next seeds of those that are undecided, first of whom the fewest decide."""

@@ -76,12 +76,16 @@ def figures_of(verdicts: pd.DataFrame, arm: str) -> dict[str, float | None]:
     return {**figures, "accuracy_loss": 0.0 if points is None else -points}
 
 
+def clear(folder: Path) -> None:
+    """Deletes the files of an earlier recommendation, which may hold no longer."""
+    for path in [*folder.glob("recommended.*"), folder / fresh.RECIPE]:
+        path.unlink(missing_ok=True)
+
+
 def write(
     folder: Path, model: Path, experiment: Experiment, graph: bytes | None, told: Mapping[str, Any]
 ) -> None:
     """Writes recipe.json, the model's file and its ONNX graph into the study's folder."""
-    for old in folder.glob("recommended.*"):
-        old.unlink()
     suffix = ".packed" if artefact.is_packed(model) else ".safetensors"
     shutil.copyfile(model, folder / f"recommended{suffix}")
     if graph is not None:
@@ -103,8 +107,8 @@ def check(folder: Path) -> dict[str, float]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
         raise ValueError(f"{folder}: the recommended model cannot be read anew: {lines[-1]}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
 
 
 def _number(value: Any) -> float | None:
