@@ -232,6 +232,7 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> int:
         clock=clock,
         seconds=ready.plan.seconds(),
         slots=ready.plan.slots,
+        trials=ready.plan.forecast(ready.budget_s).trials,
         folder=ready.folder,
     )
     space = prepared.space_of(ready.arms, prepared.asked(ready.arms, design) | {"most_seeds": 0})
@@ -253,7 +254,7 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> int:
             concurrent, gpus = concurrency(1, options.gpus, options.concurrent)
             with Progress(sweep) as progress:
                 execute(sweep, progress, workers=1, gpus=gpus, concurrent=concurrent)
-        if sweep.unfinished and not study.out_of_time:
+        if sweep.unfinished and not study.late:
             print(
                 f"raybench.compare: interrupted after {sweep.tally.ended} trials; the same command "
                 "goes on",

@@ -78,6 +78,15 @@ def test_what_trains_longer_is_also_run_with_as_many_epochs_as_the_baselines_tim
     assert not [r for r in finished(replace(DESIGN, equal_time=False))[0] if r.epochs != 6]
 
 
+def test_noise_in_the_time_of_an_epoch_asks_for_no_run_at_equal_time():
+    def noisy(run: Run) -> Outcome:
+        slow = run.arm == ("prune",) and run.seed == 1
+        return outcome(run, s_per_epoch=1.5 if slow else 1.0)
+
+    history, _ = finished(DESIGN, noisy)
+    assert {run.epochs for run in history} == {DESIGN.epochs}
+
+
 def test_seeds_are_added_to_what_is_undecided_alone():
     def noisy(run: Run) -> Outcome:
         points = {1: 0.002, 2: -0.006, 3: 0.0}.get(run.seed, -0.001)

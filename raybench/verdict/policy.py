@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
+from raybench.reports.effect import effect
 from raybench.verdict.arms import Run
 from raybench.verdict.judgement import Goal, Judged, Outcome, Paired, judge, paired
 from raybench.verdict.tuning import Tuning
@@ -75,12 +76,17 @@ def seed_runs(run: Run, seeds: int) -> list[Run]:
 
 
 def equal_time_run(design: Design, history: History, base: Run, run: Run) -> Run | None:
-    """The run with so many epochs that it trains as long as the baseline; None before its seeds."""
+    """The run with so many epochs that it trains as long as the baseline; None before its seeds.
+
+    It is the same run where the two take equally long as far as the seeds show.
+    """
     pair = paired(history, run, base, design.seeds)
     if not len(pair.points):
         return None
-    slower = math.exp(pair.logs["train_time"].mean())
-    epochs = round(design.epochs / slower)
+    longer = effect(pair.logs["train_time"])
+    if not (longer.low > 0 or longer.high < 0):
+        return run
+    epochs = round(design.epochs / math.exp(longer.mean))
     return replace(run, epochs=min(max(1, epochs), 2 * design.epochs))
 
 
