@@ -21,8 +21,8 @@ from raybench.models.check import check as check_model
 from raybench.reports import verdict
 from raybench.reports.page import as_html
 from raybench.results.read import read
+from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress
-from raybench.search.space import Overrides
 from raybench.search.sweep import Sweep
 from raybench.verdict import base as bases
 from raybench.verdict import constraints as bounds

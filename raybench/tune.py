@@ -11,9 +11,10 @@ import tyro
 
 from raybench.reports.summary import reading, summary
 from raybench.results.read import read
+from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress, left
 from raybench.search.rungs import Rungs
-from raybench.search.space import Overrides, load
+from raybench.search.space import load
 from raybench.search.sweep import Sweep
 
 

@@ -22,7 +22,8 @@ from raybench.reports.attribution import TITLE, attribute, table
 from raybench.reports.effect import effect
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from trainers import pruning

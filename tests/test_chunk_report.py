@@ -15,7 +15,8 @@ from raybench.reports import page, summary
 from raybench.reports.tables import pipeline as chunk_table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from trainers import pipeline
 
 ROOT = Path(__file__).parent.parent

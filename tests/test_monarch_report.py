@@ -15,7 +15,8 @@ from raybench.models import build
 from raybench.reports import page, summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from trainers import monarch

@@ -21,7 +21,8 @@ from raybench.parallel.ddp import Replicas
 from raybench.reports import summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.training import measure, trainer
 from raybench.training.loss_scale import FIRST, PATIENCE, LossScale
 from trainers import strategies

@@ -17,7 +17,8 @@ from raybench.models import build
 from raybench.reports.summary import front_table
 from raybench.reports.tables.pruning import REFERENCE
 from raybench.results.read import read
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.search.sweep import Sweep
 from raybench.techniques.quantize import Quantize
 from raybench.training import trainer

@@ -17,7 +17,8 @@ from raybench.reports import page, summary
 from raybench.reports.tables import switch_vit as switch_table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.techniques.switch import Switch, mixtures
 from raybench.training import trainer
 from trainers import switch_vit
