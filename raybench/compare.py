@@ -87,7 +87,7 @@ class Compare:
     seeds: int = 4
     """Paired seeds of every arm to begin with."""
     most_seeds: int = 12
-    """Paired seeds at most, where a budget leaves time for more."""
+    """Paired seeds at most, of arms that a few more can decide; without --budget 2 x --seeds."""
     name: str | None = None
     """Name of the study, and of its folder. Default: MODEL-DATA-GOAL."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
@@ -154,7 +154,8 @@ def _ready(options: Compare) -> Ready:
         within=options.within,
         tuning=options.tuning,
         seeds=options.seeds,
-        most_seeds=options.most_seeds if budget_s else options.seeds,
+        most_seeds=options.most_seeds if budget_s else min(options.most_seeds, 2 * options.seeds),
+        validation_images=len(data.load(base).validation),
     )
     same = prepared.asked(arms, replace(design, most_seeds=options.most_seeds))
     begun = prepared.kept(folder, same, design)

@@ -49,6 +49,8 @@ class Design:
     combinations: int = 3
     """Pairs of techniques that are tried at most."""
     equal_time: bool = True
+    validation_images: int = 0
+    """By whose accuracy tuning chooses; 0 where it has no error."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class _Study:
             allowed=self._allowed(),
             settings=design.settings[arm[0]] if len(arm) == 1 else 0,
             strong=design.goal != "accuracy",
+            images=design.validation_images,
         )
         yield from tuning.runs()
         if tuning.over:
@@ -222,7 +225,7 @@ class _Study:
             later = [look for look in looks if look > count]
             if one.arm in waiting:  # of a look that was begun
                 yield from (*seed_runs(base, count), *seed_runs(self.chosen[one.arm], count))
-            elif later and one.more is not None and count + one.more <= 2 * design.most_seeds:
+            elif later and one.more is not None and count + one.more <= 1.5 * design.most_seeds:
                 yield from seed_runs(base, later[0])
                 yield from seed_runs(self.chosen[one.arm], later[0])
 
