@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
-from raybench import data, models
+from raybench import Command, data, models
 from raybench.experiment import Experiment, nearest
 from raybench.models.check import check as check_model
 from raybench.reports import verdict
 from raybench.reports.page import as_html
+from raybench.reports.verdict import Verdict
 from raybench.results.read import read
 from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress
@@ -29,6 +30,7 @@ from raybench.verdict import constraints as bounds
 from raybench.verdict import costs, finish, plan, prepared, words
 from raybench.verdict.arms import Arms
 from raybench.verdict.constraints import Constraint
+from raybench.verdict.finish import Finished
 from raybench.verdict.judgement import GOALS, Goal
 from raybench.verdict.plan import Plan
 from raybench.verdict.study import SPENT, TEACHER, Clock, Study
@@ -110,6 +112,34 @@ class Ready:
     constraints: Sequence[Constraint]
 
 
+def compare(**options: Any) -> Verdict:
+    """Runs a study, or resumes one, and returns its verdict.
+
+        verdict = compare(model="resnet20", data="digits", budget="10m")
+        verdict.sentence, verdict.tables, verdict.folder
+
+    Args:
+        options: the command's options, with the same defaults.
+
+    Raises:
+        ValueError: wrong usage, with advice.
+        OSError: the results cannot be written.
+        KeyboardInterrupt: it was interrupted; the same call resumes it.
+    """
+    paths = {"results": Path(options["results"])} if "results" in options else {}
+    asked, clock = Compare(**{**options, **paths}), Clock(began=time.monotonic())
+    ready = _ready(asked)
+    print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, asked.price_per_hour))
+    if asked.plan:
+        raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
+    finished = _studied(ready, asked, clock)
+    if finished is None:
+        raise KeyboardInterrupt("interrupted; the same call goes on")
+    told = verdict.read(ready.folder)
+    assert told is not None
+    return told
+
+
 def run(options: Compare) -> int:
     """The exit code: 0, 1 no recipe, 2 usage, 130 interrupted and resumable."""
     clock = Clock(began=time.monotonic())
@@ -119,12 +149,16 @@ def run(options: Compare) -> int:
         print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, price))
         if options.plan:
             return 0
-        return _studied(ready, options, clock)
+        finished = _studied(ready, options, clock)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
         print(f"raybench.compare: {error}", file=sys.stderr)
         return 2
+    if finished is None:
+        return 130
+    print(words.result_text(finished, ready.plan.design, ready.folder, clock.spent_s()))
+    return 0 if finished.choice.meets else 1
 
 
 # --- Before -------------------------------------------------------------------------------------
@@ -220,7 +254,8 @@ def _slots(options: Compare) -> int:
 # --- The study ----------------------------------------------------------------------------------
 
 
-def _studied(ready: Ready, options: Compare, clock: Clock) -> int:
+def _studied(ready: Ready, options: Compare, clock: Clock) -> Finished | None:
+    """Runs what is left of the study and writes its verdict; None if it was interrupted."""
     from raybench.cluster.execute import execute
     from raybench.cluster.session import concurrency, session
 
@@ -261,7 +296,7 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> int:
                 "goes on",
                 file=sys.stderr,
             )
-            return 130
+            return None
 
         def trial_of(number: int) -> str:
             return str(sweep.store.trials[number]["trial"])
@@ -276,8 +311,7 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> int:
         sweep.close()
     page = as_html(read(ready.folder), verdict=verdict.read(ready.folder))
     (ready.folder / PAGE).write_text(page)
-    print(words.result_text(finished, design, ready.folder, spent_s))
-    return 0 if finished.choice.meets else 1
+    return finished
 
 
 def _say(text: str) -> None:
@@ -293,6 +327,8 @@ def parse(arguments: list[str]) -> Compare:
         description=inspect.getdoc(Compare),
     )
 
+
+sys.modules[__name__].__class__ = Command
 
 if __name__ == "__main__":
     sys.exit(run(parse(sys.argv[1:])))
