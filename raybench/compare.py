@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import time
@@ -16,6 +15,8 @@ import torch
 import tyro
 
 from raybench import data, models
+from raybench.arguments.parse import parse as command_line
+from raybench.arguments.shown_fields import Usual
 from raybench.experiment import Experiment, nearest
 from raybench.models.check import check as check_model
 from raybench.reports import verdict
@@ -96,6 +97,14 @@ class Compare:
     """Trials at once. Default: what the machine holds."""
     gpus: float | None = None
     """GPUs of each trial, fractions allowed. Default: 1 where there is any."""
+
+
+USUAL: Usual = {
+    Compare: (
+        *("model", "data", "subset", "goal", "within", "constraint", "techniques", "budget"),
+        *("plan", "epochs", "name", "results", "concurrent"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -283,13 +292,8 @@ def _say(text: str) -> None:
 
 
 def parse(arguments: list[str]) -> Compare:
-    """The command line. Its help holds the examples, of which tyro alone would show none."""
-    return tyro.cli(
-        Compare,
-        args=arguments,
-        prog="python -m raybench.compare",
-        description=inspect.getdoc(Compare),
-    )
+    """The command line. Raises SystemExit."""
+    return command_line(Compare, arguments, "compare", usual=USUAL)
 
 
 if __name__ == "__main__":

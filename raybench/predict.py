@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import tyro
 from torch import Tensor
 
 from raybench import artefact
+from raybench.arguments.parse import parse as command_line
 from raybench.artefact import onnx_graph, served_graph
 from raybench.data import Inputs
 from raybench.data.contents import Encoded
@@ -126,13 +126,8 @@ def run(options: Predict) -> int:
 
 
 def parse(arguments: list[str]) -> Predict:
-    """The command line. Its help holds the examples, of which tyro alone would show none."""
-    return tyro.cli(
-        Predict,
-        args=arguments,
-        prog="python -m raybench.predict",
-        description=inspect.getdoc(Predict),
-    )
+    """The command line. Raises SystemExit."""
+    return command_line(Predict, arguments, "predict")
 
 
 if __name__ == "__main__":

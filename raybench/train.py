@@ -13,31 +13,29 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from filelock import FileLock, Timeout
 
 from raybench import data, models
+from raybench.arguments.parse import parse as command_line
+from raybench.arguments.shown_fields import Usual
 from raybench.experiment import (
     Experiment,
+    Recipe,
     checked,
     compatible,
     elastic_counts,
-    flatten,
     preset,
     recipe_file,
     tables,
     technique_types,
 )
 from raybench.models.check import check as check_model
-from raybench.results import core, failures, schema
 from raybench.results.rows import Row
-from raybench.results.store import Store
-from raybench.training import measure, process
+from raybench.training import measure, process, recorded
 from raybench.training.checkpoint import usable
 from raybench.training.staged import MakeStages
 from raybench.training.trainer import check, trainer
 
 SHOWN = ("loss", "accuracy", "model_bytes", "images_per_s", "test_accuracy")
-LOCK_S = 60.0  # deadline for another run to finish writing its row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +46,9 @@ class Train:
 
       python -m raybench.train pruning
       python -m raybench.train pruning --prune.final-sparsity 0.8 --data cifar10 --recipe.epochs 30
-      python -m raybench.train pruning --model resnet44 --workers 2 --store resnet44.safetensors
-      python -m raybench.train strategies --strategy zero2 --workers 1:4
-      python -m raybench.train pruning --model my_models.nets:small_net --store small_net.packed
-      python -m raybench.train --recipe-file results/resnet20-digits-bytes/recipe.json
+      python -m raybench.train pruning --model resnet44 --workers 2 --store net.safetensors
+      python -m raybench.train pruning --model my_models.nets:small --store small.packed
+      python -m raybench.train --recipe-file results/resnet20-digits/recipe.json
 
     A technique is on when one of its flags is given. The result becomes a row of
     DIR/FAMILY-runs, which `python -m raybench.report` reads like a sweep.
@@ -61,19 +58,26 @@ class Train:
     recipe_file: Path | None = None
     """A file with an experiment, as `raybench.compare` writes it; other flags change it."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N|MIN:MAX")] = None
-    """Data-parallel workers, same as --parallel.workers. MIN:MAX is elastic: as many as the cluster
-    has, resuming from the last checkpoint when one dies or joins; batch and learning rate stay."""
+    """Data-parallel workers. MIN:MAX is elastic: as many as the cluster has, resuming from the last
+    checkpoint when one dies or joins; batch and learning rate stay."""
     strategy: str | None = None
     """How a step is spread, same as --parallel.strategy: ddp, zero1, zero2, zero3, …"""
     checkpoint: Path | None = None
-    """State of the run, written every epoch. If the file exists, the run resumes from it, with any
-    strategy and any number of workers."""
+    """State of the run, written every epoch. If the file exists, the run resumes from it."""
     gpus: float | None = None
     """GPUs of each worker if there are several. Default: 1 if the cluster has GPUs."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
     """Folder of all results."""
     store: Path | None = None
     """File for the trained model; `raybench.artefact.load` reads it."""
+
+
+USUAL: Usual = {
+    Train: ("experiment", "recipe_file", "workers", "checkpoint", "results", "store"),
+    Experiment: ("model", "data", "image_size", "subset", "recipe"),
+    Recipe: ("epochs", "batch", "lr"),
+}
+ABOUT = "Techniques: " + ", ".join(f"--{n.replace('_', '-')}.…" for n in technique_types())
 
 
 def parse(arguments: list[str]) -> Train:
@@ -91,12 +95,13 @@ def parse(arguments: list[str]) -> Train:
         for field, technique in technique_types().items()
         if getattr(base, field) is None
     }
-    default = Train(experiment=replace(base, **off))
-    options = tyro.cli(
-        tyro.conf.AvoidSubcommands[Train],
-        default=default,
-        args=arguments[1:] if arguments and arguments[0] == name else arguments,
-        prog=f"python -m raybench.train {name}",
+    options = command_line(
+        Train,
+        arguments[1:] if arguments and arguments[0] == name else arguments,
+        "train",
+        usual=USUAL,
+        default=Train(experiment=replace(base, **off)),
+        about=ABOUT,
     )
     flags = [a.removeprefix("--") for a in arguments if a.startswith("--")]
     groups = {flag.partition(".")[0].replace("-", "_") for flag in flags}
@@ -183,7 +188,10 @@ def run(arguments: list[str]) -> int:
         trace = "".join(traceback.format_exception(error))
         print(f"raybench.train: {failed}", file=sys.stderr)
     try:
-        folder = _record(options, images.sha256, epochs, status, failed, trace)
+        folder = experiment_folder(options)
+        ended = recorded.Ended(status=status, reason=failed, trace=trace)
+        for remark in recorded.record(folder, experiment, images.sha256, epochs, ended):
+            print(f"raybench.train: {remark}", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"raybench.train: {error}", file=sys.stderr)
         return 2
@@ -232,47 +240,6 @@ def _epochs(options: Train, *stages: MakeStages) -> Iterator[tuple[int, dict[str
 
 def experiment_folder(options: Train) -> Path:
     return options.results / f"{options.experiment.family}-runs"
-
-
-def _record(
-    options: Train,
-    data_sha256: str,
-    epochs: list[Row],
-    status: str,
-    failed: str | None,
-    trace: str | None,
-) -> Path:
-    """Appends the run to the tables of its family's runs."""
-    folder, experiment = experiment_folder(options), options.experiment
-    module = preset.load(experiment.family)
-    about = {
-        "family": experiment.family,
-        "sweep": folder.name,
-        "objectives": getattr(module, "objectives", {"accuracy": "max"}),
-    }
-    (folder / ".state").mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".state" / "lock", timeout=LOCK_S):
-            store = Store(folder, *tables.schemas(about))
-            for remark in store.remarks:
-                print(f"raybench.train: {remark}", file=sys.stderr)
-            number = max(store.trials, default=-1) + 1
-            inputs = flatten(experiment)
-            row = schema.started(folder.name, number, experiment.key(), inputs, {})
-            identity = {name: row[name] for name in core.IDENTITY}
-            for epoch in epochs:
-                store.put_epoch({**identity, **epoch})
-            provenance = {**measure.machine(), **measure.provenance()}
-            outcome = {"status": status, "stop_reason": failed, "data_sha256": data_sha256}
-            if trace is not None:
-                outcome["failure"] = failures.keep(folder, number, trace)
-            last = epochs[-1] if epochs else {}
-            threads = torch.get_num_threads()
-            store.put_trial({**row, **last, **provenance, **outcome, "threads": threads})
-            store.close()
-    except Timeout as error:
-        raise ValueError(f"another run held {folder} for {LOCK_S:g} s") from error
-    return folder
 
 
 def _shown(experiment: Experiment, metrics: Row) -> Iterator[tuple[str, Any]]:

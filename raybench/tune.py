@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from raybench.arguments.parse import parse as command_line
+from raybench.arguments.shown_fields import Usual
 from raybench.reports.summary import reading, summary
 from raybench.results.read import read
 from raybench.search.progress import Progress, left
@@ -69,6 +71,14 @@ class Tune:
     """How trials are suggested. Use `random` as the baseline."""
 
 
+USUAL: Usual = {
+    Tune: (
+        *("space", "name", "trials", "epochs", "data", "model", "subset", "workers", "gpus"),
+        *("results", "concurrent", "keep", "early_stopping"),
+    )
+}
+
+
 def run(options: Tune) -> int:
     """The exit code: 0, 1 all trials failed, 2 usage, 130 interrupted and resumable."""
     overrides = Overrides(
@@ -116,6 +126,11 @@ def run(options: Tune) -> int:
     return _outcome(sweep, folder) if refused is None else _refused(refused)
 
 
+def parse(arguments: list[str]) -> Tune:
+    """The command line. Raises SystemExit."""
+    return command_line(Tune, arguments, "tune", usual=USUAL)
+
+
 def _execute(sweep: Sweep, options: Tune) -> None:
     # Imported here, because importing Ray takes a second and the checks above do not need it.
     from raybench.cluster.execute import execute
@@ -156,4 +171,4 @@ def _refused(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(tyro.cli(Tune, prog="python -m raybench.tune")))
+    sys.exit(run(parse(sys.argv[1:])))
