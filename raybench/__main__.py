@@ -29,7 +29,7 @@ def main() -> int:
     if name in ("", "-h", "--help"):
         print(usage)
         return 0
-    from raybench.experiment import nearest
+    from raybench.arguments.nearest import nearest
 
     print(f"raybench: no command {name!r}; {nearest(name, [*COMMANDS])}", file=sys.stderr)
     return 2

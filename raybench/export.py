@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import tyro
 from torch import nn
 
 from raybench import artefact, data, parallel
+from raybench.arguments.parse import parse as command_line
 from raybench.artefact import onnx_graph, packed, served_graph
 from raybench.artefact.breakdown import breakdown, totals
 from raybench.data import Inputs
@@ -60,9 +60,8 @@ class Export:
 
 
 def parse(arguments: list[str]) -> Export:
-    """The command line. Its help includes the examples, which tyro alone would not show."""
-    text = inspect.getdoc(Export)
-    return tyro.cli(Export, args=arguments, prog="python -m raybench.export", description=text)
+    """The command line. Raises SystemExit."""
+    return command_line(Export, arguments, "export")
 
 
 @torch.inference_mode()

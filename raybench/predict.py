@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -15,10 +14,10 @@ import tyro
 from torch import Tensor
 
 from raybench import artefact
+from raybench.arguments.parse import parse as command_line
 from raybench.artefact import onnx_graph, served_graph
 from raybench.data import Inputs
 from raybench.data.contents import Encoded
-from raybench.data.inputs import from_dict
 from raybench.data.pixels import decoded, without_warnings
 
 Classify = Callable[[Tensor], Tensor]
@@ -70,13 +69,10 @@ def opened(path: Path, model: str = "") -> tuple[Inputs, Classify]:
 
 def _graph(path: Path) -> tuple[Inputs, Classify]:
     try:
-        content = path.read_bytes()
-        session = onnx_graph.session(content)
-        described = served_graph.metadata(content)
-        inputs = from_dict({n: v for n, v in described.items() if n != "experiment"})
+        inputs, session = served_graph.opened(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    # ONNX Runtime's errors of damaged files have many types; a foreign graph lacks the metadata.
+    # ONNX Runtime's errors have many types.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is no ONNX graph that raybench wrote: {reason}") from error
@@ -130,13 +126,8 @@ def run(options: Predict) -> int:
 
 
 def parse(arguments: list[str]) -> Predict:
-    """The command line. Its help holds the examples, of which tyro alone would show none."""
-    return tyro.cli(
-        Predict,
-        args=arguments,
-        prog="python -m raybench.predict",
-        description=inspect.getdoc(Predict),
-    )
+    """The command line. Raises SystemExit."""
+    return command_line(Predict, arguments, "predict")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from raybench.arguments.parse import parse as command_line
 from raybench.reports import verdict as verdicts
 from raybench.reports.summary import summary
 from raybench.reports.sweeps import sweeps
@@ -90,5 +91,10 @@ def run(options: Report) -> int:
     return 0
 
 
+def parse(arguments: list[str]) -> Report:
+    """The command line. Raises SystemExit."""
+    return command_line(Report, arguments, "report")
+
+
 if __name__ == "__main__":
-    sys.exit(run(tyro.cli(Report, prog="python -m raybench.report")))
+    sys.exit(run(parse(sys.argv[1:])))

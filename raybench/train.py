@@ -14,8 +14,11 @@ import torch
 import tyro
 
 from raybench import Command, data, models
+from raybench.arguments.parse import parse as command_line
+from raybench.arguments.shown_fields import Usual
 from raybench.experiment import (
     Experiment,
+    Recipe,
     checked,
     compatible,
     elastic_counts,
@@ -43,10 +46,9 @@ class Train:
 
       python -m raybench.train pruning
       python -m raybench.train pruning --prune.final-sparsity 0.8 --data cifar10 --recipe.epochs 30
-      python -m raybench.train pruning --model resnet44 --workers 2 --store resnet44.safetensors
-      python -m raybench.train strategies --strategy zero2 --workers 1:4
-      python -m raybench.train pruning --model my_models.nets:small_net --store small_net.packed
-      python -m raybench.train --recipe-file results/resnet20-digits-bytes/recipe.json
+      python -m raybench.train pruning --model resnet44 --workers 2 --store net.safetensors
+      python -m raybench.train pruning --model my_models.nets:small --store small.packed
+      python -m raybench.train --recipe-file results/resnet20-digits/recipe.json
 
     A technique is on when one of its flags is given. The result becomes a row of
     DIR/FAMILY-runs, which `python -m raybench.report` reads like a sweep.
@@ -56,19 +58,26 @@ class Train:
     recipe_file: Path | None = None
     """A file with an experiment, as `raybench.compare` writes it; other flags change it."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N|MIN:MAX")] = None
-    """Data-parallel workers, same as --parallel.workers. MIN:MAX is elastic: as many as the cluster
-    has, resuming from the last checkpoint when one dies or joins; batch and learning rate stay."""
+    """Data-parallel workers. MIN:MAX is elastic: as many as the cluster has, resuming from the last
+    checkpoint when one dies or joins; batch and learning rate stay."""
     strategy: str | None = None
     """How a step is spread, same as --parallel.strategy: ddp, zero1, zero2, zero3, …"""
     checkpoint: Path | None = None
-    """State of the run, written every epoch. If the file exists, the run resumes from it, with any
-    strategy and any number of workers."""
+    """State of the run, written every epoch. If the file exists, the run resumes from it."""
     gpus: float | None = None
     """GPUs of each worker if there are several. Default: 1 if the cluster has GPUs."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
     """Folder of all results."""
     store: Path | None = None
     """File for the trained model; `raybench.artefact.load` reads it."""
+
+
+USUAL: Usual = {
+    Train: ("experiment", "recipe_file", "workers", "checkpoint", "results", "store"),
+    Experiment: ("model", "data", "image_size", "subset", "recipe"),
+    Recipe: ("epochs", "batch", "lr"),
+}
+ABOUT = "Techniques: " + ", ".join(f"--{n.replace('_', '-')}.…" for n in technique_types())
 
 
 def parse(arguments: list[str]) -> Train:
@@ -86,12 +95,13 @@ def parse(arguments: list[str]) -> Train:
         for field, technique in technique_types().items()
         if getattr(base, field) is None
     }
-    default = Train(experiment=replace(base, **off))
-    options = tyro.cli(
-        tyro.conf.AvoidSubcommands[Train],
-        default=default,
-        args=arguments[1:] if arguments and arguments[0] == name else arguments,
-        prog=f"python -m raybench.train {name}",
+    options = command_line(
+        Train,
+        arguments[1:] if arguments and arguments[0] == name else arguments,
+        "train",
+        usual=USUAL,
+        default=Train(experiment=replace(base, **off)),
+        about=ABOUT,
     )
     flags = [a.removeprefix("--") for a in arguments if a.startswith("--")]
     groups = {flag.partition(".")[0].replace("-", "_") for flag in flags}

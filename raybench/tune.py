@@ -12,6 +12,8 @@ import tyro
 from optuna import Trial
 
 from raybench import Command
+from raybench.arguments.parse import parse as command_line
+from raybench.arguments.shown_fields import Usual
 from raybench.experiment import Experiment
 from raybench.reports.summary import reading, summary
 from raybench.results.read import Results, read
@@ -72,6 +74,14 @@ class Tune:
     sweep ends as after Ctrl-C. Default: no limit."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How trials are suggested. Use `random` as the baseline."""
+
+
+USUAL: Usual = {
+    Tune: (
+        *("space", "name", "trials", "epochs", "data", "model", "subset", "workers", "gpus"),
+        *("results", "concurrent", "keep", "early_stopping"),
+    )
+}
 
 
 def tune(
@@ -174,6 +184,11 @@ def _swept(space: Space, options: Tune) -> Sweep:
     return sweep
 
 
+def parse(arguments: list[str]) -> Tune:
+    """The command line. Raises SystemExit."""
+    return command_line(Tune, arguments, "tune", usual=USUAL)
+
+
 def _execute(sweep: Sweep, options: Tune) -> None:
     # Imported here, because importing Ray takes a second and the checks above do not need it.
     from raybench.cluster.execute import execute
@@ -211,4 +226,4 @@ def _outcome(sweep: Sweep, folder: Path) -> int:
 sys.modules[__name__].__class__ = Command
 
 if __name__ == "__main__":
-    sys.exit(run(tyro.cli(Tune, prog="python -m raybench.tune")))
+    sys.exit(run(parse(sys.argv[1:])))

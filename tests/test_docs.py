@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-import tyro
 
 from raybench import compare, export, predict, report, train, tune
 from raybench.bench import __main__ as bench
+from raybench.reports import technique_matrix
 from raybench.search.overrides import Overrides
 from raybench.search.space import load
 
@@ -36,22 +36,17 @@ def commands() -> list[tuple[str, str]]:
 def parse(command: str) -> None:
     """Parses a command line without running it; a mistake is a SystemExit or a ValueError."""
     module, *arguments = shlex.split(command.removeprefix("python -m raybench."))
-    match module:
-        case "train":
-            train.parse(arguments)
-        case "export":
-            export.parse(arguments)
-        case "techniques":
-            assert set(arguments[::2]) <= {"--model", "--image-size"}
-        case _:
-            options = {
-                "tune": tune.Tune,
-                "report": report.Report,
-                "bench": bench.Bench,
-                "compare": compare.Compare,
-                "predict": predict.Predict,
-            }[module]
-            tyro.cli(options, args=arguments)
+    commands = {
+        "tune": tune,
+        "train": train,
+        "report": report,
+        "bench": bench,
+        "compare": compare,
+        "export": export,
+        "predict": predict,
+        "techniques": technique_matrix,
+    }
+    commands[module].parse(arguments)
 
 
 def python_block(page: str, begins: str) -> str:

@@ -11,6 +11,7 @@ from itertools import chain
 
 DIGITS = 32
 UNSET = b"0" * DIGITS
+DAMAGED = "truncated or altered; copy it again, or write it again"
 
 
 def sealed(content: bytes, place: int) -> bytes:
@@ -24,7 +25,7 @@ def require(begin: bytes, place: int, rest: Iterable[bytes] = ()) -> None:
     stored = begin[place : place + DIGITS]
     unsealed = begin[:place] + UNSET + begin[place + DIGITS :]
     if _digits(chain([unsealed], rest)) != stored:
-        raise ValueError("its checksum is wrong: it is truncated or altered")
+        raise ValueError(f"its checksum is wrong: it is {DAMAGED}")
 
 
 def _digits(parts: Iterable[bytes]) -> bytes:

@@ -169,7 +169,10 @@ def session(graph: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # The fallback would print its error on standard output, and try the same provider again.
+    return onnxruntime.InferenceSession(
+        graph, options, providers=["CPUExecutionProvider"], enable_fallback=False
+    )
 
 
 def logits(of: onnxruntime.InferenceSession, x_BCHW: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from raybench.artefact import codecs
+from raybench.artefact.checksum import DAMAGED
 from raybench.artefact.codecs import byte_rows
 from raybench.artefact.grid import Tensors
 from raybench.artefact.stored import LARGEST_HEADER, OLDER, Stored, from_dict
@@ -82,7 +83,7 @@ def opened(content: bytes) -> Packed:
         )
     behind = memoryview(content)[START:]
     if blake2b(behind, digest_size=CHECKSUM).digest() != content[len(MAGIC) + 1 : START]:
-        raise ValueError("its checksum is wrong: it is truncated or altered")
+        raise ValueError(f"its checksum is wrong: it is {DAMAGED}")
     reader = Reader(behind)
     stored_fingerprint = bytes(reader.take(FINGERPRINT))
     crc = int.from_bytes(reader.take(CRC), "little")

@@ -4,7 +4,7 @@
 
 Normalizing is a part of the graph, so whoever serves it cannot get it wrong. Its metadata holds
 `class_names` (a JSON list), `mean` and `std` (JSON lists, in units of 0 to 255), `image_size`,
-`channels` and `experiment` (JSON).
+`channels`, `experiment` (JSON) and a checksum of the file (`graph_checksum`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 
-from raybench.artefact import onnx_graph
+from raybench.artefact import graph_checksum, onnx_graph
 from raybench.data import Inputs, Split, pixel_batches
-from raybench.data.inputs import scale_and_shift
+from raybench.data.inputs import from_dict, scale_and_shift
 from raybench.experiment import Experiment
 
 NORMALIZED = "normalized_images"
@@ -61,12 +62,30 @@ def served(graph: bytes, inputs: Inputs, experiment: Experiment) -> bytes:
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
     onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return graph_checksum.sealed(bytes(model.SerializeToString()))
+
+
+def opened(graph: bytes) -> tuple[Inputs, onnxruntime.InferenceSession]:
+    """What a served graph takes, and a session that runs it.
+
+    Raises:
+        ValueError: the checksum is wrong or missing; compared before anything is decoded.
+    """
+    graph_checksum.require(graph)
+    session = onnx_graph.session(graph)
+    described = _described(session)
+    described.pop("experiment")
+    return from_dict(described), session
 
 
 def metadata(graph: bytes) -> dict[str, Any]:
-    """What a served graph tells of itself."""
-    entries = onnx_graph.session(graph).get_modelmeta().custom_metadata_map
+    """What a served graph tells of itself. Raises as `opened` does."""
+    graph_checksum.require(graph)
+    return _described(onnx_graph.session(graph))
+
+
+def _described(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    entries = session.get_modelmeta().custom_metadata_map
     texts = {name: entries[name] for name in DESCRIBED}
     return {n: text if n == "channels" else json.loads(text) for n, text in texts.items()}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,9 +140,12 @@ def require(path: Path | str) -> None:
     with open(path, "rb") as file:
         begin = file.read(CHECKSUM + checksum.DIGITS)
         if not begin[8:].startswith(BEGIN):
-            raise ValueError("it does not begin like a model of raybench")
-        if int.from_bytes(begin[:8], "little") > LARGEST_HEADER:
+            raise ValueError("it does not begin like a model of raybench: --store writes one")
+        header_bytes = int.from_bytes(begin[:8], "little")
+        if header_bytes > LARGEST_HEADER:
             raise ValueError("its header is too large")
+        if 8 + header_bytes > os.fstat(file.fileno()).st_size:
+            raise ValueError(f"its header is longer than the file: it is {checksum.DAMAGED}")
         version = begin[8 + len(BEGIN) :].partition(b" ")[0]
         if version != VERSION:
             number = version.decode() if version.isdigit() else "1"  # which did not write it

@@ -14,7 +14,8 @@ import torch
 import tyro
 
 from raybench import bench
-from raybench.experiment import nearest
+from raybench.arguments.nearest import nearest
+from raybench.arguments.parse import parse as command_line
 from raybench.training import measure
 
 HIDDEN = {
@@ -50,6 +51,11 @@ class Bench:
     """Prints a single JSON object on standard output."""
 
 
+def parse(arguments: list[str]) -> Bench:
+    """The command line. Raises SystemExit."""
+    return command_line(Bench, arguments, "bench")
+
+
 def run(options: Bench) -> int:
     """Runs a bench: a module with `measure() -> dict`, and `claims`, the target of each figure."""
     names = [m.name for m in pkgutil.iter_modules(bench.__path__) if m.name not in HIDDEN]
@@ -80,4 +86,4 @@ def run(options: Bench) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(tyro.cli(Bench, prog="python -m raybench.bench")))
+    sys.exit(run(parse(sys.argv[1:])))

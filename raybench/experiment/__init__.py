@@ -1,5 +1,6 @@
 """Everything that determines one training run, except the machine; start with `Experiment`."""
 
+from raybench.arguments.nearest import nearest
 from raybench.experiment.compatible import compatible, conflicts, elastic_counts
 from raybench.experiment.experiment import (
     Experiment,
@@ -11,7 +12,6 @@ from raybench.experiment.experiment import (
 )
 from raybench.experiment.parallel import Parallel
 from raybench.experiment.pipeline import Pipeline
-from raybench.experiment.plain import nearest
 from raybench.experiment.recipe import Recipe
 
 __all__ = [

@@ -29,8 +29,8 @@ class Experiment:
     family: str
     """Module under `trainers/`, or the dotted name of a trainer of your own."""
     model: str
-    """A name of ours, torchvision's or timm's; or `package.module:factory`, your own function,
-    called with classes=… and image_size=…, which returns an nn.Module."""
+    """A name of ours, torchvision's or timm's; or your own, `package.module:factory`, which is
+    called with classes=… and image_size=… and returns an nn.Module."""
     model_source: str = ""
     """Hash of the files of your own model; the commands fill it in. Empty for named models."""
     data: str = "digits"

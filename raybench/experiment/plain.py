@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-
-def nearest(name: str, valid: list[str]) -> str:
-    """Advice for a misspelt name: "did you mean 'lr'?", or the valid names, or a few of many."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    if len(valid) > 50:
-        return f"there are {len(valid)}, such as {', '.join(valid[:5])}"
-    return f"there are {', '.join(sorted(valid))}"
+from raybench.arguments.nearest import nearest
 
 
 @cache

@@ -24,11 +24,16 @@ def read(path: Path) -> Experiment:
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path} is not a recipe file: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a recipe file: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("experiment"), dict):
         raise ValueError(f"{path} is not a recipe file: it has no experiment")
-    return from_json(json.dumps(content["experiment"]))
+    try:
+        return from_json(json.dumps(content["experiment"]))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def named_in(arguments: list[str]) -> Path | None:

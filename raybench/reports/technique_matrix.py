@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Annotated
 import tyro
 from torch import nn
 
+from raybench.arguments.parse import parse as command_line
 from raybench.experiment import nearest, technique_types
 from raybench.experiment.compatible import declarations, executions
 from raybench.models import build
@@ -142,13 +142,8 @@ def covered(model: nn.Module, technique: Technique) -> float | str:
 
 
 def parse(arguments: list[str]) -> Techniques:
-    """The command line."""
-    return tyro.cli(
-        Techniques,
-        args=arguments,
-        prog="python -m raybench.techniques",
-        description=inspect.getdoc(Techniques),
-    )
+    """The command line. Raises SystemExit."""
+    return command_line(Techniques, arguments, "techniques")
 
 
 def run(arguments: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""The command line: read by `parse.parse`, helped in one page, refused in one line."""
