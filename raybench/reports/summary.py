@@ -7,19 +7,27 @@ from pathlib import Path
 import pandas as pd
 
 from raybench.reports import family
+from raybench.reports.percent import in_percent
 from raybench.reports.text import as_text
 from raybench.reports.varied import varied
 from raybench.results.front import front
 from raybench.results.read import Results
 
 
-def summary(results: Results, threshold: float = 0.75) -> str:
-    """The family's table and the front, as text."""
+def summary(
+    results: Results,
+    threshold: float = 0.75,
+    *,
+    wide: bool = False,
+    rest: str = "a wider terminal",
+) -> str:
+    """The family's table and the front, as text; `wide` and `rest` are those of `as_text`."""
     parts = [headline(results)]
     table = family_table(results, threshold)
     if table is not None and not table.empty:
-        parts.append(as_text(f"{results.about['family']}: the family's table", table))
-    parts.append(as_text(front_title(results), front_table(results)))
+        title = f"{results.about['family']}: the family's table"
+        parts.append(as_text(title, table, wide=wide, rest=rest))
+    parts.append(as_text(front_title(results), front_table(results), wide=wide, rest=rest))
     return "\n".join(parts)
 
 
@@ -55,7 +63,7 @@ def front_table(results: Results) -> pd.DataFrame:
     if "test_accuracy" in on_front:
         shown.append("test_accuracy")
     complete = results.trials[results.trials["status"] == "COMPLETE"]
-    return on_front[[*shown, *varied(complete)]]
+    return in_percent(on_front[[*shown, *varied(complete)]])
 
 
 def front_title(results: Results) -> str:
