@@ -94,11 +94,12 @@ def _told(folder: Path, options: Report) -> Sequence[Chapter]:
         print("\n".join([chapter.verdict.sentence, *chapter.verdict.reasons, ""]))
         for title, frame in chapter.verdict.tables.items():
             print(as_text(title, frame, wide=options.wide, rest=REST))
-    print(summary(chapter.results, options.threshold, wide=options.wide, rest=REST))
+    made = chapter.family_table
+    print(summary(chapter.results, options.threshold, wide=options.wide, rest=REST, table=made))
     if options.attribution:
         from raybench.reports import attribution
 
-        effects = attribution.table(chapter.attributions)
+        effects = attribution.table([*chapter.attributions])
         print(as_text(attribution.TITLE, effects, wide=options.wide, rest=REST))
     return [chapter]
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from raybench.reports import summary
 from raybench.reports.verdict import Verdict
 from raybench.results.read import Results
 
@@ -22,3 +26,8 @@ class Chapter:
     """Accuracy for which a table shows the first epoch above it."""
     verdict: Verdict | None = None
     attributions: Sequence[Attribution] = ()
+
+    @cached_property
+    def family_table(self) -> pd.DataFrame | None:
+        """The family's table; made once, since a large one takes seconds."""
+        return summary.family_table(self.results, self.threshold)

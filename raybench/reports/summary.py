@@ -13,6 +13,9 @@ from raybench.reports.varied import varied
 from raybench.results.front import front
 from raybench.results.read import Results
 
+MOST_ROWS = 60
+"""Rows of a family's table at the terminal: a random search can have a row a trial."""
+
 
 def summary(
     results: Results,
@@ -20,12 +23,21 @@ def summary(
     *,
     wide: bool = False,
     rest: str = "a wider terminal",
+    table: pd.DataFrame | None = None,
 ) -> str:
-    """The family's table and the front, as text; `wide` and `rest` are those of `as_text`."""
+    """The family's table and the front, as text.
+
+    Args:
+        wide, rest: as those of `as_text`.
+        table: the family's table, if it has been made already.
+    """
     parts = [headline(results)]
-    table = family_table(results, threshold)
+    table = family_table(results, threshold) if table is None else table
     if table is not None and not table.empty:
         title = f"{results.about['family']}: the family's table"
+        if len(table) > MOST_ROWS and not wide:
+            title += f" (the first {MOST_ROWS} of {len(table):,} rows)"
+            table = table.head(MOST_ROWS)
         parts.append(as_text(title, table, wide=wide, rest=rest))
     parts.append(as_text(front_title(results), front_table(results), wide=wide, rest=rest))
     return "\n".join(parts)

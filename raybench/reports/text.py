@@ -38,8 +38,12 @@ def as_text(
     table = Table()
     for name in columns:
         if name in widths:
-            justify = "right" if are_numbers(columns[name]) else "left"
-            table.add_column(Text(name), justify=justify, overflow="fold", width=widths[name])
+            table.add_column(
+                Text(name),
+                justify="right" if are_numbers(columns[name]) else "left",
+                overflow="fold",
+                width=widths[name],
+            )
     for row in zip(*(columns[name] for name in widths), strict=True):
         table.add_row(*map(Text, row))
     text = StringIO()

@@ -71,7 +71,8 @@ def _overview(chapters: Sequence[Chapter]) -> Content:
         note = f"The sweeps use different data, so compare with care: {', '.join(data)}."
     views = combined_views(sweeps)
     if views:
-        blocks.append(card("Accuracy against cost, all sweeps", plot_html("combined", True, note)))
+        spec = {"views": views}
+        blocks.append(card("Accuracy against cost, all sweeps", plot_html("combined", spec, note)))
     text = '<section class="overview">\n' + "\n".join(blocks) + "\n</section>"
     return Content(text, {"combined": {"views": views}} if views else {})
 

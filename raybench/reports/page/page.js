@@ -8,16 +8,19 @@ const SERIES = {
   light: ["#2563b0", "#d9622b", "#2f8f5b", "#8a4fb0", "#b58900", "#c0392b", "#148a9c", "#6b7280"],
   dark: ["#6ea8f0", "#f0915c", "#5fc08d", "#bd8ae0", "#d9b340", "#ef7f73", "#53bfd0", "#a3abb8"],
 };
-const STATUS = { "stopped early": "rgba(134,142,153,0.5)", failed: "#d1495b", running: "#d99a2b" };
+const STATUS = { complete: null, "stopped early": "#8a929d", failed: "#d1495b", running: "#d99a2b" };
+const MANY = 100; // curves from which a marker an epoch would slow the browser down
+
+const theme = () => (dark.matches ? "dark" : "light");
 
 function template() {
   const style = getComputedStyle(document.documentElement);
   const [card, ink, soft, line] = ["--card", "--ink", "--soft", "--line"].map((name) =>
     style.getPropertyValue(name).trim());
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true,
-    title: { standoff: 8 } };
+    title: { standoff: 8 }, ticklabelstandoff: 4 };
   return { layout: {
-    paper_bgcolor: card, plot_bgcolor: card, colorway: SERIES[dark.matches ? "dark" : "light"],
+    paper_bgcolor: card, plot_bgcolor: card, colorway: SERIES[theme()],
     font: { family: "system-ui, sans-serif", size: 13, color: soft },
     xaxis: axis, yaxis: axis, margin: { l: 56, r: 12, t: 36, b: 48 }, hovermode: "closest",
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: ink } },
@@ -26,10 +29,24 @@ function template() {
   } };
 }
 
+function legible() { // texts of parallel coordinates, which stand on their lines
+  const color = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+  return { tickfont: { color, size: 12 }, rangefont: { color, size: 11 }, labelfont: { color, size: 13 } };
+}
+
 function named(trace) { // the trials' names are on the page once, not in every trace
+  if (trace.type === "parcoords") return { ...trace, ...legible() };
   if (!trace.customdata) return trace;
-  const text = trace.customdata.map((place) => page.names[trace.meta][place]);
+  const text = trace.customdata.map((place) => page.names[trace.meta][place]
+    .replace(/.*/, "<b>$&</b>").replaceAll("\n", "<br>"));
   return { ...trace, text, hovertemplate: "%{text}<extra></extra>", hoverlabel: { namelength: -1 } };
+}
+
+function scaled(axis, logarithmic, values) { // ticks at 1, 2, 5 where the labels of all would meet
+  const positive = values.filter((value) => value > 0);
+  const [low, high] = positive.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, 0]);
+  const apart = logarithmic && high / low > 10 && high / low < 1e4;
+  return { ...axis, type: logarithmic ? "log" : "linear", ...(apart && { dtick: "D2" }) };
 }
 
 function show(element, data, layout, state) {
@@ -58,7 +75,7 @@ function field(type, properties) {
 }
 
 function plain(text) { // what a reader sees of a text that is escaped for Plotly
-  return new DOMParser().parseFromString(text.replaceAll("<br>", " "), "text/html").body.textContent;
+  return new DOMParser().parseFromString(text, "text/html").body.textContent;
 }
 
 function viewed(element, spec) { // a plot of one or several views, with axes that can be logarithmic
@@ -72,7 +89,7 @@ function viewed(element, spec) { // a plot of one or several views, with axes th
     const view = spec.views[state.view];
     const layout = { ...view.layout };
     if (scales) for (const axis of ["xaxis", "yaxis"]) {
-      layout[axis] = { ...layout[axis], type: state[axis] ? "log" : "linear" };
+      layout[axis] = scaled(layout[axis], state[axis], view.data.flatMap((trace) => trace[axis[0]]));
     }
     if (view.width) element.style.minWidth = `${view.width}px`;
     return show(element, view.data, layout, state);
@@ -87,7 +104,7 @@ function viewed(element, spec) { // a plot of one or several views, with axes th
     });
   }
   if (scales) for (const axis of ["xaxis", "yaxis"]) {
-    const label = `logarithmic ${axis === "xaxis" ? "cost" : "score"}`;
+    const label = `logarithmic ${axis[0]}`;
     boxes[axis] = control(element, label, field("checkbox", { checked: state[axis] }), () => {
       state[axis] = boxes[axis].checked;
       redraw();
@@ -101,6 +118,7 @@ function curved(element, spec) { // learning curves: a trace a group, and the on
   const names = page.names[spec.sweep];
   const note = document.getElementById(`${element.id}-note`);
   const percent = (parts) => (parts === null ? null : parts / spec.parts);
+  const longest = Math.max(...spec.curves.map(([, values]) => values.length));
   let texts = null; // made when somebody first types: 2,000 of them take a while
   let last = 0;
   const redraw = () => {
@@ -109,15 +127,17 @@ function curved(element, spec) { // learning curves: a trace a group, and the on
     const matching = spec.curves.map((_, at) => at)
       .filter((at) => words.every((word) => texts[at].includes(word)));
     const shown = spread(matching, spec.drawn);
+    const many = shown.length > MANY;
     const traces = new Map();
     for (const at of shown) {
       const [place, values] = spec.curves[at];
       const name = spec.groups[state.by][at];
-      if (!traces.has(name)) traces.set(name, { type: "scatter", mode: "lines+markers", name,
-        marker: { size: values.length > 1 ? 3 : 6 }, x: [], y: [], customdata: [], meta: spec.sweep,
-        line: { width: 1.2 }, opacity: 0.7,
-        ...(state.by === "status" && STATUS[name] && { marker: { size: 3, color: STATUS[name] },
-          line: { width: 1, color: STATUS[name] } }) });
+      if (!traces.has(name)) {
+        const color = state.by === "status" ? STATUS[name] ?? SERIES[theme()][0] : undefined;
+        traces.set(name, { type: "scatter", mode: many && longest > 1 ? "lines" : "lines+markers", name,
+          x: [], y: [], customdata: [], meta: spec.sweep, opacity: many ? 0.4 : 0.75,
+          marker: { size: longest > 1 ? 3 : 6, color }, line: { width: many ? 1 : 1.3, color } });
+      }
       const trace = traces.get(name);
       values.forEach((value, epoch) => {
         trace.x.push(epoch + 1);
@@ -131,7 +151,7 @@ function curved(element, spec) { // learning curves: a trace a group, and the on
     note.textContent = `${shown.length.toLocaleString("en")} of ${spec.of.toLocaleString("en")} curves drawn`
       + (words.length ? `; ${matching.length.toLocaleString("en")} match` : "")
       + (spec.curves.length < spec.of ? `; the page holds ${spec.curves.length.toLocaleString("en")}` : "");
-    const order = ["stopped early", "failed", "running", "complete"];
+    const order = Object.keys(STATUS);
     const data = [...traces.values()].sort((a, b) => order.indexOf(a.name) - order.indexOf(b.name));
     last = data.length;
     const pointed = { type: "scatter", mode: "lines", x: [], y: [], hoverinfo: "skip",

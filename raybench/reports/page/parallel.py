@@ -78,9 +78,17 @@ def _logged_or_missing(column: pd.Series) -> dict[str, Any]:
     heights = np.log10(heights) if wide else heights
     low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
     ticks = np.linspace(low, high, TICKS) if high > low else np.array([low])
-    texts = [f"{10**tick if wide else tick:.3g}" for tick in ticks]
+    texts = [_short(10**tick if wide else tick) for tick in ticks]
     if column.isna().any():
         below = low - 0.15 * ((high - low) or 1.0)
         heights = np.where(np.isnan(heights), below, heights)
         ticks, texts = np.array([below, *ticks]), ["off", *texts]
     return {"values": numbers(heights), "tickvals": numbers(ticks), "ticktext": texts}
+
+
+def _short(value: float) -> str:
+    """Three digits: `0.0316`, `1.55M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

@@ -20,12 +20,14 @@ from raybench.reports.page.sentence import counted, sentence
 from raybench.reports.page.table import table
 from raybench.reports.page.trial_names import trial_names
 from raybench.reports.percent import in_percent
-from raybench.reports.summary import family_table, front_table, front_title
+from raybench.reports.summary import front_table, front_title
 from raybench.reports.varied import varied
 from raybench.results.read import Results
 
 MOST_ROWS = 2_000
 """Rows of the table of all trials; a browser lays out 2,000 in a quarter of a second."""
+HEIGHT = 420
+"""Pixels of a plot that does not say its own; kept free until it is drawn."""
 OUTCOMES = ("test_accuracy", "model_bytes", "latency_ms", "s_per_epoch", "epoch")
 
 
@@ -49,13 +51,13 @@ def section(chapter: Chapter, place: int) -> Content:
     def plot(kind: str, title: str, spec: dict[str, Any] | None, note: str = "") -> None:
         if spec is not None:
             plots[f"{kind}-{place}"] = spec
-        blocks.append(card(title, plot_html(f"{kind}-{place}", spec is not None, note)))
+        blocks.append(card(title, plot_html(f"{kind}-{place}", spec, note)))
 
     if chapter.verdict is not None:
         blocks += [card(title, table(frame)) for title, frame in chapter.verdict.tables.items()]
     if views := front_views(results, place):
         note = "Drag to zoom, double-click to zoom out, point at a trial to see its parameters."
-        plot("front", "Score against cost", {"views": views}, note)
+        plot("front", "Pareto front", {"views": views}, note)
     if chapter.attributions:
         plot("effects", attribution.TITLE, {"views": [effects_view(chapter.attributions)]})
     if drawn := curves(results, place):
@@ -79,14 +81,16 @@ def card(title: str, body: str) -> str:
     return f'<article class="card">\n<h2>{html.escape(title)}</h2>\n{body}\n</article>'
 
 
-def plot_html(name: str, drawn: bool, note: str = "") -> str:
+def plot_html(name: str, spec: dict[str, Any] | None, note: str = "") -> str:
     """The place of a plot, with its controls and a note; without a plot only the note."""
     told = f'<p class="note" id="{name}-note">{html.escape(note)}</p>' if note else ""
-    if not drawn:
+    if spec is None:
         return told
+    layout = spec["layout"] if "layout" in spec else spec["views"][0]["layout"]
+    height = layout.get("height", HEIGHT)
     return (
         f'<div class="controls" id="{name}-controls"></div>\n{told}\n'
-        f'<div class="frame"><div class="plot" id="{name}"></div></div>'
+        f'<div class="frame"><div class="plot" id="{name}" style="height:{height}px"></div></div>'
     )
 
 
@@ -108,9 +112,8 @@ def _head(chapter: Chapter) -> Iterator[str]:
 
 
 def _tables(chapter: Chapter) -> Iterator[tuple[str, pd.DataFrame]]:
-    family = family_table(chapter.results, chapter.threshold)
-    if family is not None:
-        yield str(chapter.results.about["family"]), family
+    if chapter.family_table is not None:
+        yield str(chapter.results.about["family"]), chapter.family_table
     if chapter.attributions:
         yield attribution.TITLE, attribution.table(list(chapter.attributions))
     yield front_title(chapter.results), front_table(chapter.results)
@@ -123,12 +126,9 @@ def _all_trials(results: Results) -> str:
     shown = ["number", "status", *results.objectives, *outcomes, *varied(trials)]
     if trials["stop_reason"].notna().any():
         shown.append("stop_reason")
-    told = f"All {len(trials):,} trials"
-    if len(trials) > MOST_ROWS:
-        told = f"The first {MOST_ROWS:,} of {len(trials):,} trials; the Parquet file has all"
     return (
-        f'<details class="card"><summary><h2>{told}</h2></summary>\n'
-        f"{table(in_percent(trials[shown].head(MOST_ROWS)))}\n</details>"
+        f'<details class="card"><summary><h2>All {len(trials):,} trials</h2></summary>\n'
+        f"{table(in_percent(trials[shown]), MOST_ROWS)}\n</details>"
     )
 
 

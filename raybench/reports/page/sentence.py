@@ -18,19 +18,12 @@ def sentence(results: Results) -> str:
     counts = results.trials["status"].value_counts()
     if on_front.empty:
         return f"No trial is complete yet: {counted(counts)}."
-    first = next(iter(results.objectives))
     best = on_front.iloc[0]
-    told = f"Trial {best['number']} is best with {quantity(first, best[first])}"
-    if len(results.objectives) > 1:
-        worst = on_front.iloc[-1]
-        ends = " to ".join(_others(results, row) for row in (best, worst))
-        told += (
-            f"; the Pareto front has {len(on_front)} {'trial' if len(on_front) == 1 else 'trials'}"
-        )
-        if len(on_front) > 1:
-            told += f", down to {quantity(first, worst[first])}, from {ends}"
-        else:
-            told += f" ({_others(results, best)})"
+    told = f"The best trial, {best['number']}, reaches {_outcome(results, best)}"
+    if len(on_front) > 1:
+        told += f"; the Pareto front has {len(on_front)} trials"
+        if len(results.objectives) == 2:
+            told += f" and ends at {_outcome(results, on_front.iloc[-1])}"
     return f"{told}."
 
 
@@ -54,6 +47,7 @@ def counted(counts: pd.Series) -> str:
     )
 
 
-def _others(results: Results, row: pd.Series) -> str:
-    """The objectives of a trial but for the first."""
-    return " and ".join(quantity(name, row[name]) for name in list(results.objectives)[1:])
+def _outcome(results: Results, row: pd.Series) -> str:
+    """A trial's objectives: `91.19 % accuracy with 690.3 kB`."""
+    first, *others = (quantity(name, row[name]) for name in results.objectives)
+    return f"{first} with {' and '.join(others)}" if others else first
