@@ -218,8 +218,8 @@ def _outcome(sweep: Sweep, folder: Path) -> int:
         print(f"raybench.tune: interrupted with {left(sweep)}", file=sys.stderr)
         return 130
     results = read(folder)
-    for text in (summary(results), reading(folder)):
-        print(text)
+    print(summary(results, rest=f"raybench.report {folder} --wide"))
+    print(reading(folder))
     return 1 if tally.counts["FAILED"] == tally.trials else 0
 
 

@@ -232,7 +232,7 @@ class TestTable:
         assert ddp["communication %"] == 30.0
         assert ddp["waiting %"] == 10.0
         assert ddp["sent MB a step"] == 5.0
-        assert ddp["accuracy by epoch"] == "60.00 / 80.00"
+        assert ddp["accuracy by epoch, %"] == "60.00 / 80.00"
 
     def test_the_references_figures_stand_beside_its_own_rows(self, results):
         table = summary.family_table(results, 0.5)
