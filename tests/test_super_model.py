@@ -182,7 +182,10 @@ class TestSpaces:
         # Of trials 0, 1, 2, … in order: the dense one without a teacher is what all stand against.
         dense = table[(table["is"] == "base") & (table["teacher"] == "")]
         assert dense["to dense, points"].tolist() == [0.0]
-        assert (table["to dense, points"] == table["test accuracy, %"] - dense["test accuracy, %"].iloc[0]).all()
+        assert (
+            table["to dense, points"]
+            == table["test accuracy, %"] - dense["test accuracy, %"].iloc[0]
+        ).all()
 
 
 def planned_table(space_file: str, *, trials: int) -> pd.DataFrame:
