@@ -228,7 +228,7 @@ class TestReport:
     def test_has_a_table_and_a_plot(self, written, memory_path, capsys):
         written([(on, seed, {}) for on in arms() for seed in range(3)])
         page = memory_path / "page.html"
-        options = report.Report(folders=(memory_path,), attribution=True, html=page)
+        options = report.Report(folders=(memory_path,), attribution=True, wide=True, html=page)
         assert report.run(options) == 0
         said = capsys.readouterr().out
         assert TITLE in said

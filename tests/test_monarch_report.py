@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "monarch", "sweep": "s", "objectives": monarch.objectives}
 
 
-REFERENCE = [f"reference: {name}" for name in ("accuracy", "speed-up", "parameters", "FLOPs")]
+REFERENCE = [f"reference: {name}" for name in ("accuracy, %", "speed-up", "parameters", "FLOPs")]
 
 
 SMALL, BASE, MIXER = "vit_small_patch16_224", "vit_base_patch16_224", "mixer_b16_224"
@@ -173,14 +173,17 @@ class TestReportCommand:
     def test_prints_the_table_and_writes_the_page(self, written, memory_path, capsys):
         written()
         page = memory_path / "page.html"
-        assert report.run(report.Report(folders=(memory_path,), threshold=0.1, html=page)) == 0
+        assert (
+            report.run(report.Report(folders=(memory_path,), threshold=0.1, wide=True, html=page))
+            == 0
+        )
         said = capsys.readouterr()
         assert said.err == ""
         assert "11 trials, 9 complete" in said.out
         assert "monarch: the family's table" in said.out
         for expected in ("low-rank 8 attention", "sparse_to_dense 0.75", "78.16", "speed-up"):
             assert expected in said.out
-        assert "<td>monarch 4 both</td>" in page.read_text()
+        assert "<td class=t>monarch 4 both<" in page.read_text()
         assert FACTORS in page.read_text()
 
 

@@ -141,7 +141,7 @@ class TestReportCommand:
     def test_prints_the_table_and_writes_the_page(self, written, memory_path, capsys):
         written()
         page = memory_path / "page.html"
-        options = report.Report(folders=(memory_path,), threshold=0.1, html=page)
+        options = report.Report(folders=(memory_path,), threshold=0.1, wide=True, html=page)
         assert report.run(options) == 0
         said = capsys.readouterr()
         assert said.err == ""
@@ -149,7 +149,7 @@ class TestReportCommand:
         assert "switch_vit: the family's table" in said.out
         for expected in ("switch-vit300", "> 10 %", "72.00 (3)", "81.36 (345)"):
             assert expected in said.out
-        assert "<td>switch-vit300</td>" in page.read_text()
+        assert "<td class=t>switch-vit300<" in page.read_text()
         assert "<th>epoch &gt; 10 %</th>" in page.read_text()
 
     def test_a_folder_without_results_is_one_line_and_exit_2(self, tmp_path, capsys):

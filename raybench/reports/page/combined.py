@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from raybench.reports.page.axes import COSTS, axis, title, values
-from raybench.reports.page.scatter import FAINT, points
+from raybench.reports.page.axes import COSTS, axis, title
+from raybench.reports.page.scatter import points, stairs
 from raybench.results.front import front
 from raybench.results.read import Results
 
@@ -40,17 +40,8 @@ def _view(sweeps: Sequence[Results], tables: Sequence[pd.DataFrame], cost: str) 
         for place, (one, table) in enumerate(zip(sweeps, measured, strict=True))
         if len(table)
     ]
-    of_all = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "front of all",
-        "x": values(line[cost]),
-        "y": values(line[SCORE]),
-        "line": {"color": FAINT, "width": 1.5, "shape": "hv"},
-        "hoverinfo": "skip",
-    }
     return {
         "label": title(cost),
-        "data": [of_all, *traces],
+        "data": [*traces, stairs(line, cost, SCORE) | {"name": "front of all"}],
         "layout": {"xaxis": axis(together[cost]), "yaxis": axis(together[SCORE])},
     }

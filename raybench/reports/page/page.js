@@ -3,6 +3,7 @@
 
 const page = JSON.parse(document.getElementById("data").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const narrow = matchMedia("(max-width: 40rem)");
 const drawn = new Map(); // by id: a function that draws the plot again
 const SERIES = {
   light: ["#2563b0", "#d9622b", "#2f8f5b", "#8a4fb0", "#b58900", "#c0392b", "#148a9c", "#6b7280"],
@@ -46,12 +47,14 @@ function scaled(axis, logarithmic, values) { // ticks at 1, 2, 5 where the label
   const positive = values.filter((value) => value > 0);
   const [low, high] = positive.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, 0]);
   const apart = logarithmic && high / low > 10 && high / low < 1e4;
-  return { ...axis, type: logarithmic ? "log" : "linear", ...(apart && { dtick: "D2" }) };
+  return { ...axis, type: logarithmic ? "log" : "linear", ...(apart && { dtick: narrow.matches ? 1 : "D2" }) };
 }
 
 function show(element, data, layout, state) {
   const whole = { ...layout, template: template(), uirevision: JSON.stringify(state) };
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const options = { responsive: true, displaylogo: false, displayModeBar: !narrow.matches,
+    plotlyServerURL: "", // and no button that sends a plot to Plotly's servers
+    modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d"] };
   return Plotly.react(element, data.map(named), whole, options);
 }
 

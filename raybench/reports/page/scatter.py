@@ -35,25 +35,17 @@ def _view(results: Results, sweep: int, cost: str, way: str) -> dict[str, Any]:
     is_best = complete.index.isin(on_front)
     stopped = trials[trials["status"] == "PRUNED"]
     traces = [
+        points(complete[is_best], cost, above, sweep)
+        | {"name": "Pareto front", "marker": {"size": 10}, "zorder": 2},
+        points(complete[~is_best], cost, above, sweep)
+        | {"name": "dominated", "marker": {"color": MUTED, "size": 7}},
         points(stopped, cost, above, sweep)
         | {
             "name": "stopped early",
             "visible": "legendonly",
             "marker": {"color": MUTED, "size": 6, "symbol": "x-thin-open"},
         },
-        points(complete[~is_best], cost, above, sweep)
-        | {"name": "dominated", "marker": {"color": MUTED, "size": 7}},
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": values(line[cost]),
-            "y": values(line[above]),
-            "line": {"color": FAINT, "width": 1.5, "shape": "hv" if way == "min" else "vh"},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        },
-        points(complete[is_best], cost, above, sweep)
-        | {"name": "Pareto front", "marker": {"size": 10, "line": {"width": 1.5}}},
+        stairs(line, cost, above, way) | {"showlegend": False, "zorder": 1},
     ]
     return {
         "label": title(cost),
@@ -71,4 +63,16 @@ def points(trials: pd.DataFrame, cost: str, above: str, sweep: int) -> dict[str,
         "y": values(trials[above]),
         "customdata": trials.index.tolist(),
         "meta": sweep,
+    }
+
+
+def stairs(line: pd.DataFrame, cost: str, above: str, way: str = "min") -> dict[str, Any]:
+    """The trace of a front: what is attainable at each cost."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": values(line[cost]),
+        "y": values(line[above]),
+        "line": {"color": FAINT, "width": 1.5, "shape": "hv" if way == "min" else "vh"},
+        "hoverinfo": "skip",
     }
