@@ -28,6 +28,7 @@ from raybench.experiment import (
     technique_types,
 )
 from raybench.models.check import check as check_model
+from raybench.reports.percent import ACCURACIES
 from raybench.results.read import Results, read
 from raybench.results.rows import Row
 from raybench.training import measure, process, runs
@@ -213,7 +214,7 @@ def _trained(options: Train) -> Results:
     try:
         for number, metrics in _reports(options):
             epochs.append({"epoch": number, **metrics})
-            shown = (f"{name} {_short(value)}" for name, value in _shown(experiment, metrics))
+            shown = (_short(name, value) for name, value in _shown(experiment, metrics))
             print(f"epoch {number}/{experiment.recipe.epochs}  {'  '.join(shown)}", flush=True)
     except ValueError:
         raise
@@ -273,8 +274,10 @@ def _shown(experiment: Experiment, metrics: Row) -> Iterator[tuple[str, Any]]:
             yield name, metrics[name]
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+def _short(name: str, value: Any) -> str:
+    if name in ACCURACIES:
+        return f"{name} {100 * value:.2f} %"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value:,}"
 
 
 sys.modules[__name__].__class__ = Command

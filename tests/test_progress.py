@@ -27,7 +27,7 @@ def test_sixty_four_at_once(sweep):
     progress = Progress(sweep)
     tasks = [sweep.ask() for _ in range(64)]
     assert progress.line().startswith("0/100 trials, 64 running, ")
-    assert cells(progress, 0) == [str(number) for number in range(64 - SHOWN, 64)]
+    assert cells(progress, 0) == [str(number) for number in range(63, 63 - SHOWN, -1)]
     for epoch in range(1, EPOCHS + 1):
         sweep.report(tasks[5].number, epoch, metrics(tasks[5], epoch))
     sweep.finish(5, "COMPLETE")
@@ -35,17 +35,28 @@ def test_sixty_four_at_once(sweep):
     assert "left" in progress.line()
 
 
-def test_who_runs_stands_below_who_has_ended(sweep):
+def test_who_runs_stands_above_who_has_ended(sweep):
     progress = Progress(sweep)
     drive(sweep, reports=10 * EPOCHS)
     running = list(sweep.tally.running)
     assert running
     shown = [int(number) for number in cells(progress, 0)]
-    assert shown[-len(running) :] == running
-    ended = shown[: -len(running)]
-    assert ended == sorted(ended)
+    assert shown[: len(running)] == running[::-1]
+    ended = shown[len(running) :]
+    assert ended == sorted(ended, reverse=True)
     assert set(ended) <= set(sweep.tally.latest)
     assert len(shown) == min(SHOWN, sweep.tally.trials)
+
+
+def test_accuracy_is_in_percent(sweep):
+    progress = Progress(sweep)
+    task = sweep.ask()
+    for epoch in range(1, EPOCHS + 1):
+        sweep.report(task.number, epoch, {**metrics(task, epoch), "accuracy": 0.4567})
+    sweep.finish(task.number, "COMPLETE")
+    assert "best accuracy 45.67 %" in progress.line()
+    assert progress._table().columns[3].header == "accuracy, %"
+    assert cells(progress, 3) == ["45.67"]
 
 
 def test_a_trial_whose_space_raised_has_a_row(sweep):

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raybench.reports.percent import ACCURACIES, labelled
 from raybench.search.sweep import Sweep
 from raybench.search.tally import LATEST
 
 LINE_EVERY_S = 30.0
-SHOWN = LATEST  # rows of the live table
+SHOWN = LATEST  # rows of the live table at most
+AROUND = 8  # lines of the title, which may be broken, and of the table's frame
 
 
 def left(sweep: Sweep) -> str:
@@ -68,7 +70,9 @@ class Progress:
             if count := tally.counts[status]:
                 parts.append(f"{count} {status.lower()}")
         if tally.best is not None:
-            parts.append(f"best {next(iter(tally.objectives))} {tally.best:.4g}")
+            name = next(iter(tally.objectives))
+            unit = " %" if name in ACCURACIES else ""
+            parts.append(f"best {name} {_short(name, tally.best)}{unit}")
         parts.append(f"{_span(time.monotonic() - self._began)} gone")
         left = self.seconds_left()
         if left is not None:
@@ -83,24 +87,31 @@ class Progress:
         return (time.monotonic() - self._began) / done * self.sweep.unfinished
 
     def _table(self) -> Table:
+        """The running trials on top, below them those that ended last; the newest first."""
         table = Table(title=f"{self.sweep.name}: {self.line()}", title_justify="left")
         objectives = list(self.sweep.space.objectives)
-        for column in ("trial", "status", "epoch", *objectives, "suggested"):
-            table.add_column(column, overflow="fold")
+        for column in ("trial", "status", "epoch", *map(labelled, objectives)):
+            table.add_column(column, no_wrap=True)
+        table.add_column("suggested", overflow="fold")
         tally = self.sweep.tally
-        running = list(tally.running)[-SHOWN:]
-        latest = list(tally.latest)[len(running) - SHOWN :] if len(running) < SHOWN else []
-        for number in [*sorted(latest), *running]:
+        rows = [*reversed(tally.running), *sorted(tally.latest, reverse=True)]
+        # Rich cuts a table that is higher than the terminal, and its title with it.
+        room = self._console.height - AROUND if self._live is not None else SHOWN
+        for number in rows[: max(1, min(SHOWN, room))]:
             row = self.sweep.store.trials[number]
-            values = [_short(row.get(name)) for name in objectives]
+            values = [_short(name, row.get(name)) for name in objectives]
             epoch = f"{row.get('epoch') or 0}/{row.get('recipe.epochs') or '?'}"
             params = _as_text(row["params"])
             table.add_row(str(row["number"]), row["status"], epoch, *values, params)
         return table
 
 
-def _short(value: Any) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _short(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name in ACCURACIES:
+        return f"{100 * value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _as_text(params: str) -> str:
