@@ -52,7 +52,7 @@ def compare(**options: Any) -> Verdict:
     """
     paths = {"results": Path(options["results"])} if "results" in options else {}
     asked, clock = Compare(**{**options, **paths}), Clock(began=time.monotonic())
-    ready = prepare(asked)
+    ready = prepare(asked, clock)
     print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, asked.price_per_hour))
     if asked.plan:
         raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
@@ -68,7 +68,7 @@ def run(options: Compare) -> int:
     """The exit code: 0, 1 no recipe, 2 usage, 130 interrupted and resumable."""
     clock = Clock(began=time.monotonic())
     try:
-        ready = prepare(options)
+        ready = prepare(options, clock)
         price = options.price_per_hour
         print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, price))
         if options.plan:

@@ -18,7 +18,7 @@ from raybench.verdict.policy import Design
 from raybench.verdict.study import combined_of
 
 LEAST_TUNING = 2
-START_S = 25.0  # of the command: imports, short runs of all arms, Ray, its first actors
+RAY_S = 12.0  # Ray and its first actors
 ALONE_S = 10.0  # of an arm
 GRAPH_S = 6.0  # of an arm: its ONNX graph
 CHECK_S = 15.0  # the fresh process
@@ -34,6 +34,8 @@ class Plan:
     """Of an epoch."""
     slots: int
     test_images: int
+    short_s: float = 13.0
+    """From the command's start to the end of the short runs."""
     remarks: tuple[str, ...] = ()
     """What was shrunk or left out to fit a budget, a sentence each."""
 
@@ -51,10 +53,15 @@ class Plan:
         return self.design.tuning + self.design.seeds
 
     @property
+    def start_s(self) -> float:
+        """From the command's start to the first trial's."""
+        return self.short_s + RAY_S
+
+    @property
     def needed_s(self) -> float:
         """Tuning and first seeds of all arms, and what comes after the last trial."""
         trials = self.runs * sum(self.seconds().values())
-        return START_S + trials / self.slots + self.after_s
+        return self.start_s + trials / self.slots + self.after_s
 
     @property
     def after_s(self) -> float:
@@ -63,7 +70,7 @@ class Plan:
 
     def forecast(self, budget_s: float | None) -> Forecast:
         """The trials that there will be."""
-        limit_s = math.inf if budget_s is None else budget_s - START_S - self.after_s
+        limit_s = math.inf if budget_s is None else budget_s - self.start_s - self.after_s
         return forecast(
             self.design,
             self.costs,
@@ -76,10 +83,11 @@ class Plan:
     def expected_s(self, budget_s: float | None) -> float:
         """What the whole study will take."""
         trials = self.forecast(budget_s)
-        return START_S + trials.trials_s + self._after_s(trials.arms)
+        return self.start_s + trials.trials_s + self._after_s(trials.arms)
 
     def _after_s(self, arms: int) -> float:
-        return arms * (ALONE_S + GRAPH_S) + CHECK_S
+        scored_s = 2 * self.costs[""].end_s  # the recommended model and its graph
+        return arms * (ALONE_S + GRAPH_S) + CHECK_S + scored_s
 
 
 def fitted(plan: Plan, budget_s: float | None) -> Plan:

@@ -27,6 +27,8 @@ class Kept:
     design: Design
     costs: dict[str, Cost]
     remarks: tuple[str, ...]
+    short_s: float = 0.0
+    """What the short runs took."""
 
 
 def design_of(arms: Arms, base: Experiment, **chosen: Any) -> Design:
@@ -96,6 +98,7 @@ def kept(folder: Path, wanted: Mapping[str, Any], design: Design) -> Kept | None
         ),
         costs={name: Cost(**cost) for name, cost in content["costs"].items()},
         remarks=tuple(content["remarks"]),
+        short_s=content["short_s"],
     )
 
 
@@ -108,6 +111,7 @@ def keep(folder: Path, wanted: Mapping[str, Any], begun: Kept) -> None:
         "design": {"settings": begun.design.settings, "tuning": begun.design.tuning},
         "costs": {name: asdict(cost) for name, cost in begun.costs.items()},
         "remarks": begun.remarks,
+        "short_s": begun.short_s,
     }
     log.replace(path, json.dumps(content).encode(), scratch=path.parent)
 

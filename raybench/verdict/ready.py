@@ -21,7 +21,7 @@ from raybench.verdict.constraints import Constraint
 from raybench.verdict.judgement import GOALS, Goal
 from raybench.verdict.options import Compare
 from raybench.verdict.plan import Plan
-from raybench.verdict.study import TEACHER
+from raybench.verdict.study import TEACHER, Clock
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ready:
     constraints: Sequence[Constraint]
 
 
-def prepare(options: Compare) -> Ready:
+def prepare(options: Compare, clock: Clock) -> Ready:
     """Checks what can be told within seconds, then measures a short run of every arm."""
     goal = _goal(options.goal)
     limits = [bounds.parsed(text) for text in options.constraint]
@@ -72,13 +72,20 @@ def prepare(options: Compare) -> Ready:
             file=sys.stderr,
         )
         measured = costs.measured(arms, slots)
-        whole = Plan(design, measured, steps, slots, test_images)
+        whole = Plan(design, measured, steps, slots, test_images, clock.spent_s())
         fitted = plan.fitted(whole, budget_s)
-        kept = prepared.Kept(design=fitted.design, costs=measured, remarks=fitted.remarks)
+        kept = prepared.Kept(
+            design=fitted.design,
+            costs=measured,
+            remarks=fitted.remarks,
+            short_s=fitted.short_s,
+        )
         if not options.plan:
             prepared.keep(folder, same, kept)
     else:
-        fitted = Plan(begun.design, begun.costs, steps, slots, test_images, begun.remarks)
+        fitted = Plan(
+            begun.design, begun.costs, steps, slots, test_images, begun.short_s, begun.remarks
+        )
     shrunk = {name: arms.settings[name] for name in fitted.design.settings}
     return Ready(folder, Arms(base, shrunk), reasons, fitted, budget_s, limits)
 
