@@ -1,8 +1,9 @@
-"""python -m raybench.report: a sweep's tables and plots, read only from its Parquet files."""
+"""python -m raybench.report: tables and plots of sweeps, read only from their Parquet files."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,31 +12,37 @@ import tyro
 
 from raybench.arguments.parse import parse as command_line
 from raybench.reports import verdict as verdicts
+from raybench.reports.chapter import Chapter
 from raybench.reports.summary import summary
 from raybench.reports.sweeps import sweeps
 from raybench.reports.text import as_text
 from raybench.results.read import is_sweep, read
 
+REST = "--wide"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Prints a sweep's family table and its Pareto front; --html adds the plots, in one file.
+    """Prints each sweep's family table and its Pareto front; --html adds the plots, in one file.
 
     Examples:
 
       python -m raybench.report results
-      python -m raybench.report results/pruning
+      python -m raybench.report results/pruning --wide
       python -m raybench.report results/pruning --html pruning.html
+      python -m raybench.report results/pruning results/experts --html both.html
       python -m raybench.report results/experts --threshold 0.6
       python -m raybench.report results/attribution --attribution
       python -m raybench.report results/pruning --rebuild
       python -m raybench.report --columns
     """
 
-    folder: Annotated[Path | None, tyro.conf.Positional] = None
-    """The sweep's folder, results/NAME; or results, for a list of its sweeps."""
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = ()
+    """Folders of sweeps, results/NAME; or results, for a list of its sweeps."""
     threshold: float = 0.75
-    """Accuracy for which a table shows the first epoch above it."""
+    """Accuracy, 0 to 1, for which a table shows the first epoch above it."""
+    wide: bool = False
+    """Shows all columns of a table, however wide the terminal is."""
     attribution: bool = False
     """Shows the effect of each ingredient, for a sweep that leaves out one at a time."""
     columns: bool = False
@@ -43,7 +50,7 @@ class Report:
     rebuild: bool = False
     """First rewrites the Parquet files and Optuna's journal from the sweep's log."""
     html: Path | None = None
-    """One HTML file to write; it needs nothing from the network."""
+    """One HTML page to write, with interactive plots; it needs nothing from the network."""
 
 
 def run(options: Report) -> int:
@@ -55,40 +62,62 @@ def run(options: Report) -> int:
         print(tables.markdown())
         return 0
     try:
-        if options.folder is None:
+        if not options.folders:
             raise ValueError("name a sweep's folder, such as results/pruning")
-        if options.rebuild:
-            # Imported here, because the techniques declare the columns and need torch.
-            from raybench.search.rebuild import rebuild
-
-            for remark in rebuild(options.folder):
-                print(f"raybench.report: {remark}", file=sys.stderr)
-        if not is_sweep(options.folder) and [*options.folder.glob("*/trials/trials.parquet")]:
-            print(as_text(f"The sweeps in {options.folder}", sweeps(options.folder)))
-            return 0
-        results, verdict = read(options.folder), verdicts.read(options.folder)
-        if verdict is not None:
-            print("\n".join([verdict.sentence, *verdict.reasons, ""]))
-            for title, frame in verdict.tables.items():
-                print(as_text(title, frame))
-        print(summary(results, options.threshold))
-        if options.attribution:
-            from raybench.reports import attribution
-
-            effects = attribution.table(attribution.attribute(results))
-            print(as_text(attribution.TITLE, effects))
+        chapters = [chapter for folder in options.folders for chapter in _told(folder, options)]
         if options.html is not None:
-            # Imported here, because Matplotlib takes half a second and tables do not need it.
-            from raybench.reports.page import as_html
+            # Imported here, because tables need neither Plotly nor Optuna.
+            from raybench.reports.page import document
 
-            attributed = options.attribution
-            page = as_html(results, options.threshold, attributed=attributed, verdict=verdict)
-            options.html.write_text(page)
+            options.html.write_text(document(chapters), encoding="utf-8")
             print(f"wrote {options.html}")
     except (ValueError, OSError) as error:
         print(f"raybench.report: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _told(folder: Path, options: Report) -> Sequence[Chapter]:
+    """Prints what lies in the folder; returns its sweeps, for the page."""
+    if options.rebuild:
+        # Imported here, because the techniques declare the columns and need torch.
+        from raybench.search.rebuild import rebuild
+
+        for remark in rebuild(folder):
+            print(f"raybench.report: {remark}", file=sys.stderr)
+    within = sorted(path.parents[1] for path in folder.glob("*/trials/trials.parquet"))
+    if within and not is_sweep(folder):
+        title = f"The sweeps in {folder}"
+        print(as_text(title, sweeps(folder), wide=options.wide, rest=REST))
+        return [_chapter(sweep, options) for sweep in within] if options.html else []
+    chapter = _chapter(folder, options)
+    if chapter.verdict is not None:
+        print("\n".join([chapter.verdict.sentence, *chapter.verdict.reasons, ""]))
+        for title, frame in chapter.verdict.tables.items():
+            print(as_text(title, frame, wide=options.wide, rest=REST))
+    made = chapter.family_table
+    print(summary(chapter.results, options.threshold, wide=options.wide, rest=REST, table=made))
+    if options.attribution:
+        from raybench.reports import attribution
+
+        effects = attribution.table([*chapter.attributions])
+        print(as_text(attribution.TITLE, effects, wide=options.wide, rest=REST))
+    return [chapter]
+
+
+def _chapter(folder: Path, options: Report) -> Chapter:
+    results, attributions = read(folder), []
+    if options.attribution:
+        # Imported here, because it loads SciPy.
+        from raybench.reports import attribution
+
+        attributions = attribution.attribute(results)
+    return Chapter(
+        results=results,
+        threshold=options.threshold,
+        verdict=verdicts.read(folder),
+        attributions=attributions,
+    )
 
 
 def parse(arguments: list[str]) -> Report:

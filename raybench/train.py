@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from raybench import data, models
+from raybench import Command, data, models
 from raybench.arguments.parse import parse as command_line
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import (
@@ -29,8 +28,9 @@ from raybench.experiment import (
     technique_types,
 )
 from raybench.models.check import check as check_model
+from raybench.results.read import Results, read
 from raybench.results.rows import Row
-from raybench.training import measure, process, recorded
+from raybench.training import measure, process, runs
 from raybench.training.checkpoint import usable
 from raybench.training.staged import MakeStages
 from raybench.training.trainer import check, trainer
@@ -106,7 +106,12 @@ def parse(arguments: list[str]) -> Train:
     flags = [a.removeprefix("--") for a in arguments if a.startswith("--")]
     groups = {flag.partition(".")[0].replace("-", "_") for flag in flags}
     unused: dict[str, Any] = {field: None for field in off if field not in groups}
-    experiment = replace(options.experiment, **unused)
+    return _spread(replace(options, experiment=replace(options.experiment, **unused)))
+
+
+def _spread(options: Train) -> Train:
+    """The options with --workers and --strategy in the experiment, which is checked."""
+    experiment = options.experiment
     spread: dict[str, Any] = {}
     if options.strategy is not None:
         spread["strategy"] = options.strategy
@@ -145,21 +150,54 @@ def _fits_here(options: Train) -> None:
             )
 
 
+def train(experiment: Experiment, **options: Any) -> Results:
+    """Trains one experiment and returns its tables: one trial, and its epochs.
+
+        train(replace(base, prune=Prune(final_sparsity=0.8)), store="net.packed")
+
+    Args:
+        options: the command's other options, such as store, checkpoint and results.
+
+    Raises:
+        ValueError: wrong usage, with advice.
+        OSError: the results cannot be written.
+        RuntimeError: the training failed; its row says why.
+    """
+    paths = {n: Path(options[n]) for n in ("store", "checkpoint", "results") if options.get(n)}
+    return _trained(_spread(Train(experiment=experiment, **{**options, **paths})))
+
+
 def run(arguments: list[str]) -> int:
     """The exit code: 0, 1 the training failed, 2 usage, 130 interrupted."""
+    code = 0
     try:
         options = parse(arguments)
-        experiment = options.experiment
-        _fits_here(options)
-        check(experiment)
-        device = measure.pick_device()
-        dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
-        images = data.load(experiment)
-        check_model(experiment.model, classes=images.classes, image_size=experiment.image_size)
-        experiment_folder(options).mkdir(parents=True, exist_ok=True)
+        _trained(options)
+    except KeyboardInterrupt:
+        print("raybench.train: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"raybench.train: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        print(f"raybench.train: {error}", file=sys.stderr)
+        code = 1
+    folder = runs.folder_of(options.experiment, options.results)
+    print(f"Parquet: {folder}/trials, {folder}/epochs")
+    return code
+
+
+def _trained(options: Train) -> Results:
+    """Runs the experiment, prints a line an epoch and appends its row. Raises as `train`."""
+    experiment = options.experiment
+    _fits_here(options)
+    check(experiment)
+    device = measure.pick_device()
+    dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
+    images = data.load(experiment)
+    check_model(experiment.model, classes=images.classes, image_size=experiment.image_size)
+    folder = runs.folder_of(experiment, options.results)
+    folder.mkdir(parents=True, exist_ok=True)
     print(
         f"{experiment.model} on {experiment.data} ({len(images.train):,} / "
         f"{len(images.validation):,} / {len(images.test):,} images), {experiment.recipe.epochs} "
@@ -171,32 +209,20 @@ def run(arguments: list[str]) -> int:
     if experiment.parallel.workers == 1 and strategy not in ("ddp", "zero3_offload"):
         print(f"raybench.train: with one worker {strategy} is the same as ddp", file=sys.stderr)
     epochs: list[Row] = []
-    status, failed, trace = "COMPLETE", None, None
+    failure: Exception | None = None
     try:
         for number, metrics in _reports(options):
             epochs.append({"epoch": number, **metrics})
             shown = (f"{name} {_short(value)}" for name, value in _shown(experiment, metrics))
             print(f"epoch {number}/{experiment.recipe.epochs}  {'  '.join(shown)}", flush=True)
-    except KeyboardInterrupt:
-        print("raybench.train: interrupted", file=sys.stderr)
-        return 130
-    except ValueError as error:
-        print(f"raybench.train: {error}", file=sys.stderr)
-        return 2
+    except ValueError:
+        raise
     except Exception as error:
-        status, failed = "FAILED", f"{type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))
-        print(f"raybench.train: {failed}", file=sys.stderr)
-    try:
-        folder = experiment_folder(options)
-        ended = recorded.Ended(status=status, reason=failed, trace=trace)
-        for remark in recorded.record(folder, experiment, images.sha256, epochs, ended):
-            print(f"raybench.train: {remark}", file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"raybench.train: {error}", file=sys.stderr)
-        return 2
-    print(f"Parquet: {folder}/trials, {folder}/epochs")
-    return 1 if failed else 0
+        failure = error
+    number = runs.record(folder, experiment, images.sha256, epochs, failure)
+    if failure is not None:
+        raise RuntimeError(f"{type(failure).__name__}: {failure}") from failure
+    return read(folder).only(number)
 
 
 def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -238,10 +264,6 @@ def _epochs(options: Train, *stages: MakeStages) -> Iterator[tuple[int, dict[str
         yield epoch.number, epoch.metrics
 
 
-def experiment_folder(options: Train) -> Path:
-    return options.results / f"{options.experiment.family}-runs"
-
-
 def _shown(experiment: Experiment, metrics: Row) -> Iterator[tuple[str, Any]]:
     """The metrics of an epoch to print: the usual ones, the objectives, the techniques' columns."""
     objectives = getattr(preset.load(experiment.family), "objectives", {})
@@ -254,6 +276,8 @@ def _shown(experiment: Experiment, metrics: Row) -> Iterator[tuple[str, Any]]:
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
+
+sys.modules[__name__].__class__ = Command
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:]))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from optuna import Trial
 
+from raybench import Command
 from raybench.arguments.parse import parse as command_line
 from raybench.arguments.shown_fields import Usual
+from raybench.experiment import Experiment
 from raybench.reports.summary import reading, summary
-from raybench.results.read import read
+from raybench.results.read import Results, read
+from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress, left
 from raybench.search.rungs import Rungs
-from raybench.search.space import Overrides, load
+from raybench.search.space import Space, load, of_function
 from raybench.search.sweep import Sweep
 
 
@@ -79,9 +84,63 @@ USUAL: Usual = {
 }
 
 
+def tune(
+    space: Path | str | Callable[[Trial], Experiment],
+    *,
+    objectives: dict[str, str] | None = None,
+    enqueue: Sequence[dict[str, Any]] = (),
+    **options: Any,
+) -> Results:
+    """Runs a sweep, or resumes one, and returns its tables.
+
+        tune("search_spaces/pruning.py", trials=16)
+        tune(space, objectives={"accuracy": "max"}, name="mine", trials=16)
+
+    Args:
+        space: a file, or a function of an Optuna trial that returns an Experiment.
+        objectives: of a function: column -> "max" or "min".
+        enqueue: of a function: parameters to try first.
+        options: the command's options, such as trials, epochs, data, model, results.
+
+    Raises:
+        ValueError: wrong usage, with advice.
+        OSError: the results cannot be written.
+        KeyboardInterrupt: it was interrupted; the same call resumes it.
+    """
+    if "results" in options:
+        options["results"] = Path(options["results"])
+    if isinstance(space, Path | str):
+        asked = Tune(space=Path(space), **options)
+        searched = load(asked.space, _overrides(asked))
+    elif objectives is None or "name" not in options:
+        raise ValueError('a function as a space needs objectives={"accuracy": "max"} and a name')
+    else:
+        asked = Tune(space=Path(options["name"]), **options)
+        searched = of_function(space, objectives, enqueue, options["name"], _overrides(asked))
+    sweep = _swept(searched, asked)
+    if sweep.unfinished:
+        raise KeyboardInterrupt(f"interrupted with {left(sweep)}")
+    return read(_folder(asked))
+
+
 def run(options: Tune) -> int:
     """The exit code: 0, 1 all trials failed, 2 usage, 130 interrupted and resumable."""
-    overrides = Overrides(
+    try:
+        sweep = _swept(load(options.space, _overrides(options)), options)
+        return _outcome(sweep, _folder(options))
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"raybench.tune: {error}", file=sys.stderr)
+        return 2
+
+
+def _folder(options: Tune) -> Path:
+    return options.results / (options.name or options.space.stem)
+
+
+def _overrides(options: Tune) -> Overrides:
+    return Overrides(
         epochs=options.epochs,
         data=options.data,
         model=options.model,
@@ -89,24 +148,21 @@ def run(options: Tune) -> int:
         workers=options.workers,
         seed=options.seed,
     )
-    folder = options.results / (options.name or options.space.stem)
-    try:
-        # Checks that do not need Ray come first, so that errors appear within seconds.
-        space = load(options.space, overrides)
-        sweep = Sweep(
-            folder,
-            space,
-            trials=options.trials,
-            overrides=overrides,
-            keep=options.keep,
-            early_stopping=options.early_stopping,
-            evidence=options.evidence,
-            sampler=options.sampler,
-        )
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError) as error:
-        return _refused(error)
+
+
+def _swept(space: Space, options: Tune) -> Sweep:
+    """The sweep after its trials, closed; some are left where it was interrupted."""
+    # Checks that do not need Ray come first, so that errors appear within seconds.
+    sweep = Sweep(
+        _folder(options),
+        space,
+        trials=options.trials,
+        overrides=_overrides(options),
+        keep=options.keep,
+        early_stopping=options.early_stopping,
+        evidence=options.evidence,
+        sampler=options.sampler,
+    )
     for remark in sweep.store.remarks:
         print(f"raybench.tune: {remark}", file=sys.stderr)
     refused: Exception | None = None
@@ -123,7 +179,9 @@ def run(options: Tune) -> int:
         sweep.close()
     except OSError as error:  # a full disk has been reported already
         refused = refused or error
-    return _outcome(sweep, folder) if refused is None else _refused(refused)
+    if refused is not None:
+        raise refused
+    return sweep
 
 
 def parse(arguments: list[str]) -> Tune:
@@ -160,15 +218,12 @@ def _outcome(sweep: Sweep, folder: Path) -> int:
         print(f"raybench.tune: interrupted with {left(sweep)}", file=sys.stderr)
         return 130
     results = read(folder)
-    for text in (summary(results), reading(folder)):
-        print(text)
+    print(summary(results, rest=f"raybench.report {folder} --wide"))
+    print(reading(folder))
     return 1 if tally.counts["FAILED"] == tally.trials else 0
 
 
-def _refused(error: Exception) -> int:
-    print(f"raybench.tune: {error}", file=sys.stderr)
-    return 2
-
+sys.modules[__name__].__class__ = Command
 
 if __name__ == "__main__":
     sys.exit(run(parse(sys.argv[1:])))

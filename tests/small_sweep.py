@@ -16,7 +16,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from raybench.search import space as spaces
-from raybench.search.space import Overrides, Space
+from raybench.search.overrides import Overrides
+from raybench.search.space import Space
 from raybench.search.sweep import Sweep
 from raybench.search.task import Task
 

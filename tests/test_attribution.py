@@ -22,7 +22,8 @@ from raybench.reports.attribution import TITLE, attribute, table
 from raybench.reports.effect import effect
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.techniques.prune import Prune
 from raybench.techniques.quantize import Quantize
 from trainers import pruning
@@ -227,7 +228,7 @@ class TestReport:
     def test_has_a_table_and_a_plot(self, written, memory_path, capsys):
         written([(on, seed, {}) for on in arms() for seed in range(3)])
         page = memory_path / "page.html"
-        options = report.Report(folder=memory_path, attribution=True, html=page)
+        options = report.Report(folders=(memory_path,), attribution=True, wide=True, html=page)
         assert report.run(options) == 0
         said = capsys.readouterr().out
         assert TITLE in said
@@ -240,12 +241,12 @@ class TestReport:
 
     def test_of_another_sweep_is_an_error(self, written, memory_path, capsys):
         written([({"pruning"}, 0, {})])
-        assert report.run(report.Report(folder=memory_path, attribution=True)) == 2
+        assert report.run(report.Report(folders=(memory_path,), attribution=True)) == 2
         assert "search_spaces/attribution.py" in capsys.readouterr().err
 
     def test_is_left_out_where_nobody_asks(self, written, memory_path, capsys):
         written([({"pruning"}, 0, {})])
-        assert report.run(report.Report(folder=memory_path)) == 0
+        assert report.run(report.Report(folders=(memory_path,))) == 0
         assert TITLE not in capsys.readouterr().out
 
     @pytest.mark.slow

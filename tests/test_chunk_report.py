@@ -15,12 +15,13 @@ from raybench.reports import page, summary
 from raybench.reports.tables import pipeline as chunk_table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from trainers import pipeline
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "pipeline", "sweep": "s", "objectives": pipeline.objectives}
-REFERENCE = ["reference: accuracy", "reference: s/batch", "reference: speed-up"]
+REFERENCE = ["reference: accuracy, %", "reference: s/batch", "reference: speed-up"]
 
 ALONE, TWO = Pipeline(), Pipeline(stages=2)
 # pipeline, workers, threads, model, status, validation and test accuracy, seconds a batch, bubble
@@ -99,9 +100,9 @@ class TestTable:
     def test_accuracies_and_medians(self, table):
         found = row(table, "2 stages, gpipe", 4)
         assert found["trials"] == 3
-        assert found["test accuracy"] == 61.0
+        assert found["test accuracy, %"] == 61.0
         assert found["±"] == 2.0
-        assert found["best"] == 59.0  # chosen by the validation split
+        assert found["best, %"] == 59.0  # chosen by the validation split
         assert found["s/batch"] == 0.75
         assert found["bubble predicted %"] == 20.0
         assert found["bubble %"] == 22.0

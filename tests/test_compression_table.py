@@ -76,11 +76,11 @@ class TestPlainPruning:
         assert table["sparsity"].tolist() == ["dense", "60 %", "90 %"]
         assert table["is"].tolist() == ["base", "pruned", "pruned"]
         assert table["trials"].tolist() == [2, 2, 1]
-        assert table["test accuracy"].tolist() == [90.5, 90.0, 85.0]
+        assert table["test accuracy, %"].tolist() == [90.5, 90.0, 85.0]
         assert table["±"].tolist()[:2] == [0.71, 0.57]
         assert pd.isna(table["±"][2])
-        assert table["best"].tolist() == [91.0, 90.4, 85.0]
-        assert table["to dense"].tolist() == [0.0, -0.5, -5.5]
+        assert table["best, %"].tolist() == [91.0, 90.4, 85.0]
+        assert table["to dense, points"].tolist() == [0.0, -0.5, -5.5]
         assert table["file bytes"].tolist() == [1000, 510, 125]
         assert table["smaller"].tolist() == [1.0, 1.96, 8.0]
         assert table["s/epoch"].tolist() == [10.0] * 3
@@ -93,7 +93,7 @@ class TestPlainPruning:
 
     def test_without_a_dense_twin_there_is_nothing_to_compare_with(self, written):
         table = family_table(written(LADDER[2:]))
-        assert table["to dense"].isna().all()
+        assert table["to dense, points"].isna().all()
         assert table["smaller"].isna().all()
         assert table["than torch.save"].tolist() == [2.16, 8.8]
 
@@ -132,7 +132,7 @@ class TestSuperModel:
         )
         assert row["smaller"] == 10.0
         assert row["than torch.save"] == 11.0
-        assert row["to dense"] == -1.5
+        assert row["to dense, points"] == -1.5
 
     def test_the_references_words_stand_beside_its_own_rows_alone(self, written):
         table = family_table(written(BOTH)).set_index(["model", "is", "sparsity"])
@@ -177,7 +177,7 @@ class TestPrecision:
         model, changes, seed, _, size, more = runs[1]
         runs[1] = (model, changes, seed, 0.8, size, more)
         table = family_table(written(runs)).set_index(["is", "precision"])
-        assert table.loc[("pruned", "bfloat16"), "to dense"] == 10.0
+        assert table.loc[("pruned", "bfloat16"), "to dense, points"] == 10.0
 
 
 def test_a_trial_reports_what_torch_save_would_leave(tiny):

@@ -11,7 +11,8 @@ import pytest
 from raybench import compare, export, predict, report, train, tune
 from raybench.bench import __main__ as bench
 from raybench.reports import technique_matrix
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]

@@ -146,7 +146,7 @@ def test_techniques_import_techniques_and_their_columns_alone(name):
 
 
 def test_nothing_is_imported_from_the_commands():
-    for name in MODULES:
+    for name in {*MODULES} - {"raybench"}:  # the package names their functions for notebooks
         commands = {o for o in ours(name) if is_command(o) or o in ENTRIES} - {name}
         assert not commands, f"{name} imports {commands}"
 

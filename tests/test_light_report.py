@@ -1,4 +1,4 @@
-"""The report reads tables: it starts without torch, Ray and Optuna."""
+"""The report reads tables: it starts without torch, Ray and Optuna, and without Plotly."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ FAMILIES = (
     "switch_vit",
     "which_pays",
 )
-HEAVY = {"torch", "ray", "optuna", "timm", "torchvision"}
+HEAVY = {"torch", "ray", "optuna", "timm", "torchvision", "plotly", "sklearn"}
+ONLY_OF_A_PAGE = {"optuna", "plotly", "sklearn"}
 PROGRAM = """
 import sys
 from pathlib import Path
 from raybench.report import Report, run
-for folder in sys.argv[1:]:
-    page = Path(folder) / "page.html"
-    assert run(Report(folder=Path(folder), html=page)) == 0, folder
+page, *folders = sys.argv[1:]
+for folder in folders:
+    html = Path(folder) / "page.html" if page == "page" else None
+    assert run(Report(folders=(Path(folder),), html=html)) == 0, folder
 print(sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -65,9 +67,11 @@ def sweep(folder: Path, name: str) -> Path:
 @pytest.mark.workers
 def test_a_report_of_every_family_loads_no_heavy_library(memory_path):
     folders = [str(sweep(memory_path, name)) for name in FAMILIES]
-    loaded = fresh(PROGRAM, *folders)
+    loaded = fresh(PROGRAM, "no page", *folders)
     assert "pandas" in loaded
     assert not {name for name in HEAVY if f"'{name}'" in loaded}
+    loaded = fresh(PROGRAM, "page", *folders)
+    assert {name for name in HEAVY if f"'{name}'" in loaded} <= ONLY_OF_A_PAGE
 
 
 @pytest.mark.workers
@@ -108,12 +112,12 @@ def test_a_results_folder_lists_its_sweeps(memory_path, capsys):
     for name in ("pruning", "monarch"):
         sweep(memory_path, name)
     (memory_path / "notes").mkdir()
-    assert report.run(report.Report(folder=memory_path)) == 0
+    assert report.run(report.Report(folders=(memory_path,))) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     assert cells == [
         ["monarch", "monarch", "2", "0", "1", "–"],
         ["pruning", "pruning", "2", "0", "1", "–"],
     ]
-    assert report.run(report.Report(folder=memory_path / "notes")) == 2
+    assert report.run(report.Report(folders=(memory_path / "notes",))) == 2
     assert "holds no results" in capsys.readouterr().err

@@ -81,7 +81,7 @@ class TestTrainCommand:
             layers = [m for m in artefact.load(stored[name]).modules() if isinstance(m, kind)]
             assert len(layers) == counts[name]
 
-        assert report.run(report.Report(folder=folder, threshold=0.0)) == 0
+        assert report.run(report.Report(folders=(folder,), threshold=0.0)) == 0
         said = capsys.readouterr().out
         assert "4 trials, 4 complete" in said
         assert "the family's table" in said

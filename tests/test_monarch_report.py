@@ -15,7 +15,8 @@ from raybench.models import build
 from raybench.reports import page, summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
 from trainers import monarch
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 ABOUT = {"family": "monarch", "sweep": "s", "objectives": monarch.objectives}
 
 
-REFERENCE = [f"reference: {name}" for name in ("accuracy", "speed-up", "parameters", "FLOPs")]
+REFERENCE = [f"reference: {name}" for name in ("accuracy, %", "speed-up", "parameters", "FLOPs")]
 
 
 SMALL, BASE, MIXER = "vit_small_patch16_224", "vit_base_patch16_224", "mixer_b16_224"
@@ -99,13 +100,13 @@ class TestTable:
 
     def test_test_accuracy_is_a_mean_and_stands_beside_the_dense_twins(self, written):
         table = family_table(written()).loc[SMALL]
-        assert table["test accuracy"].to_dict() == {
+        assert table["test accuracy, %"].to_dict() == {
             "dense": 72.0,
             "low-rank 8 attention": 60.0,
             "monarch 2 both sparse_to_dense 0.75": 71.5,
             "monarch 4 both": 77.0,
         }
-        assert table["to dense"].tolist() == [0.0, -12.0, -0.5, 5.0]
+        assert table["to dense, points"].tolist() == [0.0, -12.0, -0.5, 5.0]
         assert table.loc["dense", "±"] == 2.0
         assert table.loc["monarch 4 both", "±"] == 2.83
         assert table["±"].isna().tolist() == [False, True, True, False]
@@ -120,8 +121,8 @@ class TestTable:
         table = family_table(written())
         lonely = table.loc[(BASE, "monarch 4 both")]
         assert pd.isna(lonely["speed-up"])
-        assert pd.isna(lonely["to dense"])
-        assert lonely["test accuracy"] == 50.0
+        assert pd.isna(lonely["to dense, points"])
+        assert lonely["test accuracy, %"] == 50.0
         assert table.loc[(MIXER, "dense"), "speed-up"] == 1.0
 
     def test_flops_are_multiply_adds(self, written):
@@ -139,7 +140,7 @@ class TestTable:
         assert list(table.columns)[-len(REFERENCE) :] == REFERENCE
         beside = table[REFERENCE]
         assert beside.loc[(SMALL, "monarch 4 both")].tolist() == [78.16, 1.87, "19.6M", "3.9G"]
-        assert beside.loc[(BASE, "monarch 4 both"), "reference: accuracy"] == 74.69
+        assert beside.loc[(BASE, "monarch 4 both"), "reference: accuracy, %"] == 74.69
         assert beside.loc[(MIXER, "dense"), "reference: parameters"] == "59.9M"
         assert beside.loc[(SMALL, "dense"), "reference: FLOPs"] == "9.9G"
         assert pd.isna(beside.loc[(SMALL, "dense"), "reference: speed-up"])
@@ -172,14 +173,17 @@ class TestReportCommand:
     def test_prints_the_table_and_writes_the_page(self, written, memory_path, capsys):
         written()
         page = memory_path / "page.html"
-        assert report.run(report.Report(folder=memory_path, threshold=0.1, html=page)) == 0
+        assert (
+            report.run(report.Report(folders=(memory_path,), threshold=0.1, wide=True, html=page))
+            == 0
+        )
         said = capsys.readouterr()
         assert said.err == ""
         assert "11 trials, 9 complete" in said.out
         assert "monarch: the family's table" in said.out
         for expected in ("low-rank 8 attention", "sparse_to_dense 0.75", "78.16", "speed-up"):
             assert expected in said.out
-        assert "<td>monarch 4 both</td>" in page.read_text()
+        assert "<td class=t>monarch 4 both<" in page.read_text()
         assert FACTORS in page.read_text()
 
 

@@ -15,7 +15,8 @@ from own_models import PARTS, ROOT, TINY, module, python, write
 from raybench import artefact, data, models, train, tune
 from raybench.experiment import from_json
 from raybench.models import source
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.search.sweep import Sweep
 from raybench.techniques.distill import Distill
 from raybench.training import loop

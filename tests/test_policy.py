@@ -62,6 +62,27 @@ def test_the_learning_rate_is_tuned_and_the_strongest_setting_within_the_loss_is
     assert dict(strict.chosen["prune",].settings)["prune"] < 3
 
 
+def test_of_rates_that_the_validation_split_cannot_tell_apart_the_smallest_is_chosen():
+    def by_rate(run: Run) -> Outcome:
+        return outcome(run, accuracy={-2: 0.958, 0: 0.965, 2: 0.56}.get(run.lr_step, 0.9))
+
+    few = replace(DESIGN, tuning=3, validation_images=144)  # a standard error of 1.5 points
+    many = replace(DESIGN, tuning=3, validation_images=45_000)
+    assert finished(few, by_rate)[1].chosen[BASELINE].lr_step == -2
+    assert finished(many, by_rate)[1].chosen[BASELINE].lr_step == 0
+
+
+def test_three_trials_of_tuning_try_a_milder_setting_where_the_first_loses_too_much():
+    def fragile(run: Run) -> Outcome:
+        number = dict(run.settings).get("prune", 0)
+        return outcome(run, accuracy=0.9 if number < 2 else 0.5)
+
+    design = replace(DESIGN, tuning=3)
+    history, last = finished(design, fragile)
+    assert dict(last.chosen["prune",].settings) == {"prune": 1}
+    assert len([r for r in history if r.arm == ("prune",) and r.seed == 0]) == 3
+
+
 def test_combinations_are_of_what_may_pay_and_stand_beside_each_other():
     _, last = finished(DESIGN)
     combined = [arm for arm in last.chosen if len(arm) > 1]
@@ -76,6 +97,15 @@ def test_what_trains_longer_is_also_run_with_as_many_epochs_as_the_baselines_tim
     assert {(run.arm, run.epochs) for run in shorter} == {(("ema",), 4)}
     assert len(shorter) == DESIGN.seeds
     assert not [r for r in finished(replace(DESIGN, equal_time=False))[0] if r.epochs != 6]
+
+
+def test_noise_in_the_time_of_an_epoch_asks_for_no_run_at_equal_time():
+    def noisy(run: Run) -> Outcome:
+        slow = run.arm == ("prune",) and run.seed == 1
+        return outcome(run, s_per_epoch=1.5 if slow else 1.0)
+
+    history, _ = finished(DESIGN, noisy)
+    assert {run.epochs for run in history} == {DESIGN.epochs}
 
 
 def test_seeds_are_added_to_what_is_undecided_alone():

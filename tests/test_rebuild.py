@@ -10,14 +10,13 @@ from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench.report import Report, run
-from raybench.reports.summary import headline
 from raybench.search.sweep import Sweep
 
 
 @pytest.fixture(autouse=True)
 def _short_report(monkeypatch):
     """The trials here report too little for their family's table."""
-    monkeypatch.setattr("raybench.report.summary", lambda results, _: headline(results))
+    monkeypatch.setattr("raybench.reports.summary.family_table", lambda *_: None)
 
 
 @pytest.fixture
@@ -36,11 +35,11 @@ def test_a_report_names_the_file_and_its_advice_works(folder, capsys, name, plac
     at = int(place * len(content))
     content[at : at + 64] = bytes(64)
     file.write_bytes(content)
-    assert run(Report(folder=folder)) == 2
+    assert run(Report(folders=(folder,))) == 2
     said = capsys.readouterr().err
     assert f"{file} is damaged" in said
     assert f"raybench.report {folder} --rebuild" in said
-    assert run(Report(folder=folder, rebuild=True)) == 0
+    assert run(Report(folders=(folder,), rebuild=True)) == 0
     assert "wrote 5 trials" in capsys.readouterr().err
     pd.testing.assert_frame_equal(pd.read_parquet(file), before)
 
@@ -49,7 +48,7 @@ def test_a_rebuild_restores_the_journal_and_the_log(folder, capsys):
     before = rows(folder)
     (folder / ".state/study.journal").write_text("{")
     (folder / ".state/log").unlink()
-    assert run(Report(folder=folder, rebuild=True)) == 0
+    assert run(Report(folders=(folder,), rebuild=True)) == 0
     said = capsys.readouterr().err
     assert "log was short; its 5 trials were restored" in said
     assert rows(folder).keys() == before.keys()
@@ -58,11 +57,11 @@ def test_a_rebuild_restores_the_journal_and_the_log(folder, capsys):
 
 def test_a_sweep_that_runs_is_not_rebuilt(load, folder, capsys):
     sweep = Sweep(folder, load(ONE, CONDITIONAL), trials=6, overrides=PLAIN)
-    assert run(Report(folder=folder, rebuild=True)) == 2
+    assert run(Report(folders=(folder,), rebuild=True)) == 2
     assert "another process is running the sweep" in capsys.readouterr().err
     sweep.close()
 
 
 def test_nothing_to_rebuild_from(tmp_path, capsys):
-    assert run(Report(folder=tmp_path, rebuild=True)) == 2
+    assert run(Report(folders=(tmp_path,), rebuild=True)) == 2
     assert "holds no sweep: there is neither a log nor a table" in capsys.readouterr().err

@@ -9,7 +9,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,7 +21,8 @@ from raybench.parallel.ddp import Replicas
 from raybench.reports import summary
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.training import measure, trainer
 from raybench.training.loss_scale import FIRST, PATIENCE, LossScale
 from trainers import strategies
@@ -231,7 +232,7 @@ class TestTable:
         assert ddp["communication %"] == 30.0
         assert ddp["waiting %"] == 10.0
         assert ddp["sent MB a step"] == 5.0
-        assert ddp["accuracy by epoch"] == "60.00 / 80.00"
+        assert ddp["accuracy by epoch, %"] == "60.00 / 80.00"
 
     def test_the_references_figures_stand_beside_its_own_rows(self, results):
         table = summary.family_table(results, 0.5)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raybench.search.space import Overrides
+from raybench.search.overrides import Overrides
 from raybench.search.sweep import Sweep
 from raybench.techniques.ema import Ema
 from raybench.techniques.prune import Prune

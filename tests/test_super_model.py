@@ -17,7 +17,8 @@ from raybench.models import build
 from raybench.reports.summary import front_table
 from raybench.reports.tables.pruning import REFERENCE
 from raybench.results.read import read
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.search.sweep import Sweep
 from raybench.techniques.quantize import Quantize
 from raybench.training import trainer
@@ -181,8 +182,11 @@ class TestSpaces:
         }
         # Of trials 0, 1, 2, … in order: the dense one without a teacher is what all stand against.
         dense = table[(table["is"] == "base") & (table["teacher"] == "")]
-        assert dense["to dense"].tolist() == [0.0]
-        assert (table["to dense"] == table["test accuracy"] - dense["test accuracy"].iloc[0]).all()
+        assert dense["to dense, points"].tolist() == [0.0]
+        assert (
+            table["to dense, points"]
+            == table["test accuracy, %"] - dense["test accuracy, %"].iloc[0]
+        ).all()
 
 
 def planned_table(space_file: str, *, trials: int) -> pd.DataFrame:

@@ -24,7 +24,8 @@ from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench.results.core import FINISHED
-from raybench.search.space import Overrides, Space
+from raybench.search.overrides import Overrides
+from raybench.search.space import Space
 from raybench.search.sweep import Sweep
 from raybench.search.task import Task
 

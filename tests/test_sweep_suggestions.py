@@ -24,7 +24,7 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.search.space import Overrides
+from raybench.search.overrides import Overrides
 from raybench.search.sweep import Sweep
 from raybench.search.task import Task
 

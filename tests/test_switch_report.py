@@ -17,7 +17,8 @@ from raybench.reports import page, summary
 from raybench.reports.tables import switch_vit as switch_table
 from raybench.results.read import Results, read
 from raybench.results.store import Store
-from raybench.search.space import Overrides, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import load
 from raybench.techniques.switch import Switch, mixtures
 from raybench.training import trainer
 from trainers import switch_vit
@@ -78,7 +79,7 @@ class TestTable:
         assert table["parameters"].tolist() == [1000, 1008, 1032, 1064]
 
     def test_highest_is_the_best_seeds_and_its_epoch(self, written):
-        found = family_table(written())["highest (epoch)"].tolist()
+        found = family_table(written())["highest, % (epoch)"].tolist()
         assert found == ["72.00 (3)", "40.00 (3)", "80.00 (3)", "60.10 (3)"]
 
     def test_first_epoch_above_the_threshold(self, written):
@@ -91,7 +92,7 @@ class TestTable:
 
     def test_test_accuracy_is_a_mean_over_the_trials(self, written):
         table = family_table(written())
-        assert table["test accuracy"].tolist() == [65.0, 35.0, 76.0, 55.0]
+        assert table["test accuracy, %"].tolist() == [65.0, 35.0, 76.0, 55.0]
         assert table["±"].tolist()[::2] == pytest.approx([7.07, 5.66])
         assert table["±"].isna().tolist() == [False, True, False, True]
 
@@ -114,7 +115,7 @@ class TestTable:
         for experts, wanted in switch_table.REFERENCE.items():
             assert beside.loc[experts].tolist() == list(wanted)
         assert beside.loc[8].isna().all()
-        assert beside.loc[32, "reference: highest (epoch)"] == "79.04 (321)"
+        assert beside.loc[32, "reference: highest, % (epoch)"] == "79.04 (321)"
 
     def test_another_model_is_a_row_of_its_own(self, written):
         results = written(RUNS[2:3])
@@ -140,7 +141,7 @@ class TestReportCommand:
     def test_prints_the_table_and_writes_the_page(self, written, memory_path, capsys):
         written()
         page = memory_path / "page.html"
-        options = report.Report(folder=memory_path, threshold=0.1, html=page)
+        options = report.Report(folders=(memory_path,), threshold=0.1, wide=True, html=page)
         assert report.run(options) == 0
         said = capsys.readouterr()
         assert said.err == ""
@@ -148,11 +149,11 @@ class TestReportCommand:
         assert "switch_vit: the family's table" in said.out
         for expected in ("switch-vit300", "> 10 %", "72.00 (3)", "81.36 (345)"):
             assert expected in said.out
-        assert "<td>switch-vit300</td>" in page.read_text()
+        assert "<td class=t>switch-vit300<" in page.read_text()
         assert "<th>epoch &gt; 10 %</th>" in page.read_text()
 
     def test_a_folder_without_results_is_one_line_and_exit_2(self, tmp_path, capsys):
-        assert report.run(report.Report(folder=tmp_path)) == 2
+        assert report.run(report.Report(folders=(tmp_path,))) == 2
         said = capsys.readouterr()
         assert said.err.count("\n") == 1
         assert "holds no results" in said.err
@@ -212,7 +213,7 @@ class TestTrainCommand:
         assert switched["model_bytes"] == sparse.stat().st_size
         assert len(list(mixtures(artefact.load(sparse)))) == 1
 
-        assert report.run(report.Report(folder=folder, threshold=0.0)) == 0
+        assert report.run(report.Report(folders=(folder,), threshold=0.0)) == 0
         said = capsys.readouterr().out
         assert "switch-vit32x2" in said
         assert "2 trials, 2 complete" in said

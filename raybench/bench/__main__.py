@@ -8,6 +8,7 @@ import os
 import pkgutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -16,10 +17,12 @@ import tyro
 from raybench import bench
 from raybench.arguments.nearest import nearest
 from raybench.arguments.parse import parse as command_line
+from raybench.bench import page as pages
 from raybench.training import measure
 
 HIDDEN = {
     "__main__",
+    "page",
     "photos",
     "real_space",
     "staged_space",
@@ -42,13 +45,16 @@ class Bench:
 
       python -m raybench.bench input
       python -m raybench.bench step --json
+      python -m raybench.bench step --page docs/performance.md
     """
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale, chaos or verdict."""
+    compress, search, scale, chaos or verdict; with --page also all."""
     json: bool = False
     """Prints a single JSON object on standard output."""
+    page: Path | None = None
+    """A page of figures, such as docs/performance.md: the bench's block there is printed again."""
 
 
 def parse(arguments: list[str]) -> Bench:
@@ -58,11 +64,26 @@ def parse(arguments: list[str]) -> Bench:
 
 def run(options: Bench) -> int:
     """Runs a bench: a module with `measure() -> dict`, and `claims`, the target of each figure."""
-    names = [m.name for m in pkgutil.iter_modules(bench.__path__) if m.name not in HIDDEN]
-    if options.name not in names:
-        advice = nearest(options.name, names)
-        print(f"raybench.bench: no bench {options.name!r}; {advice}", file=sys.stderr)
+    try:
+        names = [options.name]
+        if options.page is not None:
+            there = pages.benches(options.page)
+            names = there if options.name == "all" else names
+            if names[0] not in there:
+                raise ValueError(f"{options.page} has no block of the bench {options.name}")
+        every = [m.name for m in pkgutil.iter_modules(bench.__path__) if m.name not in HIDDEN]
+        for name in names:
+            if name not in every:
+                raise ValueError(f"no bench {name!r}; {nearest(name, every)}")
+            _measured(name, options)
+    except (ValueError, OSError) as error:
+        print(f"raybench.bench: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _measured(name: str, options: Bench) -> None:
+    """Runs one bench and prints its figures."""
     load = os.getloadavg()[0] / max(1, int(measure.machine()["cpu_count"]))
     if load > 0.5:
         print(
@@ -70,19 +91,15 @@ def run(options: Bench) -> int:
             file=sys.stderr,
         )
     torch.set_num_threads(1)
-    module = importlib.import_module(f"raybench.bench.{options.name}")
+    module = importlib.import_module(f"raybench.bench.{name}")
     figures = module.measure()
+    told = pages.lines(figures, module.claims)
+    if options.page is not None:
+        pages.printed(options.page, name, told, load)
     if options.json:
         print(json.dumps({**figures, "load_before": round(load, 2), **measure.machine()}))
-        return 0
-    for name, value in figures.items():
-        claim = module.claims.get(name, "")
-        print(
-            f"{name:32} {value:>14,.4g}   {claim}"
-            if not isinstance(value, list)
-            else f"{name:32} {value}"
-        )
-    return 0
+    else:
+        print("\n".join(told), flush=True)
 
 
 if __name__ == "__main__":

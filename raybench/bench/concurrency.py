@@ -9,7 +9,8 @@ from statistics import median
 from raybench.bench import real_space
 from raybench.bench.timed import run
 from raybench.cluster.session import session
-from raybench.search.space import Overrides, Space, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import Space, load
 
 ROUNDS = 3
 TRIALS = 8

@@ -15,7 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from raybench.bench import real_space, trivial_space
 from raybench.bench.timed import run
 from raybench.cluster.session import session
-from raybench.search.space import Overrides, Space, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import Space, load
 
 TRIALS = 200
 FIRST = 20  # untimed first trials: the actors start, the sampler leaves its random phase

@@ -16,7 +16,8 @@ from statistics import median
 from typing import Any
 
 from raybench.bench import scale_space
-from raybench.search.space import Overrides, Space, load
+from raybench.search.overrides import Overrides
+from raybench.search.space import Space, load
 from raybench.search.sweep import Sweep
 from raybench.search.task import Task
 from raybench.training import measure as measured

@@ -15,8 +15,9 @@ import raybench
 from raybench.cluster.execute import execute
 from raybench.cluster.session import session
 from raybench.results.front import hypervolume
+from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress
-from raybench.search.space import Overrides, load
+from raybench.search.space import load
 from raybench.search.sweep import Sweep
 from raybench.training.trainer import train
 from trainers import super_model

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from raybench.cluster.execute import execute
+from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress
-from raybench.search.space import Overrides, Space
+from raybench.search.space import Space
 from raybench.search.sweep import Sweep
 
 

@@ -135,5 +135,6 @@ def _real(scratch: Path, number: int) -> dict[str, Any]:
     if done.returncode not in (0, 1):
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
     told: dict[str, Any] = json.loads((scratch / name / "verdict.json").read_text())
-    print(f"raybench.bench: {name}: {took:.0f} s of {BUDGET_S}", file=sys.stderr, flush=True)
+    expected = f"{took:.0f} s, expected {told['expected_s']:.0f}"
+    print(f"raybench.bench: {name} ({goal}): {expected}", file=sys.stderr, flush=True)
     return {**told, "spent_s": took}

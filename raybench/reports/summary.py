@@ -7,19 +7,39 @@ from pathlib import Path
 import pandas as pd
 
 from raybench.reports import family
+from raybench.reports.percent import in_percent
 from raybench.reports.text import as_text
 from raybench.reports.varied import varied
 from raybench.results.front import front
 from raybench.results.read import Results
 
+MOST_ROWS = 60
+"""Rows of a family's table at the terminal: a random search can have a row a trial."""
 
-def summary(results: Results, threshold: float = 0.75) -> str:
-    """The family's table and the front, as text."""
+
+def summary(
+    results: Results,
+    threshold: float = 0.75,
+    *,
+    wide: bool = False,
+    rest: str = "a wider terminal",
+    table: pd.DataFrame | None = None,
+) -> str:
+    """The family's table and the front, as text.
+
+    Args:
+        wide, rest: as those of `as_text`.
+        table: the family's table, if it has been made already.
+    """
     parts = [headline(results)]
-    table = family_table(results, threshold)
+    table = family_table(results, threshold) if table is None else table
     if table is not None and not table.empty:
-        parts.append(as_text(f"{results.about['family']}: the family's table", table))
-    parts.append(as_text(front_title(results), front_table(results)))
+        title = f"{results.about['family']}: the family's table"
+        if len(table) > MOST_ROWS and not wide:
+            title += f" (the first {MOST_ROWS} of {len(table):,} rows)"
+            table = table.head(MOST_ROWS)
+        parts.append(as_text(title, table, wide=wide, rest=rest))
+    parts.append(as_text(front_title(results), front_table(results), wide=wide, rest=rest))
     return "\n".join(parts)
 
 
@@ -55,7 +75,7 @@ def front_table(results: Results) -> pd.DataFrame:
     if "test_accuracy" in on_front:
         shown.append("test_accuracy")
     complete = results.trials[results.trials["status"] == "COMPLETE"]
-    return on_front[[*shown, *varied(complete)]]
+    return in_percent(on_front[[*shown, *varied(complete)]])
 
 
 def front_title(results: Results) -> str:

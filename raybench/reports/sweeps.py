@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from raybench.reports.quantity import quantity
 from raybench.results.read import read
 
 
 def sweeps(folder: Path) -> pd.DataFrame:
-    """Name, preset, trials by status, objectives and the best value of the first one.
+    """Name, preset, trials by status, and the best value of the first objective.
 
     Raises:
         ValueError: no sweep lies in the folder, or one of them is damaged.
@@ -28,7 +29,7 @@ def sweeps(folder: Path) -> pd.DataFrame:
                 "preset": results.about["family"],
                 "trials": len(results.trials),
                 **{name: int(counts.get(name.upper(), 0)) for name in ("complete", "failed")},
-                "best": None if best is None else f"{objective} {float(best):.4g}",
+                "best": None if best is None else quantity(objective, best),
             }
         )
     if not rows:

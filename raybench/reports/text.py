@@ -1,33 +1,112 @@
-"""A data frame as a table for a terminal or a log."""
+"""A data frame as a table for a terminal or a log: it fits the width, by choosing columns."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import textwrap
 from io import StringIO
 from numbers import Integral, Real
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+PADDING = 3  # a column's two blanks and its line
+NUMBER = re.compile(r"[×+−-]? ?\d")
+FOLDED = 24  # a longer text is folded between its words, to this width at least
 
 
-def as_text(title: str, frame: pd.DataFrame) -> str:
-    """A table for a terminal, folded to its width, or for a log, at its full width."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in frame.columns:
-        numeric = pd.api.types.is_numeric_dtype(frame[column])
-        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(cell(value) for value in row))
+def as_text(
+    title: str, frame: pd.DataFrame, *, wide: bool = False, rest: str = "a wider terminal"
+) -> str:
+    """A table that fits the terminal: the first columns that do, and a line that names the others.
+
+    Args:
+        wide: shows all columns at their full width.
+        rest: what shows the columns that are left out, for that line.
+    """
+    columns = {
+        str(name): cells(frame.iloc[:, place], str(name))
+        for place, name in enumerate(frame.columns)
+    }
+    full = {name: max(map(len, [name, *texts])) for name, texts in columns.items()}
+    # COLUMNS, else the terminal's width, else 80: a pipe has none.
+    room = shutil.get_terminal_size().columns
+    widths = full if wide else _fitted(columns, full, room)
+    table = Table()
+    for name in columns:
+        if name in widths:
+            table.add_column(
+                Text(name),
+                justify="right" if are_numbers(columns[name]) else "left",
+                overflow="fold",
+                width=widths[name],
+            )
+    for row in zip(*(columns[name] for name in widths), strict=True):
+        table.add_row(*map(Text, row))
     text = StringIO()
-    console = Console()
-    Console(file=text, width=console.width if console.is_terminal else 250).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    across = 1 + sum(width + PADDING for width in widths.values())
+    Console(file=text, width=across).print(table)
+    lines = [title] if wide else textwrap.wrap(title, room)
+    lines += [line.rstrip() for line in text.getvalue().splitlines()]
+    left_out = [name for name in columns if name not in widths]
+    if left_out:
+        lines += textwrap.wrap(
+            f"Columns left out: {'; '.join(left_out)}. Use {rest} to see all.",
+            room,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines) + "\n"
+
+
+def cells(column: pd.Series, name: str) -> list[str]:
+    """A column's values for people; percentages have two decimals."""
+    if name.endswith("%") and pd.api.types.is_float_dtype(column):
+        return ["–" if pd.isna(value) else f"{value:.2f}" for value in column]
+    return [cell(value) for value in column]
 
 
 def cell(value: object) -> str:
     """A value for people: four digits, thousands separated by commas, a dash for a missing one."""
     if value is None or value is pd.NA or value != value:
         return "–"
-    if isinstance(value, Integral):
+    if isinstance(value, Integral) and not isinstance(value, bool):
         return f"{int(value):,}"
-    return f"{float(value):.4g}" if isinstance(value, Real) else str(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return f"{float(value):.4g}"
+    return str(value)
+
+
+def are_numbers(texts: list[str]) -> bool:
+    """Whether all cells begin with a number, such as `-0.4 ± 0.3` or `× 0.52`, or are empty."""
+    return all(text in ("", "–") or NUMBER.match(text) for text in texts)
+
+
+def _fitted(columns: dict[str, list[str]], full: dict[str, int], room: int) -> dict[str, int]:
+    """The widths of the columns to show: in order, each one that still fits beside the others."""
+    widths: dict[str, int] = {}
+    left = room - 1
+    for name, texts in columns.items():
+        least = max(_longest_word(name), *(map(_least, texts)), 1)
+        if not widths:  # the first one names the rows
+            least = min(least, left - PADDING)
+        if least + PADDING <= left:
+            widths[name] = least
+            left -= least + PADDING
+    for name, least in widths.items():
+        more = min(left, full[name] - least)
+        widths[name] += more
+        left -= more
+    return widths
+
+
+def _least(text: str) -> int:
+    """The width that a cell needs: its own, or for a long text, that of its longest word."""
+    return len(text) if len(text) <= FOLDED else max(FOLDED, _longest_word(text))
+
+
+def _longest_word(text: str) -> int:
+    """Its length; a unit does not stand alone."""
+    return max(map(len, text.replace(", %", ",_%").split()), default=0)

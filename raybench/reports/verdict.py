@@ -19,6 +19,8 @@ class Verdict:
     reasons: tuple[str, ...]
     tables: dict[str, pd.DataFrame]
     """The tables by title."""
+    folder: Path
+    """Holds verdict.parquet, recipe.json and the recommended model."""
 
 
 def read(folder: Path) -> Verdict | None:
@@ -33,7 +35,7 @@ def read(folder: Path) -> Verdict | None:
     try:
         content = json.loads(path.read_text())
         tables = {title: pd.DataFrame(rows) for title, rows in content["tables"].items()}
-        return Verdict(content["sentence"], tuple(content["reasons"]), tables)
+        return Verdict(content["sentence"], tuple(content["reasons"]), tables, folder)
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); run the same raybench.compare again to restore it"

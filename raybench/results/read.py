@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybench.results import log, recovery, schema
+from raybench.results.front import front
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,35 @@ class Results:
     def objectives(self) -> dict[str, str]:
         return dict(self.about["objectives"])
 
+    def only(self, number: int) -> Results:
+        """The same of one trial."""
+        trials, epochs = self.trials, self.epochs
+        of_epochs = epochs[epochs["number"] == number] if len(epochs) else epochs
+        return Results(trials[trials["number"] == number], of_epochs, self.about)
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        """The trials that ran to their last epoch."""
+        return self.trials[self.trials["status"] == "COMPLETE"]
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The complete trials that no other one beats in all objectives: the Pareto front."""
+        return front(self.trials, self.objectives)
+
 
 def is_sweep(folder: Path) -> bool:
     """Whether the folder is a sweep's: it has a log, or tables."""
     return log.path_in(folder).exists() or (folder / "trials").exists()
 
 
-def read(folder: Path) -> Results:
-    """The tables of the sweep in `folder`; it may still be running.
+def read(folder: Path | str) -> Results:
+    """The tables of the sweep in `folder`, such as `results/pruning`; it may still be running.
 
     Raises:
         ValueError: there are no tables, raybench did not write them, or one is damaged.
     """
+    folder = Path(folder)
     path = folder / "trials" / "trials.parquet"
     if not path.exists():
         raise ValueError(f"{folder} holds no results: there is no {path}")

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raybench.search.space import Overrides, Space
+from raybench.search.overrides import Overrides
+from raybench.search.space import Space
 
 
 def of(space: Space, overrides: Overrides) -> dict[str, Any]:

@@ -10,13 +10,16 @@ import ast
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import re
 import sys
+import textwrap
 import traceback
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -24,6 +27,7 @@ import optuna
 from raybench import data, models
 from raybench.experiment import Experiment, checked, compatible, nearest, preset, tables
 from raybench.models.check import check as check_model
+from raybench.search.overrides import Overrides
 from raybench.training import trainer
 
 DRY_RUNS = 64  # random trials; enough to enter every branch of a space with a few branches
@@ -56,35 +60,6 @@ class Space:
         return max(example.pipeline.stages for example in self.examples)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Overrides:
-    """Values from the command line for every Experiment; None keeps the space's value."""
-
-    epochs: int | None = None
-    data: str | None = None
-    model: str | None = None
-    subset: float | None = None
-    workers: int | None = None
-    seed: int = 0
-
-    def apply(self, experiment: Experiment) -> Experiment:
-        recipe, parallel = experiment.recipe, experiment.parallel
-        if self.epochs is not None:
-            recipe = replace(recipe, epochs=self.epochs)
-        if self.workers is not None:
-            parallel = replace(parallel, workers=self.workers)
-        if self.model is not None:
-            experiment = replace(experiment, model=self.model, model_source="")
-        return replace(
-            experiment,
-            data=experiment.data if self.data is None else self.data,
-            subset=experiment.subset if self.subset is None else self.subset,
-            seed=experiment.seed + self.seed,
-            recipe=recipe,
-            parallel=parallel,
-        )
-
-
 def load(path: Path, overrides: Overrides) -> Space:
     """The space in a file, after a dry run with random trials.
 
@@ -95,10 +70,46 @@ def load(path: Path, overrides: Overrides) -> Space:
     for name in ("space", "objectives"):
         if not hasattr(module, name):
             raise ValueError(f"{path} defines no `{name}`; a search space has both")
-    objectives, enqueue = _declared(path, module)
+    code = _code(ast.parse(path.read_text()))
+    return _checked(path, module.space, module, (module.__doc__ or "").strip(), code, overrides)
+
+
+def of_function(
+    function: Callable[[optuna.Trial], Experiment],
+    objectives: dict[str, str],
+    enqueue: Sequence[dict[str, Any]],
+    name: str,
+    overrides: Overrides,
+) -> Space:
+    """The same of a function, such as one in a notebook's cell.
+
+    Raises:
+        ValueError: something is wrong with it, or its source is not at hand.
+    """
+    try:
+        code = _code(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    except (OSError, TypeError, SyntaxError) as error:
+        raise ValueError(
+            f"the source of the space {name} is not at hand ({error}), so a sweep could not tell "
+            "whether it is the same; write it to a file"
+        ) from error
+    declared = SimpleNamespace(objectives=objectives, enqueue=enqueue)
+    question = inspect.getdoc(function) or ""
+    return _checked(Path(name), function, declared, question, code, overrides)
+
+
+def _checked(
+    path: Path,
+    function: Callable[[Any], Experiment],
+    declared: Any,
+    question: str,
+    code: str,
+    overrides: Overrides,
+) -> Space:
+    objectives, enqueue = _declared(path, declared)
 
     def sample(trial: optuna.trial.BaseTrial) -> Experiment:
-        experiment = module.space(trial)
+        experiment = function(trial)
         if not isinstance(experiment, Experiment):
             kind = type(experiment).__name__
             raise ValueError(f"space(trial) returned {kind}, not an Experiment")
@@ -108,11 +119,10 @@ def load(path: Path, overrides: Overrides) -> Space:
     name = _family(path, examples)
     _check_objectives(path, objectives)
     _check_runnable(path, examples)
-    code = _code(ast.parse(path.read_text()))
     sources = "".join(sorted({example.model_source for example in examples}))
     return Space(
         path=path,
-        question=(module.__doc__ or "").strip(),
+        question=question,
         family=name,
         objectives=objectives,
         enqueue=enqueue,

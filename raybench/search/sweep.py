@@ -32,10 +32,11 @@ from raybench.results.store import Store
 from raybench.search import identity
 from raybench.search.journal import Journal
 from raybench.search.kept_models import KeptModels
+from raybench.search.overrides import Overrides
 from raybench.search.proposals import Proposals, Proposer, outcome_of
 from raybench.search.rungs import Rungs
 from raybench.search.sampling import Sampling
-from raybench.search.space import Overrides, Space
+from raybench.search.space import Space
 from raybench.search.suggestions import suggested_values
 from raybench.search.tally import Tally
 from raybench.search.task import Task

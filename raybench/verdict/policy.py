@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
+from raybench.reports.effect import effect
 from raybench.verdict.arms import Run
 from raybench.verdict.judgement import Goal, Judged, Outcome, Paired, judge, paired
 from raybench.verdict.tuning import Tuning
@@ -48,6 +49,8 @@ class Design:
     combinations: int = 3
     """Pairs of techniques that are tried at most."""
     equal_time: bool = True
+    validation_images: int = 0
+    """By whose accuracy tuning chooses; 0 where it has no error."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,17 @@ def seed_runs(run: Run, seeds: int) -> list[Run]:
 
 
 def equal_time_run(design: Design, history: History, base: Run, run: Run) -> Run | None:
-    """The run with so many epochs that it trains as long as the baseline; None before its seeds."""
+    """The run with so many epochs that it trains as long as the baseline; None before its seeds.
+
+    It is the same run where the two take equally long as far as the seeds show.
+    """
     pair = paired(history, run, base, design.seeds)
     if not len(pair.points):
         return None
-    slower = math.exp(pair.logs["train_time"].mean())
-    epochs = round(design.epochs / slower)
+    longer = effect(pair.logs["train_time"])
+    if not (longer.low > 0 or longer.high < 0):
+        return run
+    epochs = round(design.epochs / math.exp(longer.mean))
     return replace(run, epochs=min(max(1, epochs), 2 * design.epochs))
 
 
@@ -141,6 +149,7 @@ class _Study:
             allowed=self._allowed(),
             settings=design.settings[arm[0]] if len(arm) == 1 else 0,
             strong=design.goal != "accuracy",
+            images=design.validation_images,
         )
         yield from tuning.runs()
         if tuning.over:
@@ -216,7 +225,7 @@ class _Study:
             later = [look for look in looks if look > count]
             if one.arm in waiting:  # of a look that was begun
                 yield from (*seed_runs(base, count), *seed_runs(self.chosen[one.arm], count))
-            elif later and one.more is not None and count + one.more <= 2 * design.most_seeds:
+            elif later and one.more is not None and count + one.more <= 1.5 * design.most_seeds:
                 yield from seed_runs(base, later[0])
                 yield from seed_runs(self.chosen[one.arm], later[0])
 

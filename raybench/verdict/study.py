@@ -58,6 +58,7 @@ class Study:
     Args:
         seconds: what a trial of each technique's arm is expected to take, and of the baseline
             under the name "".
+        trials: the forecast of their number, for the progress.
         folder: of the sweep, where the tuned baseline's model becomes the teacher of techniques
             that learn from one.
     """
@@ -72,6 +73,7 @@ class Study:
         clock: Clock,
         seconds: dict[str, float],
         slots: int = 1,
+        trials: int = 0,
         folder: Path | None = None,
     ) -> None:
         self.design, self.arms, self.clock = design, arms, clock
@@ -83,7 +85,7 @@ class Study:
         self.remember: Callable[[float], None] = lambda seconds: None
         """Is told the seconds so far, for the log."""
         self._sampling, self._expected, self._slots = sampling, seconds, slots
-        self._folder = folder
+        self._trials, self._folder = trials, folder
         self._runs: dict[int, Run] = {}
         self._ended = self.waiting = self._begun = False
 
@@ -108,7 +110,7 @@ class Study:
             return None
         now = self.state()
         known = len(self.history) + len(now.wanted)
-        wanted = max(known, trials_of(self.design))
+        wanted = max(known, self._trials)
         left, each = self.clock.left_s(), self._each_s()
         if math.isfinite(left) and each:
             wanted = min(wanted, len(self.history) + round(self._slots * left / each))
@@ -178,11 +180,6 @@ def expected_s(seconds: dict[str, float], arm: Arm) -> float:
     """Seconds of a trial of an arm, whose techniques each multiply those of the baseline."""
     base = seconds[""]
     return base * math.prod(seconds.get(name, base) / base for name in arm)
-
-
-def trials_of(design: Design) -> int:
-    """The trials of a study with as many combinations as there can be, before more seeds."""
-    return (1 + len(design.settings) + combined_of(design)) * (design.tuning + design.seeds)
 
 
 def combined_of(design: Design) -> int:

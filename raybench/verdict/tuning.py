@@ -2,11 +2,16 @@
 
 setting         the middle one; then a stronger one where that loses no more accuracy than is
                 allowed, else a milder one
-learning rate   an octave up and one down; then on, or closer, where it was best
+learning rate   an octave down and one up; then on, or closer, where it was best
+
+Of learning rates whose accuracies differ by less than the standard error of the validation split,
+the smallest is chosen: where training is short, the next larger one may not train at all, and a
+single seed does not tell how far away that is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +33,8 @@ class Tuning:
     """How many settings there are to choose from; 0 leaves those of the first run."""
     strong: bool = True
     """Whether a stronger setting is better, of those that are accurate enough."""
+    images: int = 0
+    """Images of the validation split; 0 where the accuracies have no error."""
     seen: list[Run] = field(default_factory=list)
     over: bool = False
     """Whether all runs have ended; only then is `best` the choice."""
@@ -37,8 +44,9 @@ class Tuning:
         beginning = [self.first] if self.settings else self._both_sides(self.first)
         if not (yield from self._all(beginning)):
             return
-        settings = min(self.settings, max(1, self.number - 2))
-        while len(self.seen) < settings and (other := self._other_setting()) is not None:
+        while (
+            len(self.seen) < self._for_settings() and (other := self._other_setting()) is not None
+        ):
             if not (yield from self._all([other])):
                 return
         if not (yield from self._all(self._both_sides(self.best() or self.first))):
@@ -57,12 +65,31 @@ class Tuning:
         if not models:
             return None
         enough = {r: o for r, o in models.items() if o.accuracy >= self.allowed}
+        among = models
         if enough and self.settings and self.strong:
-            return max(enough, key=lambda run: (run.settings, enough[run].accuracy))
-        return max(models, key=lambda run: models[run].accuracy)
+            strongest = max(run.settings for run in enough)
+            among = {run: one for run, one in enough.items() if run.settings == strongest}
+        best = max(among, key=lambda run: among[run].accuracy)
+        least = among[best].accuracy - self._error(among[best].accuracy)
+        alike = [r for r, one in among.items() if r.settings == best.settings]
+        return min((r for r in alike if among[r].accuracy >= least), key=lambda r: r.lr_step)
+
+    def _error(self, accuracy: float) -> float:
+        """The standard error of an accuracy on the validation split."""
+        return math.sqrt(accuracy * (1 - accuracy) / self.images) if self.images else 0.0
+
+    def _for_settings(self) -> int:
+        """How many runs go to the setting: two are left for the learning rate, or one.
+
+        One where no setting is accurate enough yet, because a rate seldom makes up for that.
+        """
+        best = self.best()
+        outcome = self._outcome(best) if best else None
+        accurate = outcome is not None and outcome.accuracy >= self.allowed
+        return min(self.settings, max(1, self.number - (2 if accurate else 1)))
 
     def _both_sides(self, at: Run) -> list[Run]:
-        return [replace(at, lr_step=at.lr_step + step) for step in (0, 2, -2)]
+        return [replace(at, lr_step=at.lr_step + step) for step in (0, -2, 2)]
 
     def _all(self, runs: list[Run]) -> Generator[Run, None, bool]:
         """Wants the runs; whether all of them have ended."""

@@ -51,9 +51,10 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "layers": layers,
                 **plain(more, extra),
                 "trials": len(group),
-                "test accuracy": round(accuracy.mean(), 2),
+                "test accuracy, %": round(accuracy.mean(), 2),
                 "±": round(accuracy.std(ddof=1), 2) if len(group) > 1 else None,
-                "to dense": round(accuracy.mean() - 100 * dense["test_accuracy"].mean(), 2) + 0.0
+                "to dense, points": round(accuracy.mean() - 100 * dense["test_accuracy"].mean(), 2)
+                + 0.0
                 if len(dense)
                 else None,
                 "s/epoch": round(seconds, 1),
@@ -61,7 +62,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "parameters": f"{group['parameters'].median() / 1e6:.1f}M",
                 "FLOPs": f"{group['flops'].median() / 2e9:.2f}G",
                 "factors": group["factors"].fillna("").iloc[0] or None,
-                "reference: accuracy": reference[0],
+                "reference: accuracy, %": reference[0],
                 "reference: speed-up": reference[1],
                 "reference: parameters": reference[2],
                 "reference: FLOPs": reference[3],

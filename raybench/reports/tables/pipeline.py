@@ -44,7 +44,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     `speed-up` compares with the same way at 1 chunk, as in the reference. `to others` is the time
     of the fastest way without stages on the same number of cores, divided by the row's: above 1 the
     pipeline pays. Both are empty if the sweep has nothing to compare with. Accuracies are those of
-    the test split, in points; `best` is that of the trial with the highest validation accuracy.
+    the test split; `best` is that of the trial with the highest validation accuracy.
     """
     done = completed(trials[trials["s_per_batch"].notna()])
     if done.empty:
@@ -81,9 +81,9 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "chunks": chunks,
                 **plain(more, extra),
                 "trials": len(group),
-                "test accuracy": round(accuracy.mean(), 2),
+                "test accuracy, %": round(accuracy.mean(), 2),
                 "±": round(accuracy.std(ddof=1), 2) if len(group) > 1 else None,
-                "best": round(float(accuracy[best]), 2),
+                "best, %": round(float(accuracy[best]), 2),
                 "s/batch": round(seconds, 4),
                 "speed-up": round(whole / seconds, 2) if whole else None,
                 "to others": round(fastest / seconds, 2) if staged and len(others) else None,
@@ -92,7 +92,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "imbalance": _median(group["imbalance"], 3),
                 "cuts": " | ".join(sorted(set(group["cuts"].dropna()))) or None,
                 "MB/step": _median(group["wire_bytes_per_step"] / 1e6, 3),
-                "reference: accuracy": reference[0] if reference else None,
+                "reference: accuracy, %": reference[0] if reference else None,
                 "reference: s/batch": reference[1] if reference else None,
                 "reference: speed-up": round(REFERENCE[model, 1][1] / reference[1], 2)
                 if reference

@@ -70,11 +70,11 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "sent MB a step": _short(group["sent_bytes_per_step"].median() / 1e6),
                 "waiting %": _short(100 * _share(group, "waiting_s")),
                 "communication %": _short(100 * _share(group, "communication_s")),
-                "accuracy by epoch": " / ".join(f"{value:.2f}" for value in by_epoch),
+                "accuracy by epoch, %": " / ".join(f"{value:.2f}" for value in by_epoch),
                 "reference: plugin": plugin if per_s else None,
                 "reference: samples/s": per_s,
                 "reference: memory GB": most,
-                "reference: accuracy": REFERENCE_ACCURACY if per_s else None,
+                "reference: accuracy, %": REFERENCE_ACCURACY if per_s else None,
             }
         )
     return pd.DataFrame(rows)

@@ -11,7 +11,13 @@ REFERENCE = {  # experts -> parameters, highest accuracy (epoch), epoch above 75
     32: (238_732_426, "79.04 (321)", 33, 68.86, 4.98),
     64: (464_669_962, "78.8 (328)", 49, 130.52, 5.18),
 }
-REFERENCE_COLUMNS = ("parameters", "highest (epoch)", "epoch > 75 %", "training s", "inference s")
+REFERENCE_COLUMNS = (
+    "parameters",
+    "highest, % (epoch)",
+    "epoch > 75 %",
+    "training s",
+    "inference s",
+)
 
 
 SHOWN = ("model", "switch.experts")
@@ -43,9 +49,9 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 **plain(more, extra),
                 "trials": len(group),
                 "parameters": int(group["parameters"].max()),
-                "highest (epoch)": f"{100 * best['accuracy']:.2f} ({best['epoch']})",
+                "highest, % (epoch)": f"{100 * best['accuracy']:.2f} ({best['epoch']})",
                 above: int(passed.min()) if len(passed) else None,
-                "test accuracy": round(test.mean(), 2),
+                "test accuracy, %": round(test.mean(), 2),
                 "±": round(test.std(ddof=1), 2) if len(test) > 1 else None,
                 "training s": round(float(group["s_per_epoch"].median()), 2),
                 "inference s": round(float(group["inference_s"].median()), 2),

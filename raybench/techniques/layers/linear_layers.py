@@ -73,10 +73,10 @@ def chosen(
             raise ValueError(f"leave_out {pattern!r} matches no layer; there are {some}, …")
     left = [n for n in wanted if not any(fnmatch(n, pattern) for pattern in without)]
     if not left:
-        more = "" if layers == "all" or without or not linear else "; layers 'all' takes others"
+        wide = "" if layers == "all" or without or not linear else "; layers 'all' takes others"
+        less = f" without {leave_out!r}" if without else ""
         raise ValueError(
-            f"layers {layers!r} without {leave_out!r} leaves nothing of a {type(model).__name__} "
-            f"to replace{more}"
+            f"{type(model).__name__} has no linear layer to replace (layers {layers!r}{less}){wide}"
         )
     return {name: linear[name] for name in (_fitting(linear, left, saved) if saved else left)}
 

@@ -1,0 +1,47 @@
+"""A page of figures: the block below each bench's command, printed again by that command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from raybench.training import measure
+
+
+def lines(figures: Mapping[str, Any], claims: Mapping[str, str]) -> list[str]:
+    """A line a figure: its name, its value and the target."""
+    return [
+        f"{name:32} {value}"
+        if isinstance(value, list)
+        else f"{name:32} {value:>14,.4g}   {claims.get(name, '')}".rstrip()
+        for name, value in figures.items()
+    ]
+
+
+def benches(page: Path) -> list[str]:
+    """The benches that have a block on the page, in its order."""
+    return re.findall(r"^```\n\$ python -m raybench\.bench (\w+)", page.read_text(), re.MULTILINE)
+
+
+def printed(page: Path, name: str, told: list[str], load: float) -> None:
+    """Puts a bench's lines below its command, with the machine, the commit and the day.
+
+    Args:
+        load: of the machine before the bench, per core.
+
+    Raises:
+        ValueError: the page has no block of this bench.
+    """
+    text = page.read_text()
+    block = re.compile(rf"^```\n(\$ python -m raybench\.bench {name}\b.*\n)(?:.*\n)*?```$", re.M)
+    if not block.search(text):
+        raise ValueError(
+            f"{page} has no block that begins with `$ python -m raybench.bench {name}`"
+        )
+    machine, commit = measure.machine(), str(measure.provenance()["commit"])[:7]
+    about = f"# {date.today()}, commit {commit}, {machine['cpu']}, {machine['cpu_count']} cores"
+    body = "\n".join([*told, f"{about}, load {load:.1f} a core before"])
+    page.write_text(block.sub(lambda match: f"```\n{match[1]}{body}\n```", text, count=1))

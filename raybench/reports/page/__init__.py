@@ -1,0 +1,15 @@
+"""The report as one interactive page that needs no network: `document`, or `as_html` of a sweep."""
+
+from __future__ import annotations
+
+from raybench.reports.chapter import Chapter
+from raybench.reports.page.document import document as document
+from raybench.reports.verdict import Verdict
+from raybench.results.read import Results
+
+__all__ = ["as_html", "document"]
+
+
+def as_html(results: Results, threshold: float = 0.75, *, verdict: Verdict | None = None) -> str:
+    """The page of one sweep; the verdict of a study stands on top."""
+    return document([Chapter(results=results, threshold=threshold, verdict=verdict)])

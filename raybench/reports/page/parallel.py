@@ -1,0 +1,94 @@
+"""Parallel coordinates: a line a complete trial, through its varied inputs and its objectives."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raybench.reports.page.axes import is_wide, score, title, values
+from raybench.reports.page.embed import numbers
+from raybench.reports.varied import varied
+from raybench.results.read import Results
+
+MOST_AXES = 12
+MOST_CHOICES = 20  # values of a text that an axis can label
+SCALE = [[0, "#8d99a8"], [0.55, "#4d8fd6"], [1, "#ef6c38"]]
+TICKS = 5
+
+
+def parallel_view(results: Results) -> dict[str, Any] | None:
+    """The plot, colored by the score; None if nothing varies or no trial is complete."""
+    complete = results.trials[results.trials["status"] == "COMPLETE"]
+    complete = complete.dropna(subset=list(results.objectives))
+    room = MOST_AXES - len(results.objectives)
+    inputs = [name for name in varied(complete) if _fits(complete[name])][:room]
+    if len(complete) < 2 or not inputs:
+        return None
+    above, best = score(results)
+    axes = [
+        *(_axis(complete[name]) for name in inputs),
+        *(_axis(complete[name]) for name in results.objectives),
+    ]
+    line = {
+        "color": values(complete[above]),
+        "colorscale": SCALE,
+        "reversescale": best == "min",
+    }
+    layout = {"height": 420, "margin": {"l": 64, "r": 64, "t": 72, "b": 28}}
+    trace = {"type": "parcoords", "dimensions": axes, "line": line, "labelangle": -14}
+    return {"label": "", "data": [trace], "layout": layout, "width": 110 * len(axes)}
+
+
+def _fits(column: pd.Series) -> bool:
+    return _is_number(column) or column.nunique(dropna=False) <= MOST_CHOICES
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _axis(column: pd.Series) -> dict[str, Any]:
+    """One dimension: texts at whole numbers, wide ranges as logarithms."""
+    label = title(str(column.name))
+    if not _is_number(column):
+        choices = sorted({_choice(value) for value in column})
+        return {
+            "label": label,
+            "values": [choices.index(_choice(value)) for value in column],
+            "tickvals": list(range(len(choices))),
+            "ticktext": [html.escape(choice) for choice in choices],
+        }
+    if not is_wide(column) and column.notna().all():
+        return {"label": label, "values": values(column)}
+    return {"label": label, **_logged_or_missing(column)}
+
+
+def _choice(value: Any) -> str:
+    return "off" if pd.isna(value) else str(value)
+
+
+def _logged_or_missing(column: pd.Series) -> dict[str, Any]:
+    """Values with ticks of their own; a trial without one stands below the lowest, at `off`."""
+    wide = is_wide(column)
+    heights = column.astype("Float64").to_numpy(dtype=float, na_value=math.nan)
+    heights = np.log10(heights) if wide else heights
+    low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
+    ticks = np.linspace(low, high, TICKS) if high > low else np.array([low])
+    texts = [_short(10**tick if wide else tick) for tick in ticks]
+    if column.isna().any():
+        below = low - 0.15 * ((high - low) or 1.0)
+        heights = np.where(np.isnan(heights), below, heights)
+        ticks, texts = np.array([below, *ticks]), ["off", *texts]
+    return {"values": numbers(heights), "tickvals": numbers(ticks), "ticktext": texts}
+
+
+def _short(value: float) -> str:
+    """Three digits: `0.0316`, `1.55M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

@@ -1,0 +1,73 @@
+"""Single runs: the rows that `raybench.train` appends, in results/FAMILY-runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from raybench.experiment import Experiment, flatten, preset, tables
+from raybench.results import core, failures, schema
+from raybench.results.rows import Row
+from raybench.results.store import Store
+from raybench.training import measure
+
+LOCK_S = 60.0  # deadline for another run to finish writing its row
+
+
+def folder_of(experiment: Experiment, results: Path) -> Path:
+    return results / f"{experiment.family}-runs"
+
+
+def record(
+    folder: Path,
+    experiment: Experiment,
+    data_sha256: str,
+    epochs: list[Row],
+    failure: Exception | None = None,
+) -> int:
+    """Appends a run to the tables of its family's runs; its number there.
+
+    Args:
+        epochs: the metrics of each epoch.
+        failure: what ended the run before its last epoch.
+
+    Raises:
+        ValueError: another run holds the folder for a minute, or a row is not valid.
+        OSError: the disk.
+    """
+    about = {
+        "family": experiment.family,
+        "sweep": folder.name,
+        "objectives": getattr(preset.load(experiment.family), "objectives", {"accuracy": "max"}),
+    }
+    (folder / ".state").mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".state" / "lock", timeout=LOCK_S):
+            store = Store(folder, *tables.schemas(about))
+            for remark in store.remarks:
+                print(f"raybench.train: {remark}", file=sys.stderr)
+            number = max(store.trials, default=-1) + 1
+            row = schema.started(folder.name, number, experiment.key(), flatten(experiment), {})
+            identity = {name: row[name] for name in core.IDENTITY}
+            for epoch in epochs:
+                store.put_epoch({**identity, **epoch})
+            provenance = {**measure.machine(), **measure.provenance()}
+            outcome = {"status": "COMPLETE", "stop_reason": None, "data_sha256": data_sha256}
+            if failure is not None:
+                trace = "".join(traceback.format_exception(failure))
+                outcome |= {
+                    "status": "FAILED",
+                    "stop_reason": f"{type(failure).__name__}: {failure}",
+                    "failure": failures.keep(folder, number, trace),
+                }
+            last = epochs[-1] if epochs else {}
+            threads = torch.get_num_threads()
+            store.put_trial({**row, **last, **provenance, **outcome, "threads": threads})
+            store.close()
+    except Timeout as error:
+        raise ValueError(f"another run held {folder} for {LOCK_S:g} s") from error
+    return number

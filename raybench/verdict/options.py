@@ -1,0 +1,70 @@
+"""The options of `raybench.compare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Tells which techniques pay for a model on your data, and writes the recipe that does.
+
+    Examples:
+
+      python -m raybench.compare
+      python -m raybench.compare --model resnet20 --data cifar10 --subset 0.2 --budget 2h
+      python -m raybench.compare --model vit192x4 --goal latency --constraint "latency_ms <= 2"
+      python -m raybench.compare --model my_models.nets:small_net --data photos --plan
+
+    The baseline and every technique that fits the model get the same tuning and the same seeds.
+    A technique pays where the goal gets better and no more than --within points of accuracy are
+    lost, both with confidence. After a crash the same command goes on, and so does one with a
+    larger --budget.
+    """
+
+    model: str = "resnet20"
+    """A name, or `package.module:factory` of your own."""
+    data: str = "digits"
+    """digits, cifar10, cifar100, beans, or a folder of images."""
+    subset: float = 1.0
+    """Share of the training images to use, where the machine is slow."""
+    image_size: int = 32
+    """Side of an image in pixels."""
+    start_from: str = ""
+    """First weights: a trained model's file, RESULTS#TRIAL, timm:hub. Default: fresh ones."""
+    goal: str = "bytes"
+    """What is to get better: bytes, latency, train_time, memory or accuracy."""
+    within: float = 1.0
+    """Points of accuracy that may be lost, for every goal but accuracy."""
+    constraint: tuple[str, ...] = ()
+    """Bounds on the recommended model, such as "latency_ms <= 2" "model_bytes < 100000"."""
+    techniques: str = ""
+    """Names separated by commas. Default: all that fit the model."""
+    teacher: str = ""
+    """A trained model to distil from. Default: the tuned baseline of the study."""
+    budget: str = ""
+    """Time for all of it, such as 45m or 2h. Default: as long as the standard study takes."""
+    plan: bool = False
+    """Prints what the study would run and take, and ends."""
+    price_per_hour: float | None = None
+    """Price of an hour of this machine, for the plan."""
+    epochs: int | None = None
+    """Epochs of each trial. Default: 3, for a quick answer."""
+    tuning: int = 3
+    """Trials of every arm to choose its learning rate and setting."""
+    seeds: int = 4
+    """Paired seeds of every arm to begin with."""
+    most_seeds: int = 12
+    """Paired seeds at most, of arms that a few more can decide; without --budget 2 x --seeds."""
+    name: str | None = None
+    """Name of the study, and of its folder. Default: MODEL-DATA-GOAL."""
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    """Folder of all results."""
+    concurrent: int | None = None
+    """Trials at once. Default: what the machine holds."""
+    gpus: float | None = None
+    """GPUs of each trial, fractions allowed. Default: 1 where there is any."""

@@ -1,0 +1,123 @@
+"""What `raybench.compare` knows before its first trial: arms, design, plan, constraints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from raybench import data, models
+from raybench.experiment import Experiment, nearest
+from raybench.models.check import check as check_model
+from raybench.verdict import base as bases
+from raybench.verdict import constraints as bounds
+from raybench.verdict import costs, plan, prepared
+from raybench.verdict.arms import Arms
+from raybench.verdict.constraints import Constraint
+from raybench.verdict.judgement import GOALS, Goal
+from raybench.verdict.options import Compare
+from raybench.verdict.plan import Plan
+from raybench.verdict.study import TEACHER
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that is known before the first trial."""
+
+    folder: Path
+    arms: Arms
+    reasons: dict[str, str]
+    plan: Plan
+    budget_s: float | None
+    constraints: Sequence[Constraint]
+
+
+def prepare(options: Compare) -> Ready:
+    """Checks what can be told within seconds, then measures a short run of every arm."""
+    goal = _goal(options.goal)
+    limits = [bounds.parsed(text) for text in options.constraint]
+    budget_s = plan.seconds_of(options.budget) if options.budget else None
+    for name, least in (("tuning", 1), ("seeds", 2), ("most_seeds", options.seeds)):
+        if getattr(options, name) < least:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is {getattr(options, name)}: {least} or more")
+    if not options.within >= 0:
+        raise ValueError(f"--within is {options.within}: points of accuracy, 0 or more")
+    slug = "-".join([options.model.replace(":", "."), Path(options.data).name, goal])
+    folder = options.results / (options.name or slug)
+    base = _baseline(options)
+    wanted = [name.strip() for name in options.techniques.split(",") if name.strip()]
+    teacher = options.teacher or str((folder / TEACHER).absolute())
+    arms, reasons = bases.fitting(base, wanted, teacher, goal)
+    design = prepared.design_of(
+        arms,
+        base,
+        goal=goal,
+        within=options.within,
+        tuning=options.tuning,
+        seeds=options.seeds,
+        most_seeds=options.most_seeds if budget_s else min(options.most_seeds, 2 * options.seeds),
+        validation_images=len(data.load(base).validation),
+    )
+    same = prepared.asked(arms, replace(design, most_seeds=options.most_seeds))
+    begun = prepared.kept(folder, same, design)
+    slots, steps, test_images = _slots(options), costs.steps_of(base), len(data.load(base).test)
+    if begun is None:
+        print(
+            f"raybench.compare: a short run of the baseline and {len(arms.settings)} techniques",
+            file=sys.stderr,
+        )
+        measured = costs.measured(arms, slots)
+        whole = Plan(design, measured, steps, slots, test_images)
+        fitted = plan.fitted(whole, budget_s)
+        kept = prepared.Kept(design=fitted.design, costs=measured, remarks=fitted.remarks)
+        if not options.plan:
+            prepared.keep(folder, same, kept)
+    else:
+        fitted = Plan(begun.design, begun.costs, steps, slots, test_images, begun.remarks)
+    shrunk = {name: arms.settings[name] for name in fitted.design.settings}
+    return Ready(folder, Arms(base, shrunk), reasons, fitted, budget_s, limits)
+
+
+def _goal(text: str) -> Goal:
+    for goal in GOALS:
+        if goal == text:
+            return goal
+    raise ValueError(f"no goal {text!r}; {nearest(text, list(GOALS))}")
+
+
+def _baseline(options: Compare) -> Experiment:
+    """The baseline's experiment, with its data opened and its model built once."""
+    experiment = Experiment(
+        family=bases.FAMILY,
+        model=options.model,
+        data=options.data,
+        subset=options.subset,
+        image_size=options.image_size,
+        start_from=options.start_from,
+        recipe=replace(bases.WITHOUT, batch=1),
+    )
+    images = data.load(experiment)
+    experiment = models.with_source(experiment)
+    size, classes = options.image_size, images.classes
+    check_model(options.model, classes=classes, image_size=size)
+    recipe = bases.recipe_of(options.model, classes=classes, image_size=size)
+    if options.start_from:
+        recipe = replace(recipe, lr=bases.FROM_TRAINED * recipe.lr)
+    if options.epochs is not None:
+        recipe = replace(recipe, epochs=options.epochs)
+    experiment = replace(experiment, recipe=recipe)
+    data.load(experiment)  # whether it holds a batch
+    return experiment
+
+
+def _slots(options: Compare) -> int:
+    """Trials at once, before Ray has said what it holds."""
+    fits = os.cpu_count() or 1
+    if torch.cuda.is_available() and options.gpus != 0:
+        fits = min(fits, int(torch.cuda.device_count() / (options.gpus or 1)))
+    return options.concurrent or max(1, fits)
