@@ -10,6 +10,8 @@ from typing import Any
 
 from raybench import Command
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import require_folder, require_name
+from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.reports import verdict
 from raybench.reports.page import as_html
@@ -18,6 +20,7 @@ from raybench.results.read import read
 from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress
 from raybench.search.sweep import Sweep
+from raybench.training import trained
 from raybench.verdict import finish, prepared, words
 from raybench.verdict.finish import Finished
 from raybench.verdict.options import Compare
@@ -52,7 +55,7 @@ def compare(**options: Any) -> Verdict:
     """
     paths = {"results": Path(options["results"])} if "results" in options else {}
     asked, clock = Compare(**{**options, **paths}), Clock(began=time.monotonic())
-    ready = prepare(asked)
+    ready = _prepared(asked)
     print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, asked.price_per_hour))
     if asked.plan:
         raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
@@ -68,7 +71,7 @@ def run(options: Compare) -> int:
     """The exit code: 0, 1 no recipe, 2 usage, 130 interrupted and resumable."""
     clock = Clock(began=time.monotonic())
     try:
-        ready = prepare(options)
+        ready = _prepared(options)
         price = options.price_per_hour
         print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, price))
         if options.plan:
@@ -83,6 +86,18 @@ def run(options: Compare) -> int:
         return 130
     print(words.result_text(finished, ready.plan.design, ready.folder, clock.spent_s()))
     return 0 if finished.choice.meets else 1
+
+
+def _prepared(options: Compare) -> Ready:
+    """What `prepare` makes of options that make sense on this machine. Raises ValueError."""
+    require_resources(options.gpus, options.concurrent)
+    require_name("--name", options.name)
+    require_folder(options.results)
+    if options.price_per_hour is not None and not options.price_per_hour >= 0:
+        raise ValueError(f"--price-per-hour is {options.price_per_hour}: 0 or more")
+    if options.teacher:
+        trained.find(options.teacher)
+    return prepare(options)
 
 
 def _studied(ready: Ready, options: Compare, clock: Clock) -> Finished | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,14 @@ from safetensors.torch import save_file
 from shipped_files import stored_models
 from small_sweep import CONDITIONAL, HEAD, ONE, PLAIN
 
-from raybench import compare, export, predict, report, train, tune
+from raybench import compare, data, export, predict, report, train, tune
 from raybench.__main__ import main
 from raybench.bench import __main__ as bench
 from raybench.cluster import session
 from raybench.reports import technique_matrix
 from raybench.search import space as spaces
 from raybench.search.sweep import Sweep
+from trainers.pruning import base
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +40,7 @@ RUNS = {
     "bench": lambda typed: bench.run(bench.parse(typed)),
     "techniques": technique_matrix.run,
 }
+SMALL = replace(base.recipe, batch=8, crop=0)
 SPACES = {
     "good": HEAD + ONE + CONDITIONAL,
     "no_space": HEAD + ONE,
@@ -51,9 +55,11 @@ SPACES = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What people have around: models, data, notes, spaces, results."""
     root = tmp_path_factory.mktemp("mistakes")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
     for name, text in SPACES.items():
         path = root / "spaces" / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
@@ -72,14 +78,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = Sweep(root / "results" / "other", space, trials=1, overrides=PLAIN)
     sweep.ask()
     sweep.close()
-    return root
+    data.load(replace(base, data=str(root / "photos"), image_size=8, recipe=SMALL))
+    yield root
+    monkeypatch.undo()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_starts(files, no_training, monkeypatch):
     """In the folder of the files; neither Ray nor training starts."""
 
-    def start(*_: object) -> None:
+    def start(*_: object, **__: object) -> None:
         raise AssertionError("it started Ray")
 
     monkeypatch.setattr(session.ray, "init", start)
