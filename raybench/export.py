@@ -15,6 +15,7 @@ from torch import nn
 
 from raybench import artefact, data, parallel
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import require_new_file
 from raybench.artefact import onnx_graph, packed, served_graph
 from raybench.artefact.breakdown import breakdown, totals
 from raybench.data import Inputs
@@ -74,8 +75,12 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
         ValueError: no trained model, no data for the ranges, or a graph that ONNX Runtime refuses.
     """
     if options.images < 1:
-        raise ValueError(f"images is {options.images}: 1 or more")
+        raise ValueError(f"--images is {options.images}: 1 or more")
+    if options.file.suffix == ".onnx":
+        raise ValueError(f"{options.file} is an ONNX graph: name the model it was made from")
     out = options.out or options.file.with_suffix(SUFFIX)
+    for path in (out, options.onnx):
+        require_new_file(path)
     experiment, classes, seen, inputs = artefact.about(options.file)
     if options.model not in ("", experiment.model):
         raise ValueError(f"{options.file} holds a model of {experiment.model}, not {options.model}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raybench import artefact
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import require_file
 from raybench.artefact import onnx_graph, served_graph
 from raybench.data import Inputs
 from raybench.data.contents import Encoded
@@ -58,6 +59,7 @@ def opened(path: Path, model: str = "") -> tuple[Inputs, Classify]:
     Raises:
         ValueError: no trained model, or one whose file does not tell what it takes.
     """
+    require_file(path)
     if path.suffix == ".onnx":
         return _graph(path)
     inputs = artefact.about(path).inputs
@@ -93,8 +95,7 @@ def predict(options: Predict) -> list[dict[str, object]]:
     inputs, classify = opened(options.file, options.model)
     predictions: list[dict[str, object]] = []
     for path in options.images:
-        if not path.is_file():
-            raise ValueError(f"there is no image {path}")
+        require_file(path, "image")
         with without_warnings():
             pixels, _, _ = decoded(Encoded(str(path), path), inputs.image_size)
         logits = classify(torch.tensor(pixels)[None])[0]

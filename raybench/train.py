@@ -15,6 +15,8 @@ import tyro
 
 from raybench import Command, data, models
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import require_folder, require_new_file
+from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import (
     Experiment,
@@ -32,7 +34,7 @@ from raybench.reports.percent import ACCURACIES
 from raybench.results.read import Results, read
 from raybench.results.rows import Row
 from raybench.training import measure, process, runs
-from raybench.training.checkpoint import usable
+from raybench.training.checkpoint import remark, usable
 from raybench.training.staged import MakeStages
 from raybench.training.trainer import check, trainer
 
@@ -191,6 +193,13 @@ def run(arguments: list[str]) -> int:
 def _trained(options: Train) -> Results:
     """Runs the experiment, prints a line an epoch and appends its row. Raises as `train`."""
     experiment = options.experiment
+    require_resources(options.gpus)
+    require_folder(options.results)
+    require_new_file(options.store)
+    if options.checkpoint is not None:
+        require_new_file(options.checkpoint)
+        if damage := remark(options.checkpoint):
+            print(f"raybench.train: {damage}", file=sys.stderr)
     _fits_here(options)
     check(experiment)
     device = measure.pick_device()

@@ -13,6 +13,8 @@ from optuna import Trial
 
 from raybench import Command
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import require_folder, require_name
+from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import Experiment
 from raybench.reports.summary import reading, summary
@@ -111,11 +113,13 @@ def tune(
         options["results"] = Path(options["results"])
     if isinstance(space, Path | str):
         asked = Tune(space=Path(space), **options)
+        _require(asked)
         searched = load(asked.space, _overrides(asked))
     elif objectives is None or "name" not in options:
         raise ValueError('a function as a space needs objectives={"accuracy": "max"} and a name')
     else:
         asked = Tune(space=Path(options["name"]), **options)
+        _require(asked)
         searched = of_function(space, objectives, enqueue, options["name"], _overrides(asked))
     sweep = _swept(searched, asked)
     if sweep.unfinished:
@@ -126,6 +130,8 @@ def tune(
 def run(options: Tune) -> int:
     """The exit code: 0, 1 all trials failed, 2 usage, 130 interrupted and resumable."""
     try:
+        # Checks that do not need Ray come first, so that errors appear within seconds.
+        _require(options)
         sweep = _swept(load(options.space, _overrides(options)), options)
         return _outcome(sweep, _folder(options))
     except KeyboardInterrupt:
@@ -133,6 +139,15 @@ def run(options: Tune) -> int:
     except (ValueError, OSError) as error:
         print(f"raybench.tune: {error}", file=sys.stderr)
         return 2
+
+
+def _require(options: Tune) -> None:
+    """Raises ValueError: a value makes no sense, whatever the space."""
+    require_resources(options.gpus, options.concurrent)
+    require_name("--name", options.name)
+    require_folder(options.results)
+    if options.silent is not None and not options.silent > 0:
+        raise ValueError(f"--silent is {options.silent}: seconds, above 0")
 
 
 def _folder(options: Tune) -> Path:
@@ -152,7 +167,6 @@ def _overrides(options: Tune) -> Overrides:
 
 def _swept(space: Space, options: Tune) -> Sweep:
     """The sweep after its trials, closed; some are left where it was interrupted."""
-    # Checks that do not need Ray come first, so that errors appear within seconds.
     sweep = Sweep(
         _folder(options),
         space,

@@ -20,9 +20,11 @@ def refusal(box: str, kind: Any, default: Any = None) -> str:
         box: what tyro has printed, in lines that were not broken.
         kind: the dataclass of the options; `default` holds what they are without arguments.
     """
-    rows = [re.sub(r"[│╭╮╰╯]", "", row).strip() for row in box.splitlines()]
-    text = " ".join(" ".join(row for row in rows if row and not row.startswith("─")).split())
-    if match := re.match(r"Unrecognized options: (\S+?),?(?: |$)", text):
+    # The box is drawn in Unicode or in ASCII; its first row that is not a line is the title.
+    rows = [row.strip(" │╭╮╰╯|+") for row in box.splitlines()]
+    title, *content = [row for row in rows if row.strip("─-")] or [""]
+    text = " ".join(" ".join(content or [title]).split())
+    if match := re.search(r"Unrecognized options: (\S+?),?(?: |$)", text):
         return _unknown(match[1], flags(kind, default))
     if match := re.match(
         r"invalid choice '(.*?)' for argument '(\S+)'. Expected .*?(\(.*?\))", text

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from raybench.arguments.paths import require_file
 from raybench.artefact import grid, packed, sparse_safetensors
 from raybench.artefact.stored import Stored
 from raybench.data import Inputs
@@ -116,6 +117,7 @@ def load(path: Path | str, model: str = "") -> nn.Module:
 
 def about(path: Path | str) -> Stored:
     """The file's header, after its checksum was checked. Raises ValueError."""
+    require_file(path)
     with refused(path):
         if is_packed(path):
             return packed.opened(Path(path).read_bytes()).stored

@@ -54,7 +54,14 @@ def find(name: str, cache: Path) -> Source:
         return _folder(_download_beans(cache))
     if Path(name).is_dir():
         return _folder(Path(name))
+    if Path(name).exists():
+        raise ValueError(f"--data {name} is a file: name its folder")
+    beside = Path(name).parent
+    folders = [one for one in beside.iterdir() if one.is_dir()] if beside.is_dir() else []
     advice = nearest(name, ["digits", "cifar10", "cifar100", "beans"])
+    if not advice.startswith("did"):
+        typed = nearest(name, [str(beside / folder.name) for folder in folders])
+        advice = typed if typed.startswith("did") else advice
     raise ValueError(f"--data {name}: no such folder and no known data set; {advice}")
 
 

@@ -51,6 +51,9 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
     Raises:
         ValueError: no library has a model of that name; the message names the nearest.
     """
+    for what, value in (("classes", classes), ("image_size", image_size)):
+        if value < 1:
+            raise ValueError(f"{what} is {value}: 1 or more")
     if is_import_path(name):
         if pretrained:
             raise ValueError(f"timm has no weights of {name}: load them in its factory")

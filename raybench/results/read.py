@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raybench.arguments.nearest import nearest
 from raybench.results import log, recovery, schema
 from raybench.results.front import front
 
@@ -57,7 +58,7 @@ def read(folder: Path | str) -> Results:
     folder = Path(folder)
     path = folder / "trials" / "trials.parquet"
     if not path.exists():
-        raise ValueError(f"{folder} holds no results: there is no {path}")
+        raise ValueError(_missing(folder, path))
     parts = sorted((folder / "epochs").glob("*.parquet"))
     trials, *epochs = (_read(folder, file) for file in (path, *parts))
     try:
@@ -66,6 +67,16 @@ def read(folder: Path | str) -> Results:
         raise ValueError(f"{path}: {error}") from error
     together = pa.concat_tables(epochs) if epochs else pa.table({})
     return Results(_frame(trials), _frame(together), about)
+
+
+def _missing(folder: Path, path: Path) -> str:
+    if folder.is_file():
+        return f"{folder} is a file: name a sweep's folder, such as results/pruning"
+    above = folder.parent
+    sweeps = [str(above / one.name) for one in above.iterdir()] if above.is_dir() else []
+    advice = "" if folder.exists() else nearest(str(folder), sweeps)
+    text = f"{folder} holds no results: there is no {path}"
+    return f"{text}; {advice}" if advice.startswith("did") else text
 
 
 def _read(folder: Path, path: Path) -> pa.Table:

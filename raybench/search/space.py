@@ -133,6 +133,11 @@ def _checked(
 
 
 def _executed(path: Path) -> Any:
+    if path.is_dir():
+        files = ", ".join(sorted(str(file) for file in path.glob("*.py"))[:3]) or "a .py file"
+        raise ValueError(f"{path} is a folder: name a file in it, such as {files}")
+    if path.is_file() and path.suffix != ".py":
+        raise ValueError(f"{path} is no Python file: a search space is a .py file")
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
         advice = nearest(str(path), siblings) if siblings else "there are no .py files beside it"
@@ -241,7 +246,8 @@ def _check_objectives(path: Path, objectives: dict[str, str]) -> None:
 
 def _explained(path: Path, error: Exception) -> str:
     """One line: the file, its line, the error, and the nearest valid name."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    code = str(path.absolute())
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == code]
     line = frames[-1].lineno if frames else getattr(error, "lineno", None)
     where = f"{path}:{line}" if line else str(path)
     unknown = re.search(

@@ -48,6 +48,22 @@ def usable(path: Path) -> Path | None:
     return None
 
 
+def remark(path: Path) -> str:
+    """One line about a damaged state, which is moved aside; empty if there is none.
+
+    Raises:
+        ValueError: another kind of file is there, which must not be moved.
+    """
+    if not path.exists() or _is_whole(path):
+        return ""
+    is_ours = _previous(path).exists() or path.read_bytes()[-len(MARK) - 4 :].startswith(MARK)
+    if path.stat().st_size and not is_ours:
+        raise ValueError(f"{path} is no checkpoint: name another file, or delete it")
+    before = usable(path)
+    goes_on = "goes on from the state before it" if before else "starts from the beginning"
+    return f"{path} is damaged: it was moved to {path}.damaged, and the run {goes_on}"
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The state in an undamaged file."""
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)

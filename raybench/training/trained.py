@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from raybench import artefact
+from raybench.arguments.paths import require_file
 from raybench.data import Images
 from raybench.data.seen import UnreadableSketch, data_names, meets, united
 from raybench.experiment import Experiment
@@ -33,7 +34,7 @@ def find(address: str) -> Path:
     if not sign:
         if path.is_dir():
             raise ValueError(f"{address} is a folder: name one of its trials, as in {address}#0")
-        raise ValueError(f"there is no file {address}")
+        require_file(path)
     files = {_number(file.stem): file for file in sorted(Path(folder).glob("models/*-*"))}
     models = {number: file for number, file in files.items() if file.suffix != ".json"}
     if trial not in models:

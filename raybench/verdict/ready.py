@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 
 from raybench import data, models
+from raybench.arguments.paths import require_folder, require_name
+from raybench.arguments.resources import require_resources
 from raybench.experiment import Experiment, nearest
 from raybench.models.check import check as check_model
+from raybench.training import trained
 from raybench.verdict import base as bases
 from raybench.verdict import constraints as bounds
 from raybench.verdict import costs, plan, prepared
@@ -47,6 +50,13 @@ def prepare(options: Compare, clock: Clock) -> Ready:
             raise ValueError(f"--{flag} is {getattr(options, name)}: {least} or more")
     if not options.within >= 0:
         raise ValueError(f"--within is {options.within}: points of accuracy, 0 or more")
+    if options.price_per_hour is not None and not options.price_per_hour >= 0:
+        raise ValueError(f"--price-per-hour is {options.price_per_hour}: 0 or more")
+    require_resources(options.gpus, options.concurrent)
+    require_name("--name", options.name)
+    require_folder(options.results)
+    if options.teacher:
+        trained.find(options.teacher)
     slug = "-".join([options.model.replace(":", "."), Path(options.data).name, goal])
     folder = options.results / (options.name or slug)
     base = _baseline(options)

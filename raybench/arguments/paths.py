@@ -1,0 +1,55 @@
+"""Paths that were typed: checked before anything starts, with advice in one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from raybench.arguments.nearest import nearest
+
+
+def require_file(path: Path | str, kind: str = "file") -> None:
+    """Raises ValueError: there is no such file to read."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    if not path.exists():
+        raise ValueError(f"there is no {kind} {path}{_beside(path)}")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path} cannot be read: you lack the permission")
+
+
+def require_new_file(path: Path | None) -> None:
+    """Raises ValueError: no file can be written there. Missing folders count as writable."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it, such as {path / 'NAME'}")
+    require_folder(path.parent)
+
+
+def require_folder(path: Path) -> None:
+    """Raises ValueError: the path is no folder, and none can be made there."""
+    lowest = path.absolute()
+    while not lowest.exists() and lowest != lowest.parent:
+        lowest = lowest.parent
+    if not lowest.is_dir():
+        typed = path if lowest == path.absolute() else Path(os.path.relpath(lowest))
+        raise ValueError(f"{typed} is a file: name a folder")
+    if not os.access(lowest, os.W_OK):
+        raise ValueError(f"{path} cannot be written: name a folder that you may write to")
+
+
+def require_name(flag: str, name: str | None) -> None:
+    """Raises ValueError: the name would lead out of the results folder."""
+    if name is not None and (not name or name != Path(name).name or name in (".", "..")):
+        raise ValueError(f"{flag} is {name!r}: a name without slashes; --results takes the folder")
+
+
+def _beside(path: Path) -> str:
+    """Advice to take a file with a similar name, if one lies in the same folder."""
+    if not path.parent.is_dir():
+        return f": there is no folder {path.parent}"
+    names = [str(path.parent / one.name) for one in path.parent.iterdir()]
+    advice = nearest(str(path), names)
+    return f"; {advice}" if advice.startswith("did") else ""
