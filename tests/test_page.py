@@ -22,7 +22,7 @@ webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver import ActionChains  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 CHROMIUM, CHROMEDRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = [
@@ -43,13 +43,14 @@ return [rect.left + box._size.l + box.xaxis.d2p(data.x[at]),
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
-    """A page of one sweep, of two, of 2,000 trials of 30 epochs, and of one with evil names."""
+    """A page of one sweep, of two, of 2,000 trials of 30 epochs, with evil names, and of many."""
     folder = tmp_path_factory.mktemp("pages")
     one = Effect(1.0, 0.5, 1.5, 3)
     chapters = {
         "one": [("one", {"trials": 80})],
         "two": [("first", {"trials": 40}), ("second", {"trials": 40})],
         "large": [("large", {"trials": 2000, "epochs": 30})],
+        "many": [(f"sweep{n}", {"trials": 25, "epochs": 2}) for n in range(7)],
         "evil": [("evil", {"params": {"<script>window.evil=1</script>": "<img src=x>"}})],
     }
     files = {}
@@ -179,10 +180,11 @@ def test_the_axis_becomes_logarithmic_and_back(opened):
 def test_another_cost_can_be_chosen(opened):
     browser = opened("one")
     title = "return document.getElementById('front-0')._fullLayout.xaxis.title.text"
-    options = browser.find_elements(By.CSS_SELECTOR, "#front-0-controls option")
-    assert options[0].text == "model_bytes"
-    click(browser, options[1])
-    wait(browser, lambda: browser.execute_script(title) == options[1].text)
+    costs = Select(browser.find_element(By.CSS_SELECTOR, "#front-0-controls select"))
+    names = [option.text for option in costs.options]
+    assert names == ["model_bytes", "train_s, s", "s_per_epoch, s"]
+    costs.select_by_index(1)
+    wait(browser, lambda: browser.execute_script(title) == names[1])
 
 
 def test_numbers_sort_as_numbers(opened):
@@ -230,10 +232,24 @@ def test_curves_can_be_filtered_and_colored(opened):
     wait(browser, lambda: " match" in note.text and not note.text.startswith("1 of"))
     names = "return document.getElementById('curves-0').data.map((trace) => trace.name)"
     wait(browser, lambda: browser.execute_script(names)[0] == "stopped early")
-    options = browser.find_elements(By.CSS_SELECTOR, "#curves-0-controls option")
-    assert [option.text for option in options] == ["status", "model"]
-    click(browser, options[1])
+    groups = Select(browser.find_element(By.CSS_SELECTOR, "#curves-0-controls select"))
+    assert [option.text for option in groups.options] == ["status", "model"]
+    groups.select_by_index(1)
     wait(browser, lambda: browser.execute_script(names)[0] == "resnet44")
+
+
+def test_parallel_coordinates_of_many_sweeps_stay_alive(opened):
+    """A browser takes the oldest WebGL context from a page that holds more than 16."""
+    browser = opened("many")
+    for place in (*range(7), 0):
+        plot = browser.find_element(By.ID, f"parallel-{place}")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+        wait(browser, lambda plot=plot: plot.find_elements(By.TAG_NAME, "canvas"))
+    lost = (
+        "return [...arguments[0].querySelectorAll('canvas')].map((one) => one.getContext('webgl')"
+    )
+    assert not any(browser.execute_script(f"{lost}.isContextLost())", plot))
+    assert "WebGL contexts" not in str(browser.get_log("browser"))
 
 
 def test_plots_follow_the_color_scheme(opened):

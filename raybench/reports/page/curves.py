@@ -39,6 +39,7 @@ def curves(results: Results, sweep: int) -> dict[str, Any] | None:
     groups = {"status": [STATUSES.get(status, status) for status in of_embedded["status"]]}
     if of_embedded["model"].nunique() > 1:
         groups["model"] = [html.escape(str(model)) for model in of_embedded["model"]]
+    longest = max(map(len, of_trials.values()))
     return {
         "sweep": sweep,
         "curves": [[places[number], of_trials[number]] for number in embedded],
@@ -47,7 +48,7 @@ def curves(results: Results, sweep: int) -> dict[str, Any] | None:
         "drawn": DRAWN,
         "parts": PARTS / 100,
         "layout": {
-            "xaxis": {"title": {"text": "epoch"}},
+            "xaxis": {"title": {"text": "epoch"}, **({"dtick": 1} if longest <= 12 else {})},
             "yaxis": {"title": {"text": "validation accuracy, %"}},
         },
     }

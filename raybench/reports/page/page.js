@@ -62,7 +62,7 @@ function control(element, label, input, changed) {
   const box = document.createElement("label");
   input.ariaLabel = label;
   box.append(...(input.type === "checkbox" ? [input, label] : [label, input]));
-  input.addEventListener("input", changed);
+  input.addEventListener(input.type === "search" ? "input" : "change", changed);
   document.getElementById(`${element.id}-controls`).append(box);
   return input;
 }
@@ -204,15 +204,30 @@ function draw(element) {
   return drawn.get(element.id)();
 }
 
+// Parallel coordinates hold three WebGL contexts each, and a browser lends 16 to a page: of many,
+// those out of sight are taken down.
+const parallel = Object.keys(page.plots).filter((id) => id.startsWith("parallel"));
+const lent = new Set(parallel.length > 5 ? parallel : []);
+
+function take_down(element) {
+  element.querySelectorAll("canvas").forEach((canvas) =>
+    canvas.getContext("webgl")?.getExtension("WEBGL_lose_context")?.loseContext());
+  Plotly.purge(element);
+}
+
 const near = new IntersectionObserver((entries) => {
   const fresh = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
-  fresh.forEach((element) => near.unobserve(element));
+  entries.filter((entry) => !entry.isIntersecting && entry.target.data)
+    .forEach((entry) => take_down(entry.target));
+  fresh.filter((element) => !lent.has(element.id)).forEach((element) => near.unobserve(element));
   Promise.all(fresh.map(draw)).then(() => {
     document.documentElement.dataset.ready ??= Math.round(performance.now());
   });
 }, { rootMargin: "200px" });
 document.querySelectorAll(".plot").forEach((element) => near.observe(element));
-dark.addEventListener("change", () => drawn.forEach((redraw) => redraw()));
+dark.addEventListener("change", () => drawn.forEach((redraw, id) => {
+  if (document.getElementById(id).data) redraw();
+}));
 addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach(draw));
 
 // --- Tables: a click on a head sorts, numbers as numbers, missing ones last ----------------------

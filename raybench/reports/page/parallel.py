@@ -17,7 +17,8 @@ from raybench.results.read import Results
 MOST_AXES = 12
 MOST_CHOICES = 20  # values of a text that an axis can label
 SCALE = [[0, "#8d99a8"], [0.55, "#4d8fd6"], [1, "#ef6c38"]]
-TICKS = 5
+TICKS = 6
+MOST_LETTERS = 20
 
 
 def parallel_view(results: Results) -> dict[str, Any] | None:
@@ -60,24 +61,34 @@ def _axis(column: pd.Series) -> dict[str, Any]:
             "label": label,
             "values": [choices.index(_choice(value)) for value in column],
             "tickvals": list(range(len(choices))),
-            "ticktext": [html.escape(choice) for choice in choices],
+            "ticktext": [html.escape(_end(choice)) for choice in choices],
         }
-    if not is_wide(column) and column.notna().all():
+    few = column.nunique() <= TICKS
+    if not few and not is_wide(column) and column.notna().all():
         return {"label": label, "values": values(column)}
-    return {"label": label, **_logged_or_missing(column)}
+    return {"label": label, **_with_ticks(column, few=few)}
 
 
 def _choice(value: Any) -> str:
     return "off" if pd.isna(value) else str(value)
 
 
-def _logged_or_missing(column: pd.Series) -> dict[str, Any]:
-    """Values with ticks of their own; a trial without one stands below the lowest, at `off`."""
+def _end(text: str) -> str:
+    """The end of a long text, which tells paths apart."""
+    return text if len(text) <= MOST_LETTERS else "…" + text[1 - MOST_LETTERS :]
+
+
+def _with_ticks(column: pd.Series, *, few: bool) -> dict[str, Any]:
+    """Values with ticks of their own: at the few that occur, or evenly.
+
+    A trial without a value stands below the lowest, at `off`.
+    """
     wide = is_wide(column)
     heights = column.astype("Float64").to_numpy(dtype=float, na_value=math.nan)
     heights = np.log10(heights) if wide else heights
     low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
-    ticks = np.linspace(low, high, TICKS) if high > low else np.array([low])
+    present = heights[~np.isnan(heights)]
+    ticks = np.unique(present) if few else np.linspace(low, high, TICKS)
     texts = [_short(10**tick if wide else tick) for tick in ticks]
     if column.isna().any():
         below = low - 0.15 * ((high - low) or 1.0)
