@@ -8,8 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from small_sweep import (
     CONDITIONAL,
@@ -201,3 +204,18 @@ class TestModels:
         sweep.close()
         beside = task.model.with_suffix(".json").read_text()
         assert spaces.checked(task.experiment).to_json() == json.dumps(json.loads(beside))
+
+
+@pytest.mark.parametrize("objectives", [ONE, TWO])
+def test_optunas_own_tools_see_names_and_curves(load, tmp_path, objectives):
+    sweep = Sweep(tmp_path / "s", load(objectives, CONDITIONAL), trials=3, overrides=PLAIN)
+    drive(sweep)
+    sweep.close()
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "s/.state/study.journal")))
+    study = optuna.load_study(study_name="s", storage=storage)
+    assert study.metric_names == list(sweep.space.objectives)
+    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert complete
+    for trial in complete:
+        assert list(trial.intermediate_values) == [*range(1, EPOCHS + 1)]
+        assert trial.intermediate_values[EPOCHS] == trial.values[0]

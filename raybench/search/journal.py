@@ -66,7 +66,7 @@ class Journal:
         kind, when, content = record
         if kind == "suggested":
             self._suggested[content["number"]] = content
-        elif kind == "epoch" and len(self._objectives) == 1:
+        elif kind == "epoch":
             self._report(content)
         elif kind == "trial" and content["number"] not in self._ended:
             number = content["number"]
@@ -101,6 +101,7 @@ class Journal:
             self._trials += 1
 
     def _report(self, content: dict[str, Any]) -> None:
+        """The curve of the first objective, which is all that Optuna has room for."""
         value, number = content.get(self._objectives[0]), content["number"]
         if value is not None and math.isfinite(value) and number < self._trials:
             self._write(
