@@ -30,7 +30,7 @@ class Report:
       python -m raybench.report results
       python -m raybench.report results/pruning --wide
       python -m raybench.report results/pruning --html pruning.html
-      python -m raybench.report results/pruning results/experts --html both.html
+      python -m raybench.report results/pruning results/pruning-runs --html both.html
       python -m raybench.report results/experts --threshold 0.6
       python -m raybench.report results/attribution --attribution
       python -m raybench.report results/pruning --rebuild
