@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from raybench.results.read import read
 from raybench.verdict.arms import Run
 from raybench.verdict.judgement import Goal, Outcome, Verdict
 from raybench.verdict.outcome import Measured, verdicts
@@ -135,6 +136,8 @@ def _real(scratch: Path, number: int) -> dict[str, Any]:
     if done.returncode not in (0, 1):
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
     told: dict[str, Any] = json.loads((scratch / name / "verdict.json").read_text())
+    trials = len(read(scratch / name).trials)
     expected = f"{took:.0f} s, expected {told['expected_s']:.0f}"
+    expected += f"; {trials} trials, expected {told['expected_trials']}"
     print(f"raybench.bench: {name} ({goal}): {expected}", file=sys.stderr, flush=True)
     return {**told, "spent_s": took}

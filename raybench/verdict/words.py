@@ -90,6 +90,7 @@ def save(
         "fresh": finished.fresh,
         "kept": finished.kept,
         "expected_s": plan.expected_s(budget_s),
+        "expected_trials": plan.forecast(budget_s).trials,
         "budget_s": budget_s,
         "spent_s": spent_s,
         "epoch_s": plan.trial_s("") / design.epochs,
