@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -62,14 +63,17 @@ def test_the_learning_rate_is_tuned_and_the_strongest_setting_within_the_loss_is
     assert dict(strict.chosen["prune",].settings)["prune"] < 3
 
 
-def test_of_rates_that_the_validation_split_cannot_tell_apart_the_smallest_is_chosen():
-    def by_rate(run: Run) -> Outcome:
-        return outcome(run, accuracy={-2: 0.958, 0: 0.965, 2: 0.56}.get(run.lr_step, 0.9))
+def test_beside_a_rate_that_did_not_train_the_smallest_of_those_that_are_alike_is_chosen():
+    def by_rate(run: Run, above: float) -> Outcome:
+        return outcome(run, accuracy={-2: 0.958, 0: 0.965, 2: above}.get(run.lr_step, 0.9))
 
-    few = replace(DESIGN, tuning=3, validation_images=144)  # a standard error of 1.5 points
-    many = replace(DESIGN, tuning=3, validation_images=45_000)
-    assert finished(few, by_rate)[1].chosen[BASELINE].lr_step == -2
-    assert finished(many, by_rate)[1].chosen[BASELINE].lr_step == 0
+    def chosen(images: int, above: float) -> int:
+        design = replace(DESIGN, tuning=3, validation_images=images)
+        return finished(design, partial(by_rate, above=above))[1].chosen[BASELINE].lr_step
+
+    assert chosen(images=144, above=0.56) == -2  # a standard error of 1.5 points
+    assert chosen(images=45_000, above=0.56) == 0
+    assert chosen(images=144, above=0.95) == 0
 
 
 def test_three_trials_of_tuning_try_a_milder_setting_where_the_first_loses_too_much():

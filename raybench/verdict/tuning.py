@@ -4,9 +4,9 @@ setting         the middle one; then a stronger one where that loses no more acc
                 allowed, else a milder one
 learning rate   an octave down and one up; then on, or closer, where it was best
 
-Of learning rates whose accuracies differ by less than the standard error of the validation split,
-the smallest is chosen: where training is short, the next larger one may not train at all, and a
-single seed does not tell how far away that is.
+The most accurate rate is chosen, unless the next one up did not train. Then a single seed does not
+tell how far that edge is away, and of the rates that differ by less than the standard error of the
+validation split the smallest is chosen.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 
 from raybench.verdict.arms import LR_STEPS, Run
 from raybench.verdict.judgement import Outcome
+
+UNTRAINED = 0.1  # so much less accurate than the best: it did not train
 
 
 @dataclass
@@ -70,6 +72,9 @@ class Tuning:
             strongest = max(run.settings for run in enough)
             among = {run: one for run, one in enough.items() if run.settings == strongest}
         best = max(among, key=lambda run: among[run].accuracy)
+        above = self._outcome(replace(best, lr_step=best.lr_step + 2))
+        if above is None or (above.complete and above.accuracy > among[best].accuracy - UNTRAINED):
+            return best
         least = among[best].accuracy - self._error(among[best].accuracy)
         alike = [r for r, one in among.items() if r.settings == best.settings]
         return min((r for r in alike if among[r].accuracy >= least), key=lambda r: r.lr_step)
