@@ -44,6 +44,13 @@ COLUMNS: dict[Goal, str] = {
     "train_time": "s_per_epoch",
 }
 """The columns of a trial from which the ratio to the baseline comes; latency is measured later."""
+NO_GAIN: dict[Goal, str] = {
+    "bytes": "its file is not smaller",
+    "memory": "it takes as much memory",
+    "train_time": "it trains no faster",
+    "latency": "it is no faster",
+}
+"""Why an arm does not pay whose ratio is not better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +193,12 @@ def _why(
         return f"{more} more seeds would decide" if more else "over 1,000 seeds would be needed"
     if goal == "accuracy":
         return "more accurate" if verdict == "pays" else f"no gain of {LEAST_POINTS:g} points"
+    points_lost = f"{within:g} point{'' if within == 1 else 's'}"
     if verdict == "pays":
-        return f"within {within:g} points"
+        return f"loses at most {points_lost}"
     if p_below(points, -within) <= CLAIM:
-        return f"more than {within:g} points less"
-    return f"no smaller {goal}" if goal in ("bytes", "memory") else f"no shorter {goal}"
+        return f"loses more than {points_lost}"
+    return NO_GAIN[goal]
 
 
 def _more(goal: Goal, within: float, points: Differences, level: float) -> int | None:
