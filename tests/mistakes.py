@@ -16,7 +16,7 @@ TUNE = [
     ("--space spaces/syntax.py", "spaces/syntax.py:2: SyntaxError"),
     ("--space spaces/raises.py", "spaces/raises.py:2: KeyError"),
     ("--space spaces/misspelt_model.py", "no model 'resnet21'; did you mean 'resnet"),
-    ("--space spaces/misspelt_objective.py", "'accuracy'; did you mean 'accuracy'?"),
+    ("--space spaces/misspelt_objective.py", "no objective 'acuracy'; did you mean 'accuracy'?"),
     ("--space spaces/misspelt_field.py", "no field 'sparsity'; did you mean 'final_sparsity'?"),
     ("--space spaces/good.py --trials 0", "--trials is 0"),
     ("--space spaces/good.py --trials many", "--trials is 'many': it must be a whole number"),
@@ -70,7 +70,7 @@ TRAIN = [
     ("pruning --distill.teacher net.paked", "net.paked; did you mean 'net.packed'?"),
     (
         "pruning --distill.teacher net.packed --image-size 8 --recipe.crop 0 --data photos",
-        "has 10 classes",
+        "the model in net.packed has 10 classes, but the data has 2",
     ),
     ("pruning --distill.teacher notes.md", "notes.md holds no trained model"),
     ("pruning --distill.teacher other#7", "other holds no model of trial '7'"),
@@ -98,7 +98,7 @@ COMPARE = [
 ]
 REPORT = [
     ("", "name a sweep's folder"),
-    ("results/othr", "results/othr; did you mean 'results/other'?"),
+    ("results/othr", "did you mean 'results/other'?"),
     ("empty", "empty holds no results"),
     ("notes.md", "notes.md is a file"),
     ("results/other --html nowhere/page.html", "nowhere/page.html"),

@@ -70,3 +70,31 @@ def test_a_kill_while_writing_leaves_both(path):
     assert epoch_of(checkpoint.usable(path)) == 2
     checkpoint.write({"epoch": 3}, path)
     assert epoch_of(checkpoint.usable(path)) == 3
+
+
+class TestRemark:
+    """What `raybench.train --checkpoint` says before it starts."""
+
+    def test_nothing_of_a_good_one_or_none(self, path, tmp_path):
+        assert checkpoint.remark(path) == checkpoint.remark(tmp_path / "none") == ""
+
+    @pytest.mark.parametrize("previous", [True, False])
+    def test_a_damaged_one_is_told(self, path, previous):
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+        if not previous:
+            path.with_name("3.pt.previous").unlink()
+        then = "goes on from the state before it" if previous else "starts from the beginning"
+        assert checkpoint.remark(path) == (
+            f"{path} is damaged: it was moved to {path}.damaged, and the run {then}"
+        )
+        assert checkpoint.remark(path) == ""
+
+    @pytest.mark.parametrize("content", [b"# Notes", b"PK\x03\x04 weights of somebody"])
+    def test_a_file_of_another_kind_stays_where_it_is(self, tmp_path, content):
+        other = tmp_path / "notes.md"
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match=r"notes\.md is no checkpoint: name another file"):
+            checkpoint.remark(other)
+        assert other.read_bytes() == content

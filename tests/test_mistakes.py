@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -16,10 +17,10 @@ from image_files import write_folder
 from mistakes import MISTAKES
 from PIL import Image
 from safetensors.torch import save_file
-from shipped_files import stored_models
+from shipped_files import INPUTS, stored_models
 from small_sweep import CONDITIONAL, HEAD, ONE, PLAIN
 
-from raybench import compare, data, export, predict, report, train, tune
+from raybench import artefact, compare, data, export, predict, report, train, tune
 from raybench.__main__ import main
 from raybench.bench import __main__ as bench
 from raybench.cluster import session
@@ -30,6 +31,7 @@ from trainers.pruning import base
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parent.parent
 RUNS = {
     "tune": lambda typed: tune.run(tune.parse(typed)),
     "train": train.run,
@@ -47,7 +49,7 @@ SPACES = {
     "syntax": "import os\ndef space(trial)\n    return 1\n",
     "raises": "objectives = {}\nobjectives['accuracy']\n",
     "misspelt_model": HEAD + ONE + "def space(t): return replace(base, model='resnet21')\n",
-    "misspelt_objective": HEAD + "objectives = {'accuracy': 'max'}\n" + CONDITIONAL,
+    "misspelt_objective": HEAD + "objectives = {'acuracy': 'max'}\n" + CONDITIONAL,
     "misspelt_field": HEAD
     + ONE
     + "def space(trial): return replace(base, prune=Prune(sparsity=0.5))\n",
@@ -64,7 +66,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path = root / "spaces" / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    stored_models(root)["packed"].rename(root / "net.packed")
+    stored = stored_models(root)["packed"]
+    net, of = artefact.load(stored), artefact.about(stored).experiment
+    artefact.save(net, of, 10, root / "net.packed", inputs=INPUTS)
     save_file({"weight": torch.ones(3)}, root / "foreign.safetensors")
     (root / "graph.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
     (root / "notes.md").write_text("# Notes\n\nIt's a 5-layer network.\n")
@@ -78,7 +82,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sweep = Sweep(root / "results" / "other", space, trials=1, overrides=PLAIN)
     sweep.ask()
     sweep.close()
-    data.load(replace(base, data=str(root / "photos"), image_size=8, recipe=SMALL))
+    monkeypatch.chdir(root)
+    data.load(replace(base, data="photos", image_size=8, recipe=SMALL))  # decoded without remarks
     yield root
     monkeypatch.undo()
 
@@ -130,7 +135,8 @@ def test_of_a_process_too(typed, files):
         [sys.executable, "-m", "raybench", *typed.split()],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=files,
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
