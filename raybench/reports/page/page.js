@@ -35,11 +35,20 @@ function legible() { // texts of parallel coordinates, which stand on their line
   return { tickfont: { color, size: 12 }, rangefont: { color, size: 11 }, labelfont: { color, size: 13 } };
 }
 
+const names = page.names.map(() => new Map()); // those that were asked for, by sweep
+
+function name_of(sweep, place) {
+  if (!names[sweep].has(place)) {
+    const lines = page.names[sweep][place].split("\n");
+    names[sweep].set(place, [`<b>${lines[0]}</b>`, ...lines.slice(1)].join("<br>"));
+  }
+  return names[sweep].get(place);
+}
+
 function named(trace) { // the trials' names are on the page once, not in every trace
   if (trace.type === "parcoords") return { ...trace, ...legible() };
   if (!trace.customdata) return trace;
-  const text = trace.customdata.map((place) => page.names[trace.meta][place]
-    .replace(/.*/, "<b>$&</b>").replaceAll("\n", "<br>"));
+  const text = trace.customdata.map((place) => name_of(trace.meta, place));
   return { ...trace, text, hovertemplate: "%{text}<extra></extra>", hoverlabel: { namelength: -1 } };
 }
 
