@@ -15,7 +15,7 @@ test: .venv/installed
 	$(BIN)/pytest -m 'not workers and not ray and not nightly' --numprocesses 2 --dist loadscope
 	$(BIN)/pytest -m '(workers or ray) and not nightly'
 
-# All pairs of techniques, random experiments, foreign models, 2,000 damaged files, 200 kills: two
+# All pairs of techniques, random experiments, foreign models, 7,000 damaged files, 200 kills: two
 # hours on two cores.
 nightly: .venv/installed
 	$(BIN)/pytest -m 'nightly and not workers and not ray' --numprocesses 2
