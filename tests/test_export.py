@@ -94,7 +94,7 @@ def test_writes_the_graph_and_measures_both(stored, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "because"),
     [
-        (["missing.packed"], "holds no trained model"),
+        (["missing.packed"], "there is no file missing.packed"),
         (["{stored}", "--onnx", "m.onnx", "--data", "nowhere"], "nowhere"),
         (["{stored}", "--onnx", "m.onnx", "--images", "0"], "images is 0: 1 or more"),
         (["{damaged}"], "checksum is wrong"),

@@ -105,7 +105,7 @@ def test_predict_in_words(folder, served, capsys):
         (["{packed}", "{packed}"], "is not a readable image"),
         (["nowhere.packed", "{image}"], "nowhere.packed"),
         (["{image}", "{image}"], "holds no trained model"),
-        (["nowhere.onnx", "{image}"], "nowhere.onnx cannot be read"),
+        (["nowhere.onnx", "{image}"], "there is no file nowhere.onnx"),
         (["{broken}", "{image}"], "is no ONNX graph that raybench wrote"),
         (["{packed}", "{image}", "--top", "0"], "--top is 0"),
     ],
