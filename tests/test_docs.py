@@ -30,7 +30,9 @@ def commands() -> list[tuple[str, str]]:
         for line in [*blocks.splitlines(), *inline]:
             if typed := re.search(r"python -m raybench\.\w+ .*", line.partition("#")[0]):
                 lines.append((page, typed.group().strip()))
-    return [line for line in lines if not re.search(r"…|\b(BITS|SEED|NAME|FILE)\b", line[1])]
+    # A recipe file is read while the command line is parsed, and only a study writes one.
+    placeholder = re.compile(r"…|\b(BITS|SEED|NAME|FILE)\b|recipe\.json")
+    return [line for line in lines if not placeholder.search(line[1])]
 
 
 def parse(command: str) -> None:

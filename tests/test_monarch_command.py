@@ -97,7 +97,10 @@ class TestTrainCommand:
         ("flags", "words"),
         [
             (["--monarch.blocks", "5"], "5 blocks do not divide the 32 inputs of blocks.0.attn"),
-            (["--monarch.layers", "both", "--model", "resnet20"], "nothing of a ResNetCifar"),
+            (
+                ["--monarch.layers", "both", "--model", "resnet20"],
+                "ResNetCifar has no linear layer to replace",
+            ),
             (["--low-rank.leave-out", "head"], "leave_out 'head' matches no layer"),
             (
                 ["--start-from", "timm:nowhere.pth", "--model", "vit_tiny_patch16_224"],

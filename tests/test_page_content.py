@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -79,7 +80,7 @@ class TestPage:
 
     def test_of_a_study_begins_with_the_verdict(self, small):
         tables = {"What pays": pd.DataFrame({"arm": ["prune"], "points": ["-0.4 ± 0.3"]})}
-        page = as_html(small, verdict=Verdict("prune pays.", ("ema: no",), tables))
+        page = as_html(small, verdict=Verdict("prune pays.", ("ema: no",), tables, Path("study")))
         assert '<p class="verdict">prune pays.</p>' in page
         assert "<li>ema: no</li>" in page
         assert "<td>-0.4 ± 0.3" in page

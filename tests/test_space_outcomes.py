@@ -73,18 +73,15 @@ class TestRaising:
     )
     def test_is_the_outcome_of_that_trial(self, load, tmp_path, raised, status, reason):
         space = load(ONE, RAISING.format(raised=raised))
-        module = next(
-            cell.cell_contents
-            for cell in space.sample.__closure__
-            if hasattr(cell.cell_contents, "fail")
-        )
-        module.fail = True
+        contents = [cell.cell_contents for cell in space.sample.__closure__]
+        function = next(one for one in contents if "fail" in getattr(one, "__globals__", {}))
+        function.__globals__["fail"] = True
         try:
             sweep = Sweep(tmp_path / "s", space, trials=6, overrides=PLAIN, early_stopping=False)
             drive(sweep)
             sweep.close()
         finally:
-            module.fail = False
+            function.__globals__["fail"] = False
         found = rows(tmp_path / "s")
         assert [found[n]["status"] for n in range(6)] == ["COMPLETE", status, "COMPLETE"] * 2
         assert found[1]["stop_reason"].startswith(reason)
