@@ -99,7 +99,7 @@ class TestTrainCommand:
             (["--monarch.blocks", "5"], "5 blocks do not divide the 32 inputs of blocks.0.attn"),
             (
                 ["--monarch.layers", "both", "--model", "resnet20"],
-                "ResNetCifar has no linear layer to replace",
+                "ResNetCifar has no linear layer",
             ),
             (["--low-rank.leave-out", "head"], "leave_out 'head' matches no layer"),
             (
