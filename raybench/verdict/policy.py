@@ -3,6 +3,7 @@
     tuning        every arm has the same number of runs for its learning rate and its setting
     seeds         the chosen settings of every arm, over the same seeds as the baseline
     combinations  pairs of techniques that stand their ground alone, and all of them: tuned, seeded
+    more seeds    where a verdict is undecided and a few can decide it
     equal time    arms whose epochs take longer or shorter, with as many as the baseline's time
     more seeds    where a verdict is undecided and some more can decide it
 
@@ -121,6 +122,7 @@ class _Study:
             yield from self._with_seeds(arm, settings, round(fmean(steps)))
         if not self._over(pairs):
             return
+        yield from self._more_seeds(base, few=design.seeds)
         if design.equal_time:
             for run in self.chosen.values():
                 equal = equal_time_run(design, self.history, base, run)
@@ -207,9 +209,14 @@ class _Study:
             combined.append(together)
         return combined
 
-    def _more_seeds(self, base: Run) -> Iterator[Run]:
-        """The next seeds of those that are undecided, first of whom the fewest decide."""
+    def _more_seeds(self, base: Run, few: int | None = None) -> Iterator[Run]:
+        """The next seeds of those that are undecided, first of whom the fewest decide.
+
+        Args:
+            few: leaves out arms that more seeds than these would decide.
+        """
         design = self.design
+        most = 1.5 * design.most_seeds
         looks = [design.seeds + more for more in LOOKS if design.seeds + more <= design.most_seeds]
         seeds = {arm: self._seeds(run, looks) for arm, run in self.chosen.items() if arm}
         waiting = {arm for arm, (_, over) in seeds.items() if not over}
@@ -225,7 +232,7 @@ class _Study:
             later = [look for look in looks if look > count]
             if one.arm in waiting:  # of a look that was begun
                 yield from (*seed_runs(base, count), *seed_runs(self.chosen[one.arm], count))
-            elif later and one.more is not None and count + one.more <= 1.5 * design.most_seeds:
+            elif later and one.more is not None and one.more <= min(few or most, most - count):
                 yield from seed_runs(base, later[0])
                 yield from seed_runs(self.chosen[one.arm], later[0])
 
