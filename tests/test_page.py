@@ -29,8 +29,8 @@ pytestmark = [
     pytest.mark.workers,
     pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="no chromium or no chromedriver"),
 ]
-OPENS_MS = 2000
-SLOWER = 4  # a machine that shares its cores takes this many times longer
+OPENS_S = 2.0
+SLOWER = 2  # a machine may be this many times slower
 PLOTS = ("front-0", "curves-0", "importances-0", "parallel-0")
 POINT = """
 const [id, trace, at] = arguments, plot = document.getElementById(id), box = plot._fullLayout;
@@ -98,7 +98,7 @@ READY = "return Number(document.documentElement.dataset.ready) || 0"
 
 
 def wait(browser: Any, condition: Callable[[], Any]) -> Any:
-    return WebDriverWait(browser, 30, poll_frequency=0.05).until(lambda _: condition())
+    return WebDriverWait(browser, 120, poll_frequency=0.05).until(lambda _: condition())
 
 
 def draw_all(browser: Any) -> None:
@@ -275,5 +275,14 @@ def test_fits_a_phone(opened, name):
 
 
 def test_2000_trials_of_30_epochs_open_in_two_seconds(opened):
-    fastest = min(opened("large").execute_script(READY) for _ in range(3))
-    assert fastest < SLOWER * OPENS_MS
+    """Seconds of the processor, which other programs beside it do not prolong."""
+    browser = opened("one")
+    browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def busy_s() -> float:
+        metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return float({one["name"]: one["value"] for one in metrics}["TaskDuration"])
+
+    before = busy_s()
+    opened("large")
+    assert busy_s() - before < SLOWER * OPENS_S
