@@ -14,9 +14,9 @@ def require_resources(gpus: float | None, concurrent: int | None = None) -> None
     if not gpus >= 0:
         raise ValueError(f"--gpus is {gpus}: GPUs of each worker, 0 or more")
     if gpus > 0 and not os.environ.get("RAY_ADDRESS"):
-        import torch
+        from raybench.hardware import gpu  # torch takes a second
 
-        if not torch.cuda.device_count():
+        if not gpu.count():
             raise ValueError(
                 f"--gpus is {gpus}, but this machine has no GPU: take --gpus 0, or set RAY_ADDRESS "
                 "to a cluster that has one"

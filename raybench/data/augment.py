@@ -29,7 +29,8 @@ def cutout(x_BCSS: Tensor, row_B: Tensor, column_B: Tensor, side: int) -> None:
     down to an even one: there a side of 5 cuts 4 pixels, here 5.
     """
     pixels = torch.arange(x_BCSS.shape[-1], device=x_BCSS.device)
-    first = torch.stack([row_B, column_B]).to(x_BCSS.device).unsqueeze(-1) - side // 2
+    middle = torch.stack([row_B, column_B]).to(x_BCSS.device, non_blocking=True)
+    first = middle.unsqueeze(-1) - side // 2
     y_BS, x_BS = ((pixels >= first) & (pixels < first + side)).to(x_BCSS.dtype)
     # x - x * 1 where both are inside: 0.13 ms for 128 images of 32 pixels on a core, while
     # `masked_fill_` takes 0.7 and an indexed fill 0.19. Images are channels last.

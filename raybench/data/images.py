@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -233,11 +233,23 @@ def _cut(
     count, side, size = len(rows), pixels.shape[1], split.size
     windows = pixels.view(-1, side, 3 * side).unfold(1, size, 1).unfold(2, 3 * size, 3)
     cut = windows[rows, y, x].view(count, size, size, 3)
-    flipped = flip.nonzero().squeeze(1)
-    cut[flipped] = cut[flipped].flip(2)
-    scale, shift = (t.repeat(size) for t in scale_and_shift(images.mean, images.std, cut.device))
+    if cut.is_cuda:  # the number of flipped images would be counted on the host
+        cut = torch.where(flip.view(-1, 1, 1, 1), cut.flip(2), cut)
+    else:
+        flipped = flip.nonzero().squeeze(1)
+        cut[flipped] = cut[flipped].flip(2)
+    scale, shift = _row_scale_and_shift(images.mean, images.std, size, cut.device)
     normal = cut.view(count, size, 3 * size).float().mul_(scale).add_(shift)
     return normal.view(count, size, size, 3).permute(0, 3, 1, 2), labels[rows]
+
+
+@lru_cache(maxsize=16)  # a copy from the host to a GPU in every step would wait for it
+def _row_scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`scale_and_shift` for rows of `size` pixels, (3 size,) each."""
+    scale_C, shift_C = scale_and_shift(mean, std, device)
+    return scale_C.repeat(size), shift_C.repeat(size)
 
 
 _RESIDENT: dict[tuple[int, torch.device], Tensor] = {}
@@ -247,7 +259,7 @@ def _resident(array: Tensor, device: torch.device) -> Tensor:
     """The array on the device, moved there once per process (CIFAR-10 padded is 230 MB)."""
     key = (array.data_ptr(), device)
     if key not in _RESIDENT:
-        _RESIDENT[key] = array.to(device)
+        _RESIDENT[key] = array.to(device, non_blocking=True)
     return _RESIDENT[key]
 
 

@@ -67,5 +67,6 @@ def scale_and_shift(
 
     Training and every exported graph use this one definition, so they agree to the bit.
     """
-    mean_C, std_C = torch.tensor(mean, device=device), torch.tensor(std, device=device)
-    return 1 / std_C, -mean_C / std_C
+    mean_C, std_C = torch.tensor(mean), torch.tensor(std)
+    scale_C, shift_C = 1 / std_C, -mean_C / std_C
+    return scale_C.to(device, non_blocking=True), shift_C.to(device, non_blocking=True)

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
+from raybench.hardware import gpu
+
 
 class Exchange:
     """The collectives of one process group; every worker must call them in the same order.
@@ -121,8 +123,7 @@ class Exchange:
         self.communication_s += self._now() - met
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        gpu.synchronize(self.device)
         return time.perf_counter()
 
 

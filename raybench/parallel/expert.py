@@ -25,8 +25,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from raybench.hardware import gpu
 from raybench.parallel.ddp import Replicas
-from raybench.techniques.layers.experts import Experts
+from raybench.techniques.layers.experts import Experts, loads
 
 
 class ExpertParallel(Replicas):
@@ -144,11 +145,11 @@ class ShardedExperts(Experts):
     def forward(self, x_ND: Tensor, expert_N: Tensor) -> Tensor:
         here = len(self)
         order_N = torch.sort(expert_N, stable=True).indices
-        leaving_WE = torch.bincount(expert_N, minlength=self.workers * here).view(self.workers, -1)
+        leaving_WE = loads(expert_N, self.workers * here).view(self.workers, -1)
         arriving_WE = torch.empty_like(leaving_WE)
         dist.all_to_all_single(arriving_WE, leaving_WE)
         # The host needs the message lengths: one wait for a GPU in each layer.
-        sent, got = torch.stack([leaving_WE.sum(1), arriving_WE.sum(1)]).tolist()
+        sent, got = gpu.read_all(torch.stack([leaving_WE.sum(1), arriving_WE.sum(1)]))
 
         x_RD = self._exchanged(x_ND.index_select(0, order_N), sent, got)
         # Rows of each worker arrive sorted by expert, so the counts tell the expert of each row.

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from raybench.hardware import gpu
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.exchange import Exchange
 
@@ -162,7 +163,7 @@ class Zero3(Replicas):
 class Zero3Offload(Zero3):
     """`Zero3` whose parts and optimizer step are in host memory."""
 
-    policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+    policy = CPUOffloadPolicy(pin_memory=gpu.available())
 
     @property
     def shards(self) -> bool:

@@ -72,6 +72,15 @@ METRICS: dict[str, Column] = {
     "inference_s": Column(float, "s", "One pass over the validation images in fp32."),
     "train_s": Column(float, "s", "Training only, summed over the epochs so far."),
     "eval_s": Column(float, "s", "Evaluation, summed over the epochs so far."),
+    "compile_s": Column(
+        float, "s", "Compiling the model, before the first step and outside `train_s`."
+    ),
+    "energy_j": Column(
+        float,
+        "J",
+        "Energy of the machine's processors and of the GPU in the epoch's steps, other processes "
+        "included; null where the machine does not tell.",
+    ),
     "startup_s": Column(float, "s", "From the call to the first training step."),
     "wall_s": Column(float, "s", "From the call to the end of the epoch."),
     "latency_ms": Column(

@@ -114,6 +114,8 @@ class Quantize(Technique):
     """Bytes of all quantized weights, before entropy coding. It replaces `bits`: layers between the
     ends get bits by their sensitivity. 0: each layer has `bits`."""
 
+    compiles: ClassVar[bool] = False  # its layers read their bits on the host
+
     def __post_init__(self) -> None:
         for name, also in (("bits", 0), ("activation_bits", 32), ("ends_bits", 8)):
             value = getattr(self, name)
@@ -294,7 +296,4 @@ class Quantize(Technique):
             dist.all_reduce(sums)  # otherwise the workers' grids would differ
         for (name, layer), row in zip(layers.items(), sums, strict=True):
             memory[SEEN + name] = total = row + memory.get(SEEN + name, 0.0)
-            count, low, step = total
-            if count and layer.input_step is not None:
-                layer.input_step.copy_(step / count)
-                layer.input_zero_point.copy_((-low / step).round())
+            layer.take_grid(*total)

@@ -24,7 +24,7 @@ from raybench.techniques import Apart, Batch, Memory, Technique
 from raybench.techniques.layers.chain import chain_of
 from raybench.techniques.layers.experts import Experts, loads
 from raybench.techniques.layers.feed_forwards import FeedForward, feed_forwards
-from raybench.techniques.layers.router import Router, first_come
+from raybench.techniques.layers.router import Router, within_capacity
 
 DEAD = 0.01  # share of an even load below which an expert counts as dead
 
@@ -188,13 +188,17 @@ class Mixture(nn.Module):
             expert_N, gate_N = choice_Tk.T.flatten(), self._gates(gate_Tk).T.flatten()
             source_N = torch.arange(len(x_TD), device=x.device).repeat(settings.top_k)
             load_E = loads(expert_N, settings.experts) / max(1, len(expert_N))
+            dropped = load_E.new_zeros(1)
             if self.training and settings.capacity_factor < math.inf:
-                share = settings.capacity_factor * len(expert_N) / settings.experts
-                capacity = math.ceil(share - 1e-9)  # 1.1 * 50 / 11 must be 5 despite rounding
-                kept = first_come(expert_N, settings.experts, capacity)
-                expert_N, gate_N, source_N = expert_N[kept], gate_N[kept], source_N[kept]
+                kept = within_capacity(expert_N, settings.experts, settings.capacity_factor)
+                dropped = 1 - kept.float().sum(0, keepdim=True) / max(1, len(kept))
+                if kept.is_cuda:
+                    # Counting the kept ones would wait for the GPU: all are computed, at a gate of
+                    # 0 for a dropped one, which leaves neither an answer nor a gradient.
+                    gate_N = gate_N * kept
+                else:
+                    expert_N, gate_N, source_N = expert_N[kept], gate_N[kept], source_N[kept]
             if self.training:
-                dropped = 1 - len(expert_N) / max(1, len(x_TD) * settings.top_k)
                 self._note(logits_TE, p_TE, load_E, dropped)
             x_ND = x_TD.to(dtype)
             every_once = len(expert_N) == len(x_TD) and settings.top_k == 1
@@ -213,7 +217,7 @@ class Mixture(nn.Module):
             return gate_Tk / gate_Tk.detach()
         return gate_Tk / gate_Tk.sum(-1, keepdim=True)
 
-    def _note(self, logits_TE: Tensor, p_TE: Tensor, load_E: Tensor, dropped: float) -> None:
+    def _note(self, logits_TE: Tensor, p_TE: Tensor, load_E: Tensor, dropped: Tensor) -> None:
         """Stores the penalties of this step and adds the step to the tally."""
         if dist.is_available() and dist.is_initialized():
             # Over the whole batch: a mean of products over workers is not the product of means.
@@ -226,7 +230,7 @@ class Mixture(nn.Module):
         with torch.no_grad():
             entropy = -torch.special.xlogy(p_TE, p_TE).sum() / tokens
             numbers = torch.stack([entropy, balance, z])
-            rest = [numbers.new_full((1,), dropped), numbers, numbers.new_ones(1)]
+            rest = [dropped, numbers, numbers.new_ones(1)]
             self.tally += torch.cat([load_E, *rest])
 
     def statistics(self) -> dict[str, float]:

@@ -79,6 +79,9 @@ class Technique:
     apart: ClassVar[tuple[Apart, ...]] = ()
     """What it cannot be combined with. A declaration by either side counts for both."""
 
+    compiles: ClassVar[bool] = True
+    """Whether `torch.compile` can compile a model with its layers into one graph."""
+
     @classmethod
     def candidates(cls, teacher: str) -> tuple[Technique, ...]:
         """The settings that a comparison of techniques tries, from mildest to strongest.

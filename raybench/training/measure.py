@@ -21,6 +21,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from raybench.hardware import gpu
+
 CPU_FEATURES = ("avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 
 
@@ -39,13 +41,12 @@ class Stopwatch:
         self.seconds += self._now() - self._since
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        gpu.synchronize(self.device)
         return time.perf_counter()
 
 
 def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return gpu.pick()
 
 
 def pick_dtype(
@@ -59,7 +60,7 @@ def pick_dtype(
     if precision != "auto":
         return (torch.bfloat16 if precision == "bf16" else torch.float32), "as asked"
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if gpu.has_bf16():
             return torch.bfloat16, "the GPU has bf16"
         return torch.float32, "the GPU has no bf16"
     # Emulated bf16 is slower than fp32, so the processor must have the instructions.
@@ -112,7 +113,7 @@ def _grouped_mm_flops(rows: tuple[int, int], weights: tuple[int, ...], *_: Any, 
 def peak_memory_bytes(device: torch.device) -> int:
     """The allocator's peak on a GPU, the process's largest resident size on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return gpu.peak_bytes(device)
     status = Path("/proc/self/status")
     if status.exists():
         # Not ru_maxrss: a child inherits its parent's value from the time of its start.
@@ -126,7 +127,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 def forget_peak(device: torch.device) -> None:
     """Resets `peak_memory_bytes`, because a process runs one trial after another."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        gpu.forget_peak(device)
         return
     with contextlib.suppress(OSError):  # only Linux has it
         Path("/proc/self/clear_refs").write_text("5")
@@ -135,7 +136,7 @@ def forget_peak(device: torch.device) -> None:
 def memory_now_bytes(device: torch.device) -> int:
     """Allocated memory on a GPU; on a CPU the resident size (elsewhere than Linux, its peak)."""
     if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
+        return gpu.allocated_bytes(device)
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return peak_memory_bytes(device)
@@ -150,13 +151,12 @@ def machine() -> dict[str, str | int]:
     if cpuinfo.exists():
         names = [li for li in cpuinfo.read_text().splitlines() if li.startswith("model name")]
         processor = names[0].split(":", 1)[1].strip() if names else processor
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     host = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
     return {
         "cpu": processor,
         "cpu_features": " ".join(sorted(cpu_features())),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
-        "gpu": gpu,
+        "gpu": gpu.name(),
         "host": host,
     }
 

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raybench.hardware import gpu
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.memory import Activations, held
 from raybench.training import measure
@@ -89,6 +90,5 @@ class Meter:
         self._since = self._now()
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        gpu.synchronize(self.device)
         return time.perf_counter()

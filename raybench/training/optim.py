@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from raybench.experiment import Recipe
+from raybench.training import kernels
 
 EMBEDDING = re.compile(r"(absolute_)?pos_embed(ding)?|(cls|dist|reg|class)_token")
 """Names of a ViT's embeddings in timm and torchvision. They are matched by name, because a
@@ -85,11 +86,11 @@ def build_optimizer(
 
 def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=kernels.FUSED)
     return torch.optim.SGD(
         groups,
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
-        fused=True,
+        fused=kernels.FUSED,
     )

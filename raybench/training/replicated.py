@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from raybench import parallel
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
+from raybench.hardware import energy, gpu
 from raybench.parallel.checkpointing import checkpoint_blocks
 from raybench.techniques import Batch, Memory, Progress
-from raybench.training import measure, meter, trained
+from raybench.training import kernels, measure, meter, trained
 from raybench.training.first_model import laid_out
 from raybench.training.loss_scale import LossScale
 from raybench.training.optim import learning_rate
 from raybench.training.optimizers import Optimizers
-from raybench.training.runner import Diverged, Trained
-
-LOOK_EVERY = 50  # steps between two checks of the loss on a GPU
+from raybench.training.runner import LOOK_EVERY, Diverged, Trained
 
 
 class Replicated:
@@ -63,6 +62,8 @@ class Replicated:
             self._restructure({})
             self._progress = self._progress._replace(step=done * self._steps)
         self._wrapped = self.replicas.wrap(model)
+        self._forward: nn.Module | None = None  # compiled by the first epoch
+        self._compile_s = 0.0
         self._optimizers = Optimizers(model, self._wrapped, experiment, self.replicas)
         self._scaled = LossScale(self._dtype, self.replicas)
         if state is not None:
@@ -78,12 +79,19 @@ class Replicated:
         # Reseeded every epoch, so that a resumed run draws the same dropout masks.
         torch.manual_seed(self.experiment.seed * 1_000_003 + number * 1009 + replicas.rank)
         if self._restructure(self._memories):
+            self._forward = None
             del self._wrapped  # this removes DDP's hooks on the remaining parameters
             self._wrapped = replicas.wrap(self._model)
             self._optimizers = Optimizers(
                 self._model, self._wrapped, self.experiment, replicas, continuing=self._optimizers
             )
         self._wrapped.train()
+        if self._forward is None:
+            self._forward, seconds = kernels.ready(
+                self._wrapped, self.experiment, self.device, self._dtype
+            )
+            self._compile_s += seconds
+        used = energy.joules()
         clock, started = measure.Stopwatch(self.device), 0.0
         losses, rate = torch.zeros((), device=self.device), 0.0
         self._watch.epoch(self._steps, recipe.batch)
@@ -103,19 +111,26 @@ class Replicated:
             # Reading the sum waits for a GPU, so there it is done only every LOOK_EVERY steps.
             step = self._progress.step
             look = self.device.type == "cpu" or step % LOOK_EVERY == 0
-            if look and replicas.any(not math.isfinite(losses.item())):
-                raise Diverged(f"the loss is {losses.item()} at step {step}")
+            if look and replicas.any(not math.isfinite(gpu.read(losses))):
+                raise Diverged(f"the loss is {gpu.read(losses)} at step {step}")
         clock.stop()
-        loss = float(replicas.total(losses / self._steps) / replicas.workers)
+        loss = gpu.read(replicas.total(losses / self._steps) / replicas.workers)
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss} in epoch {number}")
         replicas.average_buffers(self._model, self._memories.values())
-        metrics = self._watch.columns | {
-            "loss": loss,
-            "lr": rate,
-            "images_per_s": self._steps * recipe.batch / clock.seconds,
-            "sent_bytes_per_step": round(replicas.sent_bytes_per_step(self._model, self._steps)),
-        }
+        metrics = (
+            self._watch.columns
+            | energy.since(used)
+            | {
+                "loss": loss,
+                "lr": rate,
+                "images_per_s": self._steps * recipe.batch / clock.seconds,
+                "compile_s": self._compile_s,
+                "sent_bytes_per_step": round(
+                    replicas.sent_bytes_per_step(self._model, self._steps)
+                ),
+            }
+        )
         return Trained(metrics, clock.seconds, started)
 
     def whole(self) -> nn.Module:
@@ -146,7 +161,8 @@ class Replicated:
         optimizers.zero_grad()
         mixed = torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
         with self._watch.forward(x), mixed:
-            logits = self._wrapped(x)
+            assert self._forward is not None
+            logits = self._forward(x)
         loss: Tensor = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
         for name, technique in self._techniques:
             loss = loss + technique.penalty(model, Batch(x, y, logits), self._memories[name])

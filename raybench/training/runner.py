@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from raybench.parallel.ddp import Replicas
 from raybench.techniques import Memory
 
+LOOK_EVERY = 50  # steps between two checks of the loss on a GPU
+
 Metrics = dict[str, Any]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from raybench import artefact
 from raybench.data import Images, Split, batches, evaluation_batches
 from raybench.experiment import Experiment
+from raybench.hardware import gpu
 from raybench.parallel.ddp import Replicas
 from raybench.techniques import Memory
 from raybench.training import measure
@@ -35,7 +36,7 @@ def evaluate(
         logits = model(x).float()
         sums[0] += (logits.argmax(1) == y).sum()
         sums[1] += F.cross_entropy(logits, y, reduction="sum")
-    accuracy, loss = (replicas.total(sums) / len(split)).tolist()
+    accuracy, loss = gpu.read_all(replicas.total(sums) / len(split))
     return accuracy, loss
 
 

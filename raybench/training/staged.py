@@ -18,6 +18,7 @@ from torch import nn
 
 from raybench.data import Images, batches
 from raybench.experiment import Experiment
+from raybench.hardware import gpu
 from raybench.models.blocks import blocks, names
 from raybench.parallel.pipeline import balance, schedule
 from raybench.parallel.pipeline.boundary import Boundary, Form, forms, message_bytes
@@ -28,7 +29,7 @@ from raybench.techniques import Memory, Progress
 from raybench.training import measure
 from raybench.training.first_model import laid_out
 from raybench.training.optim import build_optimizer, learning_rate
-from raybench.training.runner import Diverged
+from raybench.training.runner import LOOK_EVERY, Diverged
 
 Connect = Callable[[int, int], Link]
 """Makes a link to a neighbour, from its rank and the bytes of a message in either direction."""
@@ -131,7 +132,7 @@ class StageRun:
         for name, technique in experiment.techniques():
             changed = technique.restructure(self.part, progress, self._memories[name])
             assert not changed, f"{name} changes layers, but runs in a pipeline"
-        losses, rate = 0.0, 0.0
+        losses, rate = torch.zeros((), device=self.device), 0.0
         before, cpu = time.perf_counter(), time.process_time()
         started = time.time()
         walk = batches(self.images, recipe, seed=experiment.seed, epoch=number, device=self.device)
@@ -151,11 +152,13 @@ class StageRun:
                 memory = self._memories[name]
                 technique.after_step(self.part, progress, memory, stage.optimizer)
             if loss is not None:
-                losses += loss.item()
-                if not math.isfinite(losses):
-                    raise Diverged(f"the loss is {losses} in step {step + 1} of epoch {number}")
+                losses += loss
+                # Reading the sum waits for a GPU.
+                look = self.device.type == "cpu" or (step + 1) % LOOK_EVERY == 0
+                if look and not math.isfinite(total := gpu.read(losses)):
+                    raise Diverged(f"the loss is {total} in step {step + 1} of epoch {number}")
         return Report(
-            loss=losses / steps if stage.after is None else math.nan,
+            loss=gpu.read(losses) / steps if stage.after is None else math.nan,
             lr=rate,
             wall_s=time.perf_counter() - before,
             seconds=dict(stage.seconds),

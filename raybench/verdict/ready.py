@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from raybench import data, models
 from raybench.arguments.paths import require_folder, require_name
 from raybench.arguments.resources import require_resources
 from raybench.experiment import Experiment, nearest
+from raybench.hardware import gpu
 from raybench.models.check import check as check_model
 from raybench.training import trained
 from raybench.verdict import base as bases
@@ -135,6 +134,6 @@ def _baseline(options: Compare) -> Experiment:
 def _slots(options: Compare) -> int:
     """Trials at once, before Ray has said what it holds."""
     fits = os.cpu_count() or 1
-    if torch.cuda.is_available() and options.gpus != 0:
-        fits = min(fits, int(torch.cuda.device_count() / (options.gpus or 1)))
+    if gpu.available() and options.gpus != 0:
+        fits = min(fits, int(gpu.count() / (options.gpus or 1)))
     return options.concurrent or max(1, fits)

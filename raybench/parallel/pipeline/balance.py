@@ -16,6 +16,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from raybench.hardware import gpu
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -69,8 +71,7 @@ def measure(
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    gpu.synchronize(device)
     return time.perf_counter()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raybench.techniques.layers.host_numbers import read
 from raybench.techniques.layers.learned_step import fit_weight_steps, rounded_weight
 
 BITS = range(2, 9)
@@ -24,7 +25,7 @@ def sensitivity(
     error = (
         weight - rounded_weight(weight, fit_weight_steps(weight, bits, stacked), bits)
     ).square_()
-    return float((error.double() * squared_gradient).sum())
+    return read((error.double() * squared_gradient).sum())
 
 
 def choose(sizes: list[int], costs: list[dict[int, float]], budget: int) -> list[int]:

@@ -75,8 +75,7 @@ class _RoundedInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         value, step = ctx.saved_tensors
-        ends = (float(step) * ctx.low, float(step) * ctx.high)
-        result = torch.ops.aten.hardtanh_backward(gradient, value, *ends)
+        result = _between(gradient, value, step, ctx.low, ctx.high)
         part = -(-len(value) // SAMPLED) if value.numel() > BLOCK else len(value)
         of, gradient = value[:part], gradient[:part]
         if gradient.stride() != of.stride():
@@ -88,6 +87,15 @@ class _RoundedInput(torch.autograd.Function):
             by_step -= torch.dot(scaled, inside)
             by_step += torch.dot(scaled.round_().clamp_(ctx.low, ctx.high), g)
         return result, by_step.mul_(ctx.scale * len(value) / part), None, None, None
+
+
+def _between(gradient: Tensor, value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """The gradient where the value is between the grid's ends, else 0."""
+    if value.is_cuda:  # the kernel takes the ends as numbers, for which the host would wait
+        inside = (value > step * low) & (value < step * high)
+        return gradient * inside
+    ends = (float(step) * low, float(step) * high)
+    return torch.ops.aten.hardtanh_backward(gradient, value, *ends)
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -171,9 +179,11 @@ def fit_input_grids(samples: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
     because they differ after a GELU. The lowest value of an input that is never negative, as after
     a ReLU, is 0.
     """
-    codes = (2**bits - 1)[:, None].to(samples.device)
+    codes = (2**bits - 1)[:, None].to(samples.device, non_blocking=True)
     low = samples.amin(1, keepdim=True).clamp_(max=0)
     high = samples.amax(1, keepdim=True).clamp_(min=0)
+
+    shares = torch.tensor(NARROWING).to(samples.device, non_blocking=True)
 
     def error(low: Tensor, high: Tensor) -> Tensor:
         step = ((high - low) / codes).clamp_(min=SMALLEST_STEP)
@@ -182,7 +192,7 @@ def fit_input_grids(samples: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
         return code.mul_(step).sub_(samples).square_().sum(1, keepdim=True)
 
     highs = torch.stack([error(low, high * share) for share in NARROWING])
-    high = high * torch.tensor(NARROWING, device=high.device)[highs.argmin(0)]
+    high = high * shares[highs.argmin(0)]
     lows = torch.stack([error(low * share, high) for share in NARROWING])
-    low = low * torch.tensor(NARROWING, device=low.device)[lows.argmin(0)]
+    low = low * shares[lows.argmin(0)]
     return low.flatten(), ((high - low) / codes).clamp_(min=SMALLEST_STEP).flatten()

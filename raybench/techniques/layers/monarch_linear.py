@@ -74,6 +74,17 @@ class _Product(torch.autograd.Function):
         return dx, df1, df2, dbias
 
 
+def batched_product(x: Tensor, f1: Tensor, f2: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as `_Product` with one batched product for each factor: for a GPU, where a loop
+    starts n kernels for small matrices, and for `torch.compile`."""
+    blocks, inner, side = f1.shape
+    h_nTs = torch.bmm(x.view(len(x), blocks, side).transpose(0, 1), f1.mT)
+    chunks = h_nTs.view(blocks, len(x), blocks, inner // blocks).permute(2, 1, 0, 3)
+    y_nTO = torch.bmm(chunks.reshape(blocks, len(x), inner), f2.mT)
+    y = y_nTO.transpose(0, 1).reshape(len(x), -1)
+    return y if bias is None else y + bias
+
+
 def _transposed(h_Tns: Tensor) -> Tensor:
     """(T, n, n r) -> (n, T, n r): chunk c of block b becomes chunk b of block c.
 
@@ -126,7 +137,8 @@ class MonarchLinear(nn.Module):
         bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(kind, enabled=False):
             flat = x.reshape(-1, x.shape[-1]).to(dtype)
-            y = _Product.apply(flat, self.factor1.to(dtype), self.factor2.to(dtype), bias)
+            product = batched_product if x.is_cuda else _Product.apply
+            y = product(flat, self.factor1.to(dtype), self.factor2.to(dtype), bias)
         return y.view(*x.shape[:-1], y.shape[1])
 
     @property

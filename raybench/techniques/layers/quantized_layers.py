@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.techniques.layers.host_numbers import number, read
 from raybench.techniques.layers.learned_step import flat, rounded_input
 from raybench.techniques.layers.rounded_weights import (
     BITS,
@@ -62,17 +63,28 @@ class QuantizedLayer(RoundedWeights):
             self.seen = x.detach()
         if self.input_step is None:
             return x, self.read_rounded("weight")
-        if not (bits := int(self.input_bits)):
+        if not (bits := number(self.input_bits)):
             return x, self.read_rounded("weight", self.input_step)
-        codes, zero = 2**bits - 1, int(self.input_zero_point)
+        codes, zero = 2**bits - 1, number(self.input_zero_point)
         scale = self._gradient_scale("input_step", x[0].numel(), codes)
         x = rounded_input(x, self.input_step, -zero, codes - zero, scale)
         return x, self.read_rounded("weight")
 
     @torch.no_grad()
+    def take_grid(self, count: Tensor, low: Tensor, step: Tensor) -> None:
+        """Takes the mean of the observed grids, from their number and their sums.
+
+        With a number of 0 the grid stays as it is. The host does not ask, because it would wait.
+        """
+        if self.input_step is not None:
+            zero_point, before = (-low / step).round(), self.input_zero_point.float()
+            self.input_step.copy_(torch.where(count > 0, step / count, self.input_step))
+            self.input_zero_point.copy_(torch.where(count > 0, zero_point, before))
+
+    @torch.no_grad()
     def quantize_input(self, bits: int) -> None:
         """Puts the input on its observed grid, if there is one."""
-        if self.input_step is not None and self.input_step > 0:
+        if self.input_step is not None and read(self.input_step) > 0:
             self.input_bits.fill_(bits)
 
     def sample(self) -> Tensor | None:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from raybench.techniques.layers.host_numbers import number, read
 from raybench.techniques.layers.learned_step import (
     SMALLEST_STEP,
     fit_weight_steps,
@@ -51,7 +52,7 @@ class RoundedWeights(nn.Module):
         """
         weight, step = self.raw_weight(attribute), self.step_of(attribute)
         fits = step.shape == weight.shape[: step.ndim]  # False while channels are being cut
-        if fits and (bits := int(self.get_buffer(attribute + BITS))):
+        if fits and (bits := number(self.get_buffer(attribute + BITS))):
             values, code = weight.numel() // step.numel(), largest_code(bits)
             scale = self._gradient_scale(attribute + STEP, values, code)
             read = rounded_weight(weight, step, bits, scale)
@@ -108,7 +109,7 @@ class RoundedWeight:
     def bits(self) -> int:
         """Its bits; 0 before it is quantized."""
         module, attribute = self.holders[0]
-        return int(module.get_buffer(attribute + BITS))
+        return number(module.get_buffer(attribute + BITS))
 
     @property
     def end(self) -> bool:
@@ -148,7 +149,7 @@ class RoundedWeight:
 @torch.no_grad()
 def settle_step(step: Tensor) -> None:
     """Rounds a step to fp16, unless it was never fitted."""
-    if (step > 0).all():
+    if read((step > 0).all()):
         step.copy_(step.clamp(min=SMALLEST_STEP).half())
 
 

@@ -5,6 +5,7 @@ Letters of shapes: T tokens, E experts, D width, N assignments of a token to an 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,12 @@ def first_come(expert_N: Tensor, experts: int, capacity: int) -> Tensor:
     kept = torch.empty_like(expert_N, dtype=torch.bool)
     kept[order_N] = place_N - begin_E[expert_N[order_N]] < capacity
     return kept
+
+
+def within_capacity(expert_N: Tensor, experts: int, factor: float) -> Tensor:
+    """(N,) bool: whether the expert takes the assignment; `factor` times an even share fit."""
+    share = factor * len(expert_N) / experts
+    return first_come(expert_N, experts, math.ceil(share - 1e-9))  # 1.1 * 50 / 11 must be 5
 
 
 class _JitteredLogits(torch.autograd.Function):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.techniques.layers.host_numbers import number
 from raybench.techniques.layers.weights import weights
 
 WHOLE, ZEROS_COUNT, SETTLED = range(3)
@@ -30,7 +31,7 @@ class Standardized(nn.Conv2d):
     @property
     def zeros_count(self) -> bool:
         """Whether a zero in the parameter has an effect."""
-        return bool(self.weight_state)
+        return bool(number(self.weight_state))
 
     def count_zeros(self) -> None:
         """Makes zeros of the parameter count from now on. Not earlier, because some models start
@@ -46,7 +47,7 @@ class Standardized(nn.Conv2d):
 
     def applied_weight(self) -> Tensor:
         """The weight (O, I / groups, …) that the convolution applies."""
-        weight, state = self.weight, int(self.weight_state)
+        weight, state = self.weight, number(self.weight_state)
         if state == SETTLED:
             return weight
         gain = getattr(self, "gain", None)

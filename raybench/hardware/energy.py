@@ -1,0 +1,77 @@
+"""The energy that the machine has used, as far as it tells.
+
+    processors   RAPL: /sys/class/powercap/intel-rapl:N/energy_uj, in microjoules (Intel and AMD)
+    GPU          NVML: nvmlDeviceGetTotalEnergyConsumption, in millijoules (Volta and newer)
+
+Both count everything that runs on the machine, so only a run that is alone there can be compared.
+RAPL's counter starts again at `max_energy_range_uj`, after hours at the earliest.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+POWERCAP = Path("/sys/class/powercap")
+
+Joules = dict[str, tuple[float, float]]
+"""Counter -> joules since its start, and the value at which it starts again; 0 if it never does."""
+
+
+def joules(powercap: Path = POWERCAP) -> Joules:
+    """The counters that this process may read; empty if there are none."""
+    return _processors(powercap) | _gpus()
+
+
+def since(before: Joules, powercap: Path = POWERCAP) -> dict[str, float]:
+    """`energy_j`, the energy used since `before`; nothing if no counter can be read."""
+    now = joules(powercap)
+    used = [_used(before[name], now[name]) for name in before if name in now]
+    return {"energy_j": sum(used)} if used else {}
+
+
+def _used(before: tuple[float, float], now: tuple[float, float]) -> float:
+    difference, top = now[0] - before[0], now[1]
+    return difference + top if difference < 0 else difference
+
+
+def _processors(powercap: Path) -> Joules:
+    """One counter for each package. Its parts, `intel-rapl:0:1`, are counted in it."""
+    counters: Joules = {}
+    for package in sorted(powercap.glob("*-rapl:*")):
+        if package.name.count(":") != 1:
+            continue
+        try:
+            value = int((package / "energy_uj").read_text())
+            top = int((package / "max_energy_range_uj").read_text())
+        except (OSError, ValueError):  # since 2020 many systems let only root read it
+            continue
+        counters[package.name] = (value / 1e6, top / 1e6)
+    return counters
+
+
+def _gpus() -> Joules:
+    nvml = _nvml()
+    if nvml is None:
+        return {}
+    counters: Joules = {}
+    for number in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(number)
+            counters[f"gpu:{number}"] = (nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, 0)
+        except nvml.NVMLError:  # before Volta there is no such counter
+            continue
+    return counters
+
+
+@cache
+def _nvml() -> Any:
+    """NVIDIA's own binding (`pip install nvidia-ml-py`), if it is installed and finds a driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, or no driver: the binding raises its own kinds
+        return None
+    return pynvml

@@ -1,0 +1,67 @@
+"""The GPU: every call to `torch.cuda` in raybench is one of these functions.
+
+A single place, so that a stand-in can replace it where there is no GPU, and so that every wait for
+the device has a name: `synchronize` before a clock is read, `read` for a number that the host
+needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def available() -> bool:
+    return torch.cuda.is_available()
+
+
+def count() -> int:
+    return torch.cuda.device_count()
+
+
+def name() -> str:
+    """The GPU's name; empty without one."""
+    return torch.cuda.get_device_name() if available() else ""
+
+
+def pick() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if available() else "cpu")
+
+
+def has_bf16() -> bool:
+    """Whether the GPU computes in bf16 itself."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for everything that the GPU has to do; on a CPU nothing waits."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def read(number: Tensor) -> float:
+    """The value of a tensor with one element. It waits for the device, so a step never calls it
+    except every few dozen steps."""
+    return float(number)
+
+
+def read_all(numbers: Tensor) -> list[Any]:
+    """The values of a tensor as nested lists. It waits for the device, as `read` does."""
+    values: list[Any] = numbers.tolist()
+    return values
+
+
+def allocated_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The allocator's peak since `forget_peak`."""
+    return torch.cuda.max_memory_allocated(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    torch.cuda.reset_peak_memory_stats(device)
