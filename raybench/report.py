@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import require_new_file
 from raybench.reports import verdict as verdicts
 from raybench.reports.chapter import Chapter
 from raybench.reports.summary import summary
@@ -64,6 +65,9 @@ def run(options: Report) -> int:
     try:
         if not options.folders:
             raise ValueError("name a sweep's folder, such as results/pruning")
+        if not 0 <= options.threshold <= 1:
+            raise ValueError(f"--threshold is {options.threshold:g}: an accuracy, 0 to 1")
+        require_new_file(options.html)
         chapters = [chapter for folder in options.folders for chapter in _told(folder, options)]
         if options.html is not None:
             # Imported here, because tables need neither Plotly nor Optuna.

@@ -133,9 +133,10 @@ def _real(scratch: Path, number: int) -> dict[str, Any]:
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=STUDY_S)
     took = time.monotonic() - began
-    if done.returncode not in (0, 1):
+    verdict = scratch / name / "verdict.json"
+    if done.returncode not in (0, 1) or not verdict.exists():
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    told: dict[str, Any] = json.loads((scratch / name / "verdict.json").read_text())
+    told: dict[str, Any] = json.loads(verdict.read_text())
     trials = len(read(scratch / name).trials)
     expected = f"{took:.0f} s, expected {told['expected_s']:.0f}"
     expected += f"; {trials} trials, expected {told['expected_trials']}"

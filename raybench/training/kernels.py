@@ -63,6 +63,7 @@ def ready(
     began = time.perf_counter()
     graphs = device.type == "cuda" and sum(p.numel() for p in model.parameters()) < SMALL
     compiled = torch.compile(model, mode="reduce-overhead" if graphs else "default")
+    assert isinstance(compiled, nn.Module)
     size, batch = experiment.image_size, experiment.recipe.batch // experiment.parallel.workers
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [device] if device.type == "cuda" else []
