@@ -149,14 +149,17 @@ def as_text(table: pd.DataFrame, figures: dict[str, Any]) -> str:
     shown["entropy_bytes"] = shown["entropy_bytes"].round().astype(int)
     hidden = len(table) - len(shown)
     lines = [text.as_text(f"{figures['packed']} ({hidden} constant tensors not shown)", shown)]
-    for name, value in figures.items():
-        lines.append(f"{name:20} {value:,.4g}" if isinstance(value, float) else _line(name, value))
+    lines += [_line(name, value) for name, value in figures.items()]
     return "\n".join(lines)
 
 
 def _line(name: str, value: Any) -> str:
     if value is None:
         return f"{name:20} –"
+    if name.endswith("accuracy"):
+        return f"{name:20} {100 * value:.2f} %"
+    if isinstance(value, float):
+        return f"{name:20} {value:,.4g}"
     return f"{name:20} {value:,}" if isinstance(value, int) else f"{name:20} {value}"
 
 
