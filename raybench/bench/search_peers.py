@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import Trial
 
 from raybench.results.front import ranks
+from raybench.results.log import Record
 from raybench.search.decisions import Decisions
 from raybench.search.simulation.curves import Params, Problem
 from raybench.search.simulation.memory_sweep import MemorySweep, Simulated
@@ -20,23 +22,38 @@ from raybench.search.simulation.slots import Engine
 ETA = 3  # of MOASHA
 
 
-def engine(method: str, problem: Problem, seed: int) -> Engine:
-    """A method's engine for a problem. Raises KeyError for an unknown method."""
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {"sampler": "model", "early_stopping": True, "evidence": 5},
+    "ours_full": {"sampler": "model", "early_stopping": False, "evidence": 5},
+    "before": {"sampler": "tpe", "early_stopping": True, "evidence": 5},
+    "random": {"sampler": "random", "early_stopping": False, "evidence": 5},
+    "random_rungs": {"sampler": "random", "early_stopping": True, "evidence": 0},
+}
+"""The deciding code of a sweep with other parts; `before` has TPE, to which stopped trials are all
+equally bad."""
+
+
+def engine(
+    method: str,
+    problem: Problem,
+    seed: int,
+    constraints: Mapping[str, str] | None = None,
+    records: Sequence[Record] = (),
+) -> Engine:
+    """A method's engine for a problem, which goes on from records.
+
+    Raises:
+        KeyError: the method is unknown.
+    """
     if method in SAMPLERS:
         return PlainStudy(SAMPLERS[method](seed), problem)
     if method == "moasha":
         return Moasha(problem, seed)
-    return MemorySweep(
-        Decisions(problem.objectives, problem.epochs, seed=seed, **OURS[method]), problem.suggest
+    decisions = Decisions(
+        problem.objectives, problem.epochs, seed=seed, constraints=constraints, **OURS[method]
     )
+    return MemorySweep(decisions, problem.suggest, records=records)
 
-
-OURS: dict[str, dict[str, Any]] = {
-    "before": {"sampler": "tpe", "early_stopping": True, "evidence": 5},
-    "before0": {"sampler": "tpe", "early_stopping": True, "evidence": 0},
-    "random": {"sampler": "random", "early_stopping": False, "evidence": 5},
-    "random_rungs": {"sampler": "random", "early_stopping": True, "evidence": 0},
-}
 
 SAMPLERS = {
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
@@ -49,7 +66,10 @@ class PlainStudy:
 
     def __init__(self, sampler: optuna.samplers.BaseSampler, problem: Problem) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        ways = ["maximize" if way == "max" else "minimize" for way in problem.objectives.values()]
+        ways = [
+            StudyDirection.MAXIMIZE if way == "max" else StudyDirection.MINIMIZE
+            for way in problem.objectives.values()
+        ]
         self._study = optuna.create_study(sampler=sampler, directions=ways)
         self._problem = problem
         self._trials: dict[int, Trial] = {}

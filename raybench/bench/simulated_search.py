@@ -1,4 +1,4 @@
-"""The search on simulated curves: how soon it reaches what random search reaches.
+"""Searches on simulated curves: how soon each reaches what random search reaches.
 
 The test: hypervolume of the objectives, costs by their logarithms, in the box between the 10 %
 quantile and the best of 400 random configurations; a budget of 60 full trials, counted in epochs;
@@ -8,19 +8,21 @@ quantile and the best of 400 random configurations; a budget of 60 full trials, 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raybench.bench.search_peers import engine, random_params
 from raybench.results.front import hypervolume, on_front
-from raybench.search.simulation.curves import Problem
+from raybench.results.log import Record
+from raybench.search import prior
+from raybench.search.simulation.curves import Curve, Problem, late_start
+from raybench.search.simulation.memory_sweep import MemorySweep
 from raybench.search.simulation.scenario import Scenario, folder_of
 from raybench.search.simulation.slots import Complete, simulate
 
@@ -29,7 +31,8 @@ QUANTILE = 0.1
 FULL_TRIALS = 60
 SLOTS = 4
 NEVER = 2.0  # share of the budget where random's hypervolume is not reached
-LEVEL = 0.05
+PROCESSES = 2
+MEDIAN = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,14 @@ class Run:
     seed: int
     slots: int = SLOTS
     objectives: int = 2
+    late: bool = False
+    """Whether the first third of the curves is noise."""
+    constrained: bool = False
+    """Whether the last objective must be no worse than the median of random configurations."""
+    warm: str = ""
+    """The task of an older search with which this one begins."""
+    misled: bool = False
+    """Whether the older results are turned round: its worst configurations seem to be its best."""
 
 
 @dataclass(frozen=True)
@@ -63,30 +74,59 @@ class Trace:
         return reached[0] if reached else NEVER
 
 
-def traces(runs: Sequence[Run], processes: int = 2) -> dict[Run, Trace]:
+def traces(runs: Sequence[Run]) -> dict[Run, Trace]:
     """Runs all of them, in several processes."""
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(PROCESSES) as pool:
         return dict(zip(runs, pool.map(trace, runs, chunksize=1), strict=True))
+
+
+def runs(
+    scenario: str, tasks: Iterable[str], seeds: int, methods: Sequence[str], **options: Any
+) -> list[Run]:
+    """A run for each task, method and seed."""
+    return [
+        Run(scenario=scenario, task=task, method=method, seed=seed, **options)
+        for task in tasks
+        for method in methods
+        for seed in range(seeds)
+    ]
 
 
 def trace(run: Run) -> Trace:
     """Simulates one search."""
-    problem = _problem(run.scenario, run.task, run.objectives)
+    problem = _problem(run)
     budget = FULL_TRIALS * problem.epochs
-    deciding = engine(run.method, problem, run.seed)
-    last = -1
+    constraints = _constraints(run)
+    deciding = engine(run.method, problem, run.seed, constraints, _prior(run))
+    asked = 0
 
-    def curve(task):  # type: ignore[no-untyped-def]
-        nonlocal last
-        last = task.number
+    def curve(task: Any) -> Curve:
+        nonlocal asked
+        asked += 1
         return problem.curve(task.params)
 
     complete = simulate(deciding, curve, slots=run.slots, budget=budget)
-    return Trace(
-        tuple(one.spent / budget for one in complete),
-        tuple(_volumes(complete, run, problem)),
-        last + 1,
-    )
+    spent = tuple(one.spent / budget for one in complete)
+    return Trace(spent, tuple(_volumes(complete, run, problem)), asked)
+
+
+def _prior(run: Run) -> list[Record]:
+    """The record with which a warm search begins."""
+    if not run.warm:
+        return []
+    older = replace(run, task=run.warm, warm="", misled=False, seed=run.seed + 1000)
+    problem = _problem(older)
+    sweep = engine(run.method, problem, older.seed)
+    assert isinstance(sweep, MemorySweep)
+    budget = FULL_TRIALS * problem.epochs
+    simulate(sweep, lambda task: problem.curve(task.params), slots=run.slots, budget=budget)
+    trials = prior.of_records(sweep.records, problem.objectives)
+    if run.misled:
+        order = sorted(range(len(trials)), key=lambda place: trials[place]["values"])
+        values = [trials[place]["values"] for place in order]
+        for place, value in zip(order, reversed(values), strict=True):
+            trials[place] = {**trials[place], "values": value}
+    return [("prior", 0.0, {"sweeps": [trials]})]
 
 
 @cache
@@ -94,68 +134,54 @@ def _scenario(name: str) -> Scenario:
     return Scenario(folder_of(name))
 
 
+def _problem(run: Run) -> Problem:
+    problem = _scenario(run.scenario).problem(run.task)
+    kept = dict(list(problem.objectives.items())[: run.objectives])
+    problem = replace(problem, objectives=kept, costs=problem.costs & kept.keys())
+    return late_start(problem) if run.late else problem
+
+
 @cache
-def _problem(scenario: str, task: str, objectives: int) -> Problem:
+def _random_ends(scenario: str, task: str) -> tuple[dict[str, float], ...]:
+    """The last metrics of random configurations."""
     problem = _scenario(scenario).problem(task)
-    kept = dict(list(problem.objectives.items())[:objectives])
-    return replace(problem, objectives=kept, costs=problem.costs & kept.keys())
+    params = random_params(problem, BOX, seed=12345)
+    return tuple(problem.curve(one).at(problem.epochs) for one in params)
 
 
-@cache
-def _box(scenario: str, task: str, objectives: int) -> tuple[NDArray[np.float64], ...]:
-    """The worst and the best corner, of gains that are better when larger."""
-    problem = _problem(scenario, task, objectives)
-    last = [problem.curve(p).at(problem.epochs) for p in random_params(problem, BOX, seed=12345)]
-    gains = np.array([_gains(problem, metrics) for metrics in last])
-    return np.quantile(gains, QUANTILE, axis=0), gains.max(0)
+def _constraints(run: Run) -> dict[str, str]:
+    if not run.constrained:
+        return {}
+    problem = _problem(run)
+    name, way = list(problem.objectives.items())[-1]
+    middle = np.quantile([one[name] for one in _random_ends(run.scenario, run.task)], MEDIAN)
+    return {name: f"{'<=' if way == 'min' else '>='} {float(middle)!r}"}
 
 
-def _gains(problem: Problem, metrics: dict[str, float]) -> list[float]:
+def _gains(problem: Problem, metrics: dict[str, float]) -> NDArray[np.float64]:
+    """The objectives, larger is better."""
     values = [
         math.log(metrics[name]) if name in problem.costs else metrics[name]
         for name in problem.objectives
     ]
-    ways = problem.objectives.values()
-    return [value if way == "max" else -value for value, way in zip(values, ways, strict=True)]
+    signs = [1 if way == "max" else -1 for way in problem.objectives.values()]
+    return np.array(values) * signs
 
 
 def _volumes(complete: Sequence[Complete], run: Run, problem: Problem) -> list[float]:
-    worst, best = _box(run.scenario, run.task, run.objectives)
+    ends = np.array([_gains(problem, one) for one in _random_ends(run.scenario, run.task)])
+    worst, best = np.quantile(ends, QUANTILE, axis=0), ends.max(0)
+    if run.constrained:  # what is worse than the limit is worth nothing
+        worst[-1] = np.quantile(ends[:, -1], MEDIAN)
     front: list[list[float]] = []
     volumes: list[float] = []
     for one in complete:
-        gains = (np.array(_gains(problem, one.metrics)) - worst) / np.maximum(best - worst, 1e-12)
-        # A single objective counts as it is: beyond the best of the 400, too.
+        gains = (_gains(problem, one.metrics) - worst) / np.maximum(best - worst, 1e-12)
+        # A single objective counts as it is, beyond the best of the 400 too.
         point = [-float(gain) for gain in (np.clip(gains, 0, 1) if len(gains) > 1 else gains)]
         front.append(point)
         kept = on_front(front, ["min"] * len(point))
         front = [each for each, on in zip(front, kept, strict=True) if on]
-        volumes.append(hypervolume(front, [0.0] * len(point)) if len(point) > 1 else -min(front)[0])
+        several = len(point) > 1
+        volumes.append(hypervolume(front, [0.0] * len(point)) if several else -min(front)[0])
     return volumes
-
-
-def figures(
-    scenario: str, tasks: Sequence[str], seeds: int, methods: Sequence[str], objectives: int = 2
-) -> dict[str, dict[str, float]]:
-    """By method: medians over the tasks, of medians over the seeds."""
-    every = product(tasks, methods, range(seeds))
-    runs = [
-        Run(scenario=scenario, task=t, method=m, seed=s, objectives=objectives) for t, m, s in every
-    ]
-    done = traces(runs, int(os.environ.get("PROCESSES", "2")))
-
-    def of(task: str, method: str) -> list[Trace]:
-        return [d for run, d in done.items() if (run.task, run.method) == (task, method)]
-
-    targets = {t: float(np.median([d.final for d in of(t, "random")])) for t in tasks}
-    table = {}
-    for method in methods:
-        shares = [np.median([d.share_to(targets[t]) for d in of(t, method)]) for t in tasks]
-        ratios = [np.median([d.final for d in of(t, method)]) / targets[t] for t in tasks]
-        table[method] = {
-            "share": float(np.median(shares)),
-            "share_mean": float(np.mean(shares)),
-            "ratio": float(np.median(ratios)),
-            "trials": float(np.mean([d.trials for t in tasks for d in of(t, method)])),
-        }
-    return table

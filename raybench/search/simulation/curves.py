@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,3 +43,26 @@ class Problem:
     """Metric -> "max" or "min"."""
     costs: frozenset[str] = frozenset()
     """Objectives that are compared by their logarithms."""
+
+
+def late_start(problem: Problem) -> Problem:
+    """The problem with curves whose first third is noise about chance, as on digits.
+
+    A tenth of the curve's best value stands for chance; costs are unchanged.
+    """
+    learned = {name for name, way in problem.objectives.items() if way == "max"}
+    noisy = problem.epochs // 3
+
+    def curve(params: Params) -> Curve:
+        plain = problem.curve(params)
+        seed = zlib.crc32(json.dumps(params, sort_keys=True).encode())
+        random = np.random.default_rng(seed)
+        metrics = dict(plain.metrics)
+        for name in learned:
+            values = metrics[name].copy()
+            spread = 0.02 * abs(values).max()
+            values[:noisy] = spread * (5 + random.normal(size=noisy))
+            metrics[name] = values
+        return Curve(metrics, plain.seconds)
+
+    return replace(problem, name=f"{problem.name}, late start", curve=curve)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +28,22 @@ class MemorySweep:
 
     Args:
         trials: how many at most.
+        records: of an earlier one, which goes on here; or a `prior`.
     """
 
-    def __init__(self, decisions: Decisions, suggest: Suggest, *, trials: int = 10**9) -> None:
+    def __init__(
+        self,
+        decisions: Decisions,
+        suggest: Suggest,
+        *,
+        trials: int = 10**9,
+        records: Sequence[Record] = (),
+    ) -> None:
         self.decisions, self._suggest, self._trials = decisions, suggest, trials
         self.records: list[Record] = []
         self._metrics: dict[int, dict[str, Any]] = {}  # the latest of each running trial
+        for kind, _, content in records:
+            self._put(kind, content)
 
     def ask(self) -> Simulated | None:
         """The next trial; None when there are enough, or when suggestions only repeat."""
@@ -48,17 +59,15 @@ class MemorySweep:
             suggestion = self.decisions.sampling.suggested(trial).record()
             self._put("suggested", {**suggestion, "enqueued": None})
             self._put("trial", {"number": trial.number, "key": key, "status": "RUNNING"})
-            self._metrics[trial.number] = {}
             return Simulated(trial.number, params)
         return None
 
     def report(self, number: int, epoch: int, metrics: dict[str, Any]) -> bool:
-        self._metrics[number] = metrics
         self._put("epoch", {"number": number, "epoch": epoch, **metrics})
         return self.decisions.stops(number, epoch)
 
     def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
-        metrics = self._metrics.pop(number)
+        metrics = self._metrics.pop(number, {})
         values = [metrics.get(name) for name in self.decisions.tally.objectives]
         if status == "COMPLETE" and not all(v is not None and math.isfinite(v) for v in values):
             status = "FAILED"
@@ -67,5 +76,8 @@ class MemorySweep:
 
     def _put(self, kind: str, content: dict[str, Any]) -> None:
         record = (kind, float(len(self.records)), content)
+        if kind == "epoch":
+            reported = {n: v for n, v in content.items() if n not in ("number", "epoch")}
+            self._metrics[content["number"]] = reported
         self.records.append(record)
         self.decisions.take(record)

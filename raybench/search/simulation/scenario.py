@@ -3,7 +3,7 @@
     about.json           order of the inputs and outputs, instance, fidelity, cost, objectives
     config_space.json    ranges, logarithms and conditions of the hyperparameters
     encoding.json        index of each category
-    model.onnx           x_cat (N, categorical) int32, x_cont (N, continuous) float32 -> (N, outputs)
+    model.onnx           x_cat (N, categories) int32, x_cont (N, numbers) float32 -> (N, outputs)
 
 Source: Pfisterer et al. 2022, arXiv 2109.03670.
 """
@@ -183,4 +183,4 @@ def _suggested(trial: Trial, parameter: Mapping[str, Any]) -> Any:
     if kind in ("categorical", "ordinal"):
         return trial.suggest_categorical(name, parameter.get("choices", parameter.get("sequence")))
     suggest = trial.suggest_int if kind == "uniform_int" else trial.suggest_float
-    return suggest(name, parameter["lower"], parameter["upper"], log=parameter["log"])  # type: ignore[operator]
+    return suggest(name, parameter["lower"], parameter["upper"], log=parameter["log"])
