@@ -69,13 +69,17 @@ class Tune:
     early_stopping: bool = True
     """Stops trials that fall behind (asynchronous successive halving)."""
     evidence: int = Rungs.evidence
-    """Early stopping starts at a rung after this many complete trials, if their ranking there
-    matched their final one. 0 stops from the first trial on, for long trials in many slots."""
+    """Early stopping starts at a rung after this many trials, if their ranking there matched their
+    final one, or the one before the rung. 0 stops from the first trial on."""
     silent: float | None = None
     """Longest time in seconds without a report of any trial. After that Ray counts as gone, and the
     sweep ends as after Ctrl-C. Default: no limit."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """How trials are suggested. Use `random` as the baseline."""
+    sampler: Literal["model", "tpe", "random"] = "model"
+    """How trials are suggested: by a model that also learns from stopped trials, by Optuna's TPE,
+    or at random. Use `random` as the baseline."""
+    warm_start: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
+    """Older sweeps to begin with, of this space or one that shares parameters and objectives; other
+    data or another model are allowed. What they say counts as far as the new trials agree."""
 
 
 USUAL: Usual = {
@@ -91,6 +95,7 @@ def tune(
     *,
     objectives: dict[str, str] | None = None,
     enqueue: Sequence[dict[str, Any]] = (),
+    constraints: dict[str, str] | None = None,
     **options: Any,
 ) -> Results:
     """Runs a sweep, or resumes one, and returns its tables.
@@ -102,6 +107,7 @@ def tune(
         space: a file, or a function of an Optuna trial that returns an Experiment.
         objectives: of a function: column -> "max" or "min".
         enqueue: of a function: parameters to try first.
+        constraints: of a function: column -> "<= NUMBER" or ">= NUMBER".
         options: the command's options, such as trials, epochs, data, model, results.
 
     Raises:
@@ -120,7 +126,9 @@ def tune(
     else:
         asked = Tune(space=Path(options["name"]), **options)
         _require(asked)
-        searched = of_function(space, objectives, enqueue, options["name"], _overrides(asked))
+        searched = of_function(
+            space, objectives, enqueue, options["name"], _overrides(asked), constraints
+        )
     sweep = _swept(searched, asked)
     if sweep.unfinished:
         raise KeyboardInterrupt(f"interrupted with {left(sweep)}")
@@ -176,6 +184,7 @@ def _swept(space: Space, options: Tune) -> Sweep:
         early_stopping=options.early_stopping,
         evidence=options.evidence,
         sampler=options.sampler,
+        warm_start=options.warm_start,
     )
     for remark in sweep.store.remarks:
         print(f"raybench.tune: {remark}", file=sys.stderr)

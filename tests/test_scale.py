@@ -28,7 +28,7 @@ def ended(number: int, value: float) -> list[Record]:
 @pytest.mark.parametrize("objectives", [{"accuracy": "max"}, {"accuracy": "max", "loss": "min"}])
 def test_a_sampler_sees_the_last_and_the_best_of_all(objectives):
     names = dict.fromkeys(objectives, None)
-    sampling = Sampling(objectives, "tpe", seed=0)
+    sampling = Sampling(objectives, "tpe", seed=0, epochs=9)
     best = range(10, 30)
     for number in range(3000):
         for kind, when, content in ended(number, 0.99 if number in best else 0.5):

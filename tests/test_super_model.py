@@ -14,6 +14,7 @@ from raybench.artefact import onnx_graph, served_graph
 from raybench.artefact.shipped import shipped_latency
 from raybench.experiment import Experiment, flatten, preset
 from raybench.models import build
+from raybench.reports.percent import labelled
 from raybench.reports.summary import front_table
 from raybench.reports.tables.pruning import REFERENCE
 from raybench.results.read import read
@@ -227,7 +228,7 @@ def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monke
     results = read(tmp_path / "s")
     assert results.trials["status"].tolist() == ["COMPLETE"] * 2
     assert (results.trials["latency_ms"] == results.trials["model_bytes"]).all()
-    assert set(space.objectives) < set(front_table(results).columns)
+    assert {labelled(name) for name in space.objectives} < set(front_table(results).columns)
     for row in results.trials.to_dict("records"):
         model = artefact.load(tmp_path / "s" / "models" / f"{row['trial']}.safetensors")
         assert sum(p.numel() for p in model.parameters()) == row["parameters"]

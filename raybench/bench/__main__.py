@@ -30,6 +30,10 @@ HIDDEN = {
     "steady",
     "steady_space",
     "scale_space",
+    "scenario_search",
+    "search_figures",
+    "search_peers",
+    "simulated_search",
     "subject",
     "timed",
     "trivial",
@@ -48,11 +52,18 @@ class Bench:
       python -m raybench.bench step --json
       python -m raybench.bench step --page docs/performance.md
       python -m raybench.bench gpu --part a --minutes 9
+      python -m raybench.bench search --scenario lcbench --tasks 3945,7593 --seeds 5
     """
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
     compress, search, scale, chaos, verdict, speed or gpu; with --page also all."""
+    scenario: str | None = None
+    """Of `search`: a folder of curves under $RAYBENCH_YAHPO, on which it is simulated."""
+    tasks: str = "all"
+    """Of the scenario, separated by commas."""
+    seeds: int = 20
+    """Searches of each task of the scenario."""
     json: bool = False
     """Prints a single JSON object on standard output."""
     page: Path | None = None
@@ -71,6 +82,8 @@ def parse(arguments: list[str]) -> Bench:
 def run(options: Bench) -> int:
     """Runs a bench: a module with `measure() -> dict`, and `claims`, the target of each figure."""
     try:
+        if options.scenario is not None and options.name != "search":
+            raise ValueError("--scenario belongs to the bench search")
         names = [options.name]
         if options.page is not None and options.name != "gpu":
             there = pages.benches(options.page)
@@ -98,11 +111,13 @@ def _measured(name: str, options: Bench) -> None:
         )
     torch.set_num_threads(1)
     module = importlib.import_module(f"raybench.bench.{name}")
-    figures = (
-        module.measure(options.minutes, options.part, printed=options.page)
-        if name == "gpu"  # its page is printed from the files of all parts
-        else module.measure()
-    )
+    if name == "gpu":  # its page is printed from the files of all parts
+        figures = module.measure(options.minutes, options.part, printed=options.page)
+    elif options.scenario is not None:
+        module = importlib.import_module("raybench.bench.scenario_search")
+        figures = module.measure(options.scenario, options.tasks, options.seeds)
+    else:
+        figures = module.measure()
     told = pages.lines(figures, module.claims)
     if options.page is not None and name != "gpu":
         pages.printed(options.page, name, told, load)

@@ -73,7 +73,7 @@ def measure() -> dict[str, float]:
 
     That is 63 steps, in which many networks learn nothing; with all images nearly every network is
     accurate, and there is little to find. Random search has 29 full trials, which start from fresh
-    weights. The search, TPE with early stopping, has as many epochs. It spends 27 of them on one
+    weights. The search, with early stopping, has as many epochs. It spends 27 of them on one
     plain network, from which its trials start. Only trials that are complete by the end count.
     A front's hypervolume is over three gains: accuracy above chance, and the logarithms of the
     bytes and of the milliseconds of the plain ResNet-20 in fp32 over the trial's. `ideal_ratio` is
@@ -154,7 +154,7 @@ def _sweep(folder: Path, overrides: Overrides, side: str, start: Path) -> Budget
         overrides=overrides,
         keep="none",
         early_stopping=side != "random",
-        sampler="random" if side == "random" else "tpe",
+        sampler="random" if side == "random" else "model",
         budget=budget - START_EPOCHS if side == "search" else budget,
     )
     with Progress(sweep) as progress:

@@ -61,7 +61,7 @@ class SweepScheduler(FIFOScheduler):
         if report["last"]:
             sweep.finish(number, "COMPLETE")
         elif stop:
-            sweep.finish(number, "PRUNED", f"below the best third after epoch {report['epoch']}")
+            sweep.finish(number, "PRUNED", sweep.why_stopped(number))
         return bool(report["last"] or stop)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SweepScheduler:

@@ -10,7 +10,7 @@ from raybench.reports import family
 from raybench.reports.percent import in_percent
 from raybench.reports.text import as_text
 from raybench.reports.varied import varied
-from raybench.results.front import front
+from raybench.results.limits import limits
 from raybench.results.read import Results
 
 MOST_ROWS = 60
@@ -70,7 +70,7 @@ def family_table(results: Results, threshold: float) -> pd.DataFrame | None:
 
 def front_table(results: Results) -> pd.DataFrame:
     """The Pareto front: number, objectives, test accuracy, and the columns that vary on it."""
-    on_front = front(results.trials, results.objectives)
+    on_front = results.front
     shown = ["number", *results.objectives]
     if "test_accuracy" in on_front:
         shown.append("test_accuracy")
@@ -81,4 +81,5 @@ def front_table(results: Results) -> pd.DataFrame:
 def front_title(results: Results) -> str:
     """The title of the front, with its objectives."""
     wanted = ", ".join(f"{name} {way}" for name, way in results.objectives.items())
+    wanted += "".join(f"; {limit}" for limit in limits(results.constraints))
     return f"Pareto front ({wanted}; complete trials on the validation split)"

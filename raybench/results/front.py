@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from raybench.results.limits import feasible
 
 
 def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[int]:
@@ -90,12 +92,16 @@ def hypervolume(costs: Sequence[Sequence[float]], reference: Sequence[float]) ->
     )
 
 
-def front(trials: pd.DataFrame, objectives: dict[str, str]) -> pd.DataFrame:
+def front(
+    trials: pd.DataFrame, objectives: dict[str, str], constraints: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """The rows on the Pareto front, sorted by the first objective, best first.
 
-    Only COMPLETE trials count: a stopped one was measured after fewer epochs.
+    Only COMPLETE trials count, as a stopped one was measured after fewer epochs, and only those
+    that keep to the constraints.
     """
     complete = trials[trials["status"] == "COMPLETE"].dropna(subset=list(objectives))
+    complete = feasible(complete, constraints or {})
     if complete.empty:
         return complete
     values = complete[list(objectives)].to_numpy(dtype=float).tolist()

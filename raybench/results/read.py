@@ -27,6 +27,11 @@ class Results:
     def objectives(self) -> dict[str, str]:
         return dict(self.about["objectives"])
 
+    @property
+    def constraints(self) -> dict[str, str]:
+        """Column -> "<= NUMBER" or ">= NUMBER"; empty where the space has none."""
+        return dict((self.about.get("identity") or {}).get("constraints") or {})
+
     def only(self, number: int) -> Results:
         """The same of one trial."""
         trials, epochs = self.trials, self.epochs
@@ -41,7 +46,7 @@ class Results:
     @property
     def front(self) -> pd.DataFrame:
         """The complete trials that no other one beats in all objectives: the Pareto front."""
-        return front(self.trials, self.objectives)
+        return front(self.trials, self.objectives, self.constraints)
 
 
 def is_sweep(folder: Path) -> bool:

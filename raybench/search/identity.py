@@ -16,6 +16,8 @@ def of(space: Space, overrides: Overrides) -> dict[str, Any]:
     return {
         "space": f"{space.path.name} {space.fingerprint}",
         "objectives": space.objectives,
+        # None where there are none, as in sweeps from before there were constraints.
+        "constraints": space.constraints or None,
         **{f"--{name}": value for name, value in asdict(overrides).items()},
     }
 

@@ -94,15 +94,19 @@ class Progress:
             table.add_column(column, no_wrap=True)
         table.add_column("suggested", overflow="fold")
         tally = self.sweep.tally
-        rows = [*reversed(tally.running), *sorted(tally.latest, reverse=True)]
+        numbers = [*reversed(tally.running), *sorted(tally.latest, reverse=True)]
         # Rich cuts a table that is higher than the terminal, and its title with it.
         room = self._console.height - AROUND if self._live is not None else SHOWN
-        for number in rows[: max(1, min(SHOWN, room))]:
-            row = self.sweep.store.trials[number]
+        rows = [self.sweep.store.trials[n] for n in numbers[: max(1, min(SHOWN, room))]]
+        reasons = any(row.get("stop_reason") for row in rows)
+        if reasons:
+            table.add_column("why it ended", overflow="fold")
+        for row in rows:
             values = [_short(name, row.get(name)) for name in objectives]
             epoch = f"{row.get('epoch') or 0}/{row.get('recipe.epochs') or '?'}"
             params = _as_text(row["params"])
-            table.add_row(str(row["number"]), row["status"], epoch, *values, params)
+            why = [row.get("stop_reason") or ""] if reasons else []
+            table.add_row(str(row["number"]), row["status"], epoch, *values, params, *why)
         return table
 
 

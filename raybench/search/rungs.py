@@ -36,8 +36,11 @@ from numpy.typing import NDArray
 
 from raybench.results.front import ranks
 from raybench.results.log import Record
+from raybench.search.forecast import places
+from raybench.search.marks import marks
 
 RUNGS = (Fraction(1, 9), Fraction(1, 3), Fraction(2, 3))  # shares of the epochs
+EARLIER = 0.75  # of a rung's epochs: the mark at most so far is compared with the rung
 COMPARED = 256  # trials to compare one with if there are several objectives
 WITNESSES = 256  # latest complete trials that show whether a rung's ranking matches the final one
 
@@ -52,17 +55,26 @@ class Rungs:
     epochs: int
     reduction: int = 3
     evidence: int = 5
-    """Complete trials needed before a rung stops any trial; 0 needs no evidence."""
+    """Trials that must have shown that a rung's ranking lasts before it stops any; 0 needs none."""
     agreement: float = 0.5
     """Least rank correlation (Spearman's) of each objective at the rung with its final value."""
+    stability: float = 0.7
+    """Least rank correlation with the mark before the rung, as long as few trials are complete."""
     _seen: dict[int, dict[int, Values]] = field(default_factory=dict)
     _groups: dict[tuple[int, tuple[str, ...]], _Group] = field(default_factory=dict)
     """By rung and names: a trial is compared with those that reported the same objectives."""
     _told: dict[tuple[str, int], bool] = field(default_factory=dict)
     _complete: list[int] = field(default_factory=list)
+    _passed: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._noted = {*self.levels(), self.epochs}
+        every = marks(self.epochs)
+        self._before = {
+            level: max((mark for mark in every if mark <= EARLIER * level), default=0)
+            for level in self.levels()
+        }
+        self._rungs = frozenset(self._before)
+        self._noted = {*self._before, *self._before.values(), self.epochs}
 
     def levels(self) -> list[int]:
         """Epochs of the rungs. The last epoch is not a rung: the trial is complete there."""
@@ -91,6 +103,10 @@ class Rungs:
             if before is None:
                 self._complete.append(number)
             return
+        if epoch not in self._rungs:
+            return
+        if before is None:
+            self._passed.setdefault(epoch, []).append(number)
         if before is not None:  # it resumed from an older checkpoint and reports this epoch again
             self._group(epoch, before).remove(number, before)
         self._group(epoch, values).add(number, values)
@@ -103,7 +119,7 @@ class Rungs:
         same ones.
         """
         seen = self._seen.get(epoch, {})
-        if number not in seen or epoch >= self.epochs:
+        if number not in seen or epoch not in self._rungs:
             return True
         values = seen[number]
         if not all(self.tells(name, epoch) for name in values):
@@ -127,21 +143,34 @@ class Rungs:
         return self._told[name, epoch]
 
     def _tells(self, name: str, epoch: int) -> bool:
-        here, ends = self._seen.get(epoch, {}), self._seen.get(self.epochs, {})
-        pairs = [
-            (here[number][name], ends[number][name])
-            for number in self._complete[-WITNESSES:]
-            if name in ends[number] and name in here.get(number, {})
-        ]
-        if len(pairs) < self.evidence:
+        early, late = self._pairs(name, epoch, self.epochs, self._complete)
+        least = self.agreement
+        if len(late) < self.evidence:
+            before = self._before[epoch]
+            early, late = self._pairs(name, before, epoch, self._passed.get(epoch, []))
+            least = self.stability
+        if len(late) < self.evidence:
             return False
-        early, late = np.array(pairs).T
         if np.ptp(late) == 0:
-            return True  # all final values are equal, so this objective cannot mislead
+            # All final values are equal, so this objective cannot mislead; those of a rung may be
+            # networks at chance.
+            return least == self.agreement
         if np.ptp(early) == 0:
             return False
-        correlation = np.corrcoef(_places(early), _places(late))[0, 1]
-        return bool(correlation >= self.agreement)
+        return bool(np.corrcoef(places(early), places(late))[0, 1] >= least)
+
+    def _pairs(
+        self, name: str, early: int, late: int, numbers: list[int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The values of an objective at two epochs, of the latest trials that have both."""
+        here, there = self._seen.get(early, {}), self._seen.get(late, {})
+        pairs = [
+            (here[number][name], there[number][name])
+            for number in numbers[-WITNESSES:]
+            if name in here.get(number, {}) and name in there.get(number, {})
+        ]
+        both = np.array(pairs).reshape(len(pairs), 2)
+        return both[:, 0], both[:, 1]
 
 
 class _Sorted:
@@ -198,12 +227,6 @@ class _Sample:
 
 
 _Group = _Sorted | _Sample
-
-
-def _places(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rank of each value; equal values share the mean of their ranks."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[which]
 
 
 def _hash(number: int) -> int:

@@ -16,23 +16,26 @@ import logging
 import math
 import warnings
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raybench.results.core import FINISHED
 from raybench.results.front import ranks
+from raybench.results.limits import Limit
 from raybench.results.log import Record
+from raybench.search.guide import Guide
 from raybench.search.journal import STATES
+from raybench.search.marks import marks
+from raybench.search.prior import guests
 from raybench.search.suggestions import Suggestion, suggestion
+from raybench.search.window import Window
 
 RECENT = 128  # trials that ended last
 ELITE = 48  # the best of those that ended before
+ATTEMPTS = 5  # suggestions of the model for one trial; it may have tried them all
 
 
 class Sampling:
@@ -40,17 +43,30 @@ class Sampling:
 
     Args:
         objectives: column -> "max" or "min".
-        kind: "tpe" or "random".
+        kind: "model", "tpe" or "random".
+        epochs: of the longest trial.
+        limits: their columns are remembered like objectives.
     """
 
-    def __init__(self, objectives: dict[str, str], kind: str, seed: int) -> None:
+    def __init__(
+        self,
+        objectives: dict[str, str],
+        kind: str,
+        seed: int,
+        epochs: int,
+        limits: Sequence[Limit] = (),
+    ) -> None:
         self.objectives, self._kind, self._seed = objectives, kind, seed
+        self._marks = marks(epochs)
+        self._to_remember = {*self._marks}
+        self._guide = Guide(objectives, limits, self._marks)
+        self._columns = list(dict.fromkeys([*objectives, *(one.column for one in limits)]))
         self.running: dict[int, Suggestion] = {}
         self.enqueued: set[int] = set()
         """Indices in the space's `enqueue` of the entries that were already suggested."""
         self._recent: deque[Suggestion] = deque()
         self._old: list[Suggestion] = []
-        self._window = _Window(self)
+        self._window = Window(self.visible)
         optuna.logging.set_verbosity(logging.WARNING)
         self._study = optuna.create_study(
             storage=self._window,
@@ -64,7 +80,7 @@ class Sampling:
             attempt: number of earlier suggestions for this trial number.
             fixed: parameters with given values, which are not suggested.
         """
-        self._study.sampler = sampler(self._kind, self._seed, number, attempt)
+        self._study.sampler = self._sampler(number, attempt)
         self._window.wait(number, fixed or {})
         return self._study.ask()
 
@@ -74,6 +90,9 @@ class Sampling:
 
     def take(self, record: Record) -> None:
         kind, _, content = record
+        if kind == "prior":
+            self._guide.begin_with(guests(content, list(self.objectives), self._marks[-1]))
+            return
         if kind == "suggested":
             self.running[content["number"]] = Suggestion(
                 content["number"],
@@ -87,10 +106,13 @@ class Sampling:
             return
         if kind == "trial" and running.enqueued is not None:  # only once it has a row
             self.enqueued.add(running.enqueued)
-        if kind == "epoch" and len(self.objectives) == 1:
-            value = content.get(next(iter(self.objectives)))
-            if value is not None and math.isfinite(value):
-                running.report(content["epoch"], float(value))
+        if kind == "epoch" and content["epoch"] in self._to_remember:
+            reported = {name: content.get(name) for name in self._columns}
+            numbers = {
+                n: float(v) for n, v in reported.items() if v is not None and math.isfinite(v)
+            }
+            running.report(content["epoch"], numbers)
+            self._guide.reported(running.number, content["epoch"], self.seen)
         elif kind == "trial" and content.get("status") in FINISHED:
             del self.running[running.number]
             state = STATES[content["status"]]
@@ -98,12 +120,32 @@ class Sampling:
             values = [float(content[name]) for name in self.objectives] if complete else None
             running.ended(state, values)
             if state != TrialState.FAIL:  # samplers ignore failed trials
+                if values is not None:  # an objective may be measured only after the last epoch
+                    last = {name: content.get(name) for name in self._columns}
+                    numbers = {n: float(v) for n, v in last.items() if v is not None}
+                    running.report(self._marks[-1], numbers)
                 self._remember(running)
 
+    def seen(self) -> list[Suggestion]:
+        """The trials that a sampler sees, in order of their numbers."""
+        every = [*self._old, *self._recent, *self.running.values()]
+        return sorted(every, key=lambda each: each.number)
+
     def visible(self) -> list[FrozenTrial]:
-        """The trials that a sampler sees."""
-        seen = [*self._old, *self._recent, *self.running.values()]
-        return sorted((each.frozen() for each in seen), key=lambda trial: trial.number)
+        """The same as Optuna's trials."""
+        only = next(iter(self.objectives)) if len(self.objectives) == 1 else None
+        return [each.frozen(only) for each in self.seen()]
+
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        if self._kind == "model" and attempt == 0:
+            opener = self._guide.opener(number, _seed_of(self._seed, number, attempt))
+            if opener is not None:
+                return opener
+        if self._kind == "model" and attempt < ATTEMPTS and self._guide.ready:
+            return self._guide.sampler(self.seen(), _seed_of(self._seed, number, attempt))
+        return sampler(
+            "random" if self._kind == "model" else self._kind, self._seed, number, attempt
+        )
 
     def _remember(self, ended: Suggestion) -> None:
         self._recent.append(ended)
@@ -124,8 +166,7 @@ def sampler(kind: str, seed: int, number: int, attempt: int = 0) -> optuna.sampl
 
     A restart would rewind a single seed of the study, and configurations would repeat.
     """
-    text = f"{seed} {number} {attempt}" if attempt else f"{seed} {number}"
-    trial_seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+    trial_seed = _seed_of(seed, number, attempt)
     if kind == "random":
         return optuna.samplers.RandomSampler(seed=trial_seed)
     with warnings.catch_warnings():
@@ -139,116 +180,6 @@ def sampler(kind: str, seed: int, number: int, attempt: int = 0) -> optuna.sampl
         )
 
 
-class _Window(BaseStorage):
-    """Optuna's storage of one study: the trial being sampled, and the visible ones."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
-        self._asked: FrozenTrial | None = None
-        self._directions: list[StudyDirection] = []
-        self._attributes: dict[str, Any] = {}
-
-    def wait(self, number: int, fixed: dict[str, Any]) -> None:
-        """Makes this the trial that `Study.ask` returns next."""
-        self._asked = FrozenTrial(
-            number=number,
-            trial_id=number,
-            state=TrialState.WAITING,
-            value=None,
-            datetime_start=None,
-            datetime_complete=None,
-            params={},
-            distributions={},
-            user_attrs={},
-            system_attrs={"fixed_params": fixed},
-            intermediate_values={},
-        )
-
-    # The study: there is only one.
-
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
-        self._directions = list(directions)
-        return 0
-
-    def delete_study(self, study_id: int) -> None:
-        raise RuntimeError("the study of a sweep is written only through its log")
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        raise RuntimeError("the study of a sweep is written only through its log")
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._attributes[key] = value
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        return 0
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        return "sweep"
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._directions
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return {}
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return dict(self._attributes)
-
-    def get_all_studies(self) -> list[Any]:
-        return []
-
-    # Trials: only the one being sampled can be written, the others are read-only.
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        raise RuntimeError("the study of a sweep is written only through its log")
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._the(trial_id)
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        asked = [] if self._asked is None else [self._asked]
-        if states == (TrialState.WAITING,):
-            return [trial for trial in asked if trial.state == TrialState.WAITING]
-        seen = [t for t in self._sampling.visible() if not asked or t.number != asked[0].number]
-        return [trial for trial in [*seen, *asked] if states is None or trial.state in states]
-
-    def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
-        trial = self._the(trial_id)
-        value = distribution.to_external_repr(param_value_internal)
-        trial.params = {**trial.params, param_name: value}
-        trial.distributions = {**trial.distributions, param_name: distribution}
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        self._the(trial_id).state = state
-        return True
-
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
-        self._the(trial_id).intermediate_values[step] = intermediate_value
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._the(trial_id).user_attrs[key] = value
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._the(trial_id).system_attrs[key] = value
-
-    def _the(self, trial_id: int) -> FrozenTrial:
-        if self._asked is None or self._asked.number != trial_id:
-            raise KeyError(f"trial {trial_id} is not being sampled")
-        return self._asked
+def _seed_of(seed: int, number: int, attempt: int) -> int:
+    text = f"{seed} {number} {attempt}" if attempt else f"{seed} {number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

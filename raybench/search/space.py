@@ -1,7 +1,8 @@
 """Search spaces: loads a file under `search_spaces/` and checks it before anything starts.
 
 A space is a function of an `optuna.Trial` that returns an Experiment. Its file also has a dict
-`objectives` (column -> "max" or "min") and optionally a list `enqueue` of parameters to try first.
+`objectives` (column -> "max" or "min"), and optionally a list `enqueue` of parameters to try first
+and a dict `constraints` (column -> "<= NUMBER" or ">= NUMBER").
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ import optuna
 from raybench import data, models
 from raybench.experiment import Experiment, checked, compatible, nearest, preset, tables
 from raybench.models.check import check as check_model
+from raybench.results.limits import limits
 from raybench.search.overrides import Overrides
 from raybench.training import trainer
 
@@ -48,6 +50,8 @@ class Space:
     sample: Callable[[optuna.trial.BaseTrial], Experiment]
     examples: tuple[Experiment, ...]
     """The experiments of the dry run: `enqueue`, then random ones."""
+    constraints: dict[str, str] = field(default_factory=dict)
+    """Column -> "<= NUMBER" or ">= NUMBER"."""
 
     @property
     def workers(self) -> int:
@@ -80,6 +84,7 @@ def of_function(
     enqueue: Sequence[dict[str, Any]],
     name: str,
     overrides: Overrides,
+    constraints: Mapping[str, str] | None = None,
 ) -> Space:
     """The same of a function, such as one in a notebook's cell.
 
@@ -93,7 +98,9 @@ def of_function(
             f"the source of the space {name} is not at hand ({error}), so a sweep could not tell "
             "whether it is the same; write it to a file"
         ) from error
-    declared = SimpleNamespace(objectives=objectives, enqueue=enqueue)
+    declared = SimpleNamespace(
+        objectives=objectives, enqueue=enqueue, constraints=dict(constraints or {})
+    )
     question = inspect.getdoc(function) or ""
     return _checked(Path(name), function, declared, question, code, overrides)
 
@@ -117,7 +124,8 @@ def _checked(
 
     examples = _dry_run(path, sample, enqueue)
     name = _family(path, examples)
-    _check_objectives(path, objectives)
+    constraints = getattr(declared, "constraints", {})
+    _check_columns(path, objectives, constraints)
     _check_runnable(path, examples)
     sources = "".join(sorted({example.model_source for example in examples}))
     return Space(
@@ -126,6 +134,7 @@ def _checked(
         family=name,
         objectives=objectives,
         enqueue=enqueue,
+        constraints=dict(constraints),
         fingerprint=hashlib.sha256((code + sources).encode()).hexdigest()[:16],
         sample=sample,
         examples=examples,
@@ -227,19 +236,29 @@ def _check_runnable(path: Path, examples: tuple[Experiment, ...]) -> None:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _check_objectives(path: Path, objectives: dict[str, str]) -> None:
+def _check_columns(path: Path, objectives: dict[str, str], constraints: Any) -> None:
+    if not isinstance(constraints, dict):
+        raise ValueError(
+            f'{path}: constraints is {constraints}; use e.g. {{"model_bytes": "<= 100000"}}'
+        )
+    try:
+        limits(constraints)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     columns = tables.metric_columns().items()
     numeric = [name for name, column in columns if column.type in (int, float)]
-    for objective, direction in objectives.items():
+    wanted = [*(("objective", n) for n in objectives), *(("constraint", n) for n in constraints)]
+    for kind, objective in wanted:
         if "test_" in objective:
             other = "validation_loss" if objective == "test_loss" else "accuracy"
             raise ValueError(
-                f"{path}: objective {objective!r} would choose by the test split; "
+                f"{path}: {kind} {objective!r} would choose by the test split; "
                 f"take {other!r}, which is measured on the validation split"
             )
         if objective not in numeric:
             advice = nearest(objective, numeric)
-            raise ValueError(f"{path}: a run reports no objective {objective!r}; {advice}")
+            raise ValueError(f"{path}: a run reports no {kind} {objective!r}; {advice}")
+    for objective, direction in objectives.items():
         if direction not in ("max", "min"):
             raise ValueError(f'{path}: objective {objective!r} is {direction!r}, not "max"/"min"')
 
@@ -267,7 +286,7 @@ def _field_names(kind: str) -> list[str]:
     for module in list(sys.modules.values()):
         candidate = getattr(module, kind, None)
         if isinstance(candidate, type) and is_dataclass(candidate):
-            return [field.name for field in fields(candidate)]
+            return [one.name for one in fields(candidate)]
     return []
 
 

@@ -28,8 +28,8 @@ class Suggestion:
     """By name, in Optuna's JSON form."""
     state: TrialState = TrialState.RUNNING
     values: list[float] | None = None
-    reports: dict[int, float] = field(default_factory=dict)
-    """The objective by epoch, if there is only one objective."""
+    reports: dict[int, dict[str, float]] = field(default_factory=dict)
+    """The objectives by epoch, at the marks."""
     enqueued: int | None = None
     """Its index in the space's `enqueue`, if it comes from there."""
     _frozen: FrozenTrial | None = None
@@ -45,8 +45,8 @@ class Suggestion:
     def ended(self, state: TrialState, values: list[float] | None) -> None:
         self.state, self.values, self._frozen = state, values, None
 
-    def report(self, epoch: int, value: float) -> None:
-        self.reports[epoch] = value
+    def report(self, epoch: int, values: dict[str, float]) -> None:
+        self.reports[epoch] = values
         self._frozen = None
 
     def external(self) -> dict[str, Any]:
@@ -56,7 +56,12 @@ class Suggestion:
             for name, value in self.params.items()
         }
 
-    def frozen(self) -> FrozenTrial:
+    def frozen(self, objective: str | None = None) -> FrozenTrial:
+        """The trial as Optuna has it.
+
+        Args:
+            objective: the one whose curve it gets; Optuna has room for one.
+        """
         if self._frozen is None:
             self._frozen = FrozenTrial(
                 number=self.number,
@@ -70,7 +75,11 @@ class Suggestion:
                 distributions={n: distribution(text) for n, text in self.distributions.items()},
                 user_attrs={},
                 system_attrs={},
-                intermediate_values=dict(self.reports),
+                intermediate_values={
+                    epoch: values[objective]
+                    for epoch, values in self.reports.items()
+                    if objective in values
+                },
             )
         return self._frozen
 

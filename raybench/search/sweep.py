@@ -17,7 +17,7 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from raybench.experiment import Experiment, flatten, tables
 from raybench.results import core, failures, recovery, schema
 from raybench.results.rows import Row
 from raybench.results.store import Store
-from raybench.search import identity
+from raybench.search import identity, prior
+from raybench.search.decisions import Decisions
 from raybench.search.journal import Journal
 from raybench.search.kept_models import KeptModels
 from raybench.search.overrides import Overrides
@@ -38,7 +39,6 @@ from raybench.search.rungs import Rungs
 from raybench.search.sampling import Sampling
 from raybench.search.space import Space
 from raybench.search.suggestions import suggested_values
-from raybench.search.tally import Tally
 from raybench.search.task import Task
 
 RETRIES = 3  # times that a trial goes on after its worker was lost
@@ -62,16 +62,26 @@ class Sweep:
         keep: str = "best",
         early_stopping: bool = True,
         evidence: int = Rungs.evidence,
-        sampler: str = "tpe",
+        sampler: str = "model",
         proposer: Callable[[Space, Sampling], Proposer] = Proposals,
+        warm_start: Sequence[Path] = (),
     ) -> None:
         if trials < 1:
             raise ValueError(f"--trials is {trials}: a sweep has 1 or more")
-        if evidence < 0:
-            raise ValueError(f"--evidence is {evidence}: a number of trials, 0 or more")
+        objectives = space.objectives
+        self.decisions = Decisions(
+            objectives,
+            max(example.recipe.epochs for example in space.examples),
+            sampler=sampler,
+            seed=overrides.seed,
+            early_stopping=early_stopping,
+            evidence=evidence,
+            constraints=space.constraints,
+        )
+        older = prior.of_folders(warm_start, objectives) if warm_start else None
         # Absolute: the workers that write the models have another working directory.
         self.folder, self.space, self.trials, self.keep = folder.absolute(), space, trials, keep
-        self.name, self.early_stopping = folder.name, early_stopping
+        self.name = folder.name
         self._state = self.folder / ".state"
         (self._state / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._models = KeptModels(self.folder, keep)
@@ -80,14 +90,11 @@ class Sweep:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(f"another process is running the sweep in {folder}") from error
-        objectives = space.objectives
-        longest = max(example.recipe.epochs for example in space.examples)
-        self.tally = Tally(objectives)
-        self.rungs = Rungs(objectives, longest, evidence=evidence)
-        self._sampling = Sampling(objectives, sampler, overrides.seed)
+        self.tally, self.rungs = self.decisions.tally, self.decisions.rungs
+        self._sampling = self.decisions.sampling
         self._journal = Journal(self._state / "study.journal", self.name, objectives)
         self.proposals = proposer(space, self._sampling)
-        listeners = (self.tally, self.rungs, self._sampling, self._journal, self.proposals)
+        listeners = (self.decisions, self._journal, self.proposals)
         try:
             same = identity.of(space, overrides)
             identity.require(self.folder, same, recovery.about(self.folder))
@@ -95,6 +102,8 @@ class Sweep:
             schemas = tables.schemas({**about, "identity": same})
             self.store = Store(self.folder, *schemas, [known.take for known in listeners])
             self._journal.open()
+            if older is not None and not self.decisions.begun:
+                self.store.put("prior", older)
         except BaseException:
             self._lock.release()
             raise
@@ -125,12 +134,13 @@ class Sweep:
             ValueError: a metric is not declared, or has another type.
         """
         row = self.store.trials[number]
-        reached = self.tally.reached.get(number, 0)
         identified = {name: row[name] for name in core.IDENTITY}
         self.store.put_epoch({**identified, "epoch": epoch, **metrics})
-        # What goes on from an older checkpoint has passed this rung before: it is not asked again,
-        # or the rows of its later epochs would be those of a trial that never had them.
-        return self.early_stopping and epoch >= reached and not self.rungs.keeps(number, epoch)
+        return self.decisions.stops(number, epoch)
+
+    def why_stopped(self, number: int) -> str:
+        """Why the last report of a trial ended it, in one line."""
+        return self.decisions.reasons.pop(number, "the sweep's budget is spent")
 
     def finish(
         self,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 
 from raybench.results.core import FINISHED
+from raybench.results.limits import Limit
 from raybench.results.log import Record
 
 LATEST = 12  # trials that ended last, for display
@@ -15,10 +17,11 @@ class Tally:
 
     Args:
         objectives: column -> "max" or "min".
+        limits: a trial that breaks one of them is not on the front.
     """
 
-    def __init__(self, objectives: dict[str, str]) -> None:
-        self.objectives = objectives
+    def __init__(self, objectives: dict[str, str], limits: Sequence[Limit] = ()) -> None:
+        self.objectives, self._limits = objectives, limits
         self.counts: Counter[str] = Counter()
         """Trials by status."""
         self.keys: dict[str, int] = {}
@@ -75,7 +78,8 @@ class Tally:
             self.latest.append(number)
             if status == "COMPLETE":
                 self.complete.add(number)
-                self._enter(number, [float(content[name]) for name in self.objectives])
+                if all(limit.holds(content) for limit in self._limits):
+                    self._enter(number, [float(content[name]) for name in self.objectives])
 
     def _enter(self, number: int, values: list[float]) -> None:
         signs = [-1.0 if way == "max" else 1.0 for way in self.objectives.values()]

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from raybench.reports.page.trial_names import STATUSES
-from raybench.results.front import front
 from raybench.results.read import Results
 
 DRAWN = 500
@@ -30,7 +29,7 @@ def curves(results: Results, sweep: int) -> dict[str, Any] | None:
         return None
     trials = results.trials.reset_index(drop=True)
     places = {number: place for place, number in enumerate(trials["number"])}
-    best = [number for number in front(trials, results.objectives)["number"] if number in of_trials]
+    best = [number for number in results.front["number"] if number in of_trials]
     others = [number for number in of_trials if number not in set(best)]
     room = max(1, MOST_POINTS - sum(len(of_trials[number]) for number in best))
     step = math.ceil(sum(len(of_trials[number]) for number in others) / room) or 1

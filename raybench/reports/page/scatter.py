@@ -29,8 +29,8 @@ def _view(results: Results, sweep: int, cost: str, way: str) -> dict[str, Any]:
     shown = {above: best, cost: way}
     # With three objectives, a trial may be on the front although these two do not show why.
     asked = results.objectives if cost in results.objectives else shown
-    on_front = set(front(trials, asked).index)
-    line = front(trials, shown).sort_values(cost)
+    on_front = set(front(trials, asked, results.constraints).index)
+    line = front(trials, shown, results.constraints).sort_values(cost)
     complete = trials[trials["status"] == "COMPLETE"]
     is_best = complete.index.isin(on_front)
     stopped = trials[trials["status"] == "PRUNED"]

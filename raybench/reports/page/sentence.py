@@ -8,13 +8,12 @@ import pandas as pd
 
 from raybench.reports.page.trial_names import STATUSES
 from raybench.reports.quantity import quantity
-from raybench.results.front import front
 from raybench.results.read import Results
 
 
 def sentence(results: Results) -> str:
     """What the sweep has shown so far, as text."""
-    on_front = front(results.trials, results.objectives)
+    on_front = results.front
     counts = results.trials["status"].value_counts()
     if on_front.empty:
         return f"No trial is complete yet: {counted(counts)}."

@@ -1,0 +1,187 @@
+"""Searches on simulated curves: how soon each reaches what random search reaches.
+
+The test: hypervolume of the objectives, costs by their logarithms, in the box between the 10 %
+quantile and the best of 400 random configurations; a budget of 60 full trials, counted in epochs;
+4 slots. Only complete trials count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raybench.bench.search_peers import engine, random_params
+from raybench.results.front import hypervolume, on_front
+from raybench.results.log import Record
+from raybench.search import prior
+from raybench.search.simulation.curves import Curve, Problem, late_start
+from raybench.search.simulation.memory_sweep import MemorySweep
+from raybench.search.simulation.scenario import Scenario, folder_of
+from raybench.search.simulation.slots import Complete, simulate
+
+BOX = 400  # random configurations that give the box
+QUANTILE = 0.1
+FULL_TRIALS = 60
+SLOTS = 4
+NEVER = 2.0  # share of the budget where random's hypervolume is not reached
+PROCESSES = 2
+MEDIAN = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One search of one task."""
+
+    scenario: str
+    task: str
+    method: str
+    seed: int
+    slots: int = SLOTS
+    objectives: int = 2
+    late: bool = False
+    """Whether the first third of the curves is noise."""
+    constrained: bool = False
+    """Whether the last objective must be no worse than the median of random configurations."""
+    warm: str = ""
+    """The task of an older search with which this one begins."""
+    misled: bool = False
+    """Whether the older results are turned round: its worst configurations seem to be its best."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The hypervolume after each complete trial."""
+
+    spent: tuple[float, ...]
+    """Shares of the budget."""
+    volumes: tuple[float, ...]
+    trials: int
+
+    @property
+    def final(self) -> float:
+        return self.volumes[-1] if self.volumes else 0.0
+
+    def share_to(self, volume: float) -> float:
+        """Share of the budget after which this hypervolume is reached; `NEVER` where it is not."""
+        reached = [at for at, here in zip(self.spent, self.volumes, strict=True) if here >= volume]
+        return reached[0] if reached else NEVER
+
+
+def traces(runs: Sequence[Run]) -> dict[Run, Trace]:
+    """Runs all of them, in several processes."""
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        return dict(zip(runs, pool.map(trace, runs, chunksize=1), strict=True))
+
+
+def runs(
+    scenario: str, tasks: Iterable[str], seeds: int, methods: Sequence[str], **options: Any
+) -> list[Run]:
+    """A run for each task, method and seed."""
+    return [
+        Run(scenario=scenario, task=task, method=method, seed=seed, **options)
+        for task in tasks
+        for method in methods
+        for seed in range(seeds)
+    ]
+
+
+def trace(run: Run) -> Trace:
+    """Simulates one search."""
+    problem = _problem(run)
+    budget = FULL_TRIALS * problem.epochs
+    constraints = _constraints(run)
+    deciding = engine(run.method, problem, run.seed, constraints, _prior(run))
+    asked = 0
+
+    def curve(task: Any) -> Curve:
+        nonlocal asked
+        asked += 1
+        return problem.curve(task.params)
+
+    complete = simulate(deciding, curve, slots=run.slots, budget=budget)
+    spent = tuple(one.spent / budget for one in complete)
+    return Trace(spent, tuple(_volumes(complete, run, problem)), asked)
+
+
+def _prior(run: Run) -> list[Record]:
+    """The record with which a warm search begins."""
+    if not run.warm:
+        return []
+    older = replace(run, task=run.warm, warm="", misled=False, seed=run.seed + 1000)
+    problem = _problem(older)
+    sweep = engine(run.method, problem, older.seed)
+    assert isinstance(sweep, MemorySweep)
+    budget = FULL_TRIALS * problem.epochs
+    simulate(sweep, lambda task: problem.curve(task.params), slots=run.slots, budget=budget)
+    trials = prior.of_records(sweep.records, problem.objectives)
+    if run.misled:
+        order = sorted(range(len(trials)), key=lambda place: trials[place]["values"])
+        values = [trials[place]["values"] for place in order]
+        for place, value in zip(order, reversed(values), strict=True):
+            trials[place] = {**trials[place], "values": value}
+    return [("prior", 0.0, {"sweeps": [trials]})]
+
+
+@cache
+def _scenario(name: str) -> Scenario:
+    return Scenario(folder_of(name))
+
+
+def _problem(run: Run) -> Problem:
+    problem = _scenario(run.scenario).problem(run.task)
+    kept = dict(list(problem.objectives.items())[: run.objectives])
+    problem = replace(problem, objectives=kept, costs=problem.costs & kept.keys())
+    return late_start(problem) if run.late else problem
+
+
+@cache
+def _random_ends(scenario: str, task: str) -> tuple[dict[str, float], ...]:
+    """The last metrics of random configurations."""
+    problem = _scenario(scenario).problem(task)
+    params = random_params(problem, BOX, seed=12345)
+    return tuple(problem.curve(one).at(problem.epochs) for one in params)
+
+
+def _constraints(run: Run) -> dict[str, str]:
+    if not run.constrained:
+        return {}
+    problem = _problem(run)
+    name, way = list(problem.objectives.items())[-1]
+    middle = np.quantile([one[name] for one in _random_ends(run.scenario, run.task)], MEDIAN)
+    return {name: f"{'<=' if way == 'min' else '>='} {float(middle)!r}"}
+
+
+def _gains(problem: Problem, metrics: dict[str, float]) -> NDArray[np.float64]:
+    """The objectives, larger is better."""
+    values = [
+        math.log(metrics[name]) if name in problem.costs else metrics[name]
+        for name in problem.objectives
+    ]
+    signs = [1 if way == "max" else -1 for way in problem.objectives.values()]
+    return np.array(values) * signs
+
+
+def _volumes(complete: Sequence[Complete], run: Run, problem: Problem) -> list[float]:
+    ends = np.array([_gains(problem, one) for one in _random_ends(run.scenario, run.task)])
+    worst, best = np.quantile(ends, QUANTILE, axis=0), ends.max(0)
+    if run.constrained:  # what is worse than the limit is worth nothing
+        worst[-1] = np.quantile(ends[:, -1], MEDIAN)
+    front: list[list[float]] = []
+    volumes: list[float] = []
+    for one in complete:
+        gains = (_gains(problem, one.metrics) - worst) / np.maximum(best - worst, 1e-12)
+        # A single objective counts as it is, beyond the best of the 400 too.
+        point = [-float(gain) for gain in (np.clip(gains, 0, 1) if len(gains) > 1 else gains)]
+        front.append(point)
+        kept = on_front(front, ["min"] * len(point))
+        front = [each for each, on in zip(front, kept, strict=True) if on]
+        several = len(point) > 1
+        volumes.append(hypervolume(front, [0.0] * len(point)) if several else -min(front)[0])
+    return volumes

@@ -1,0 +1,83 @@
+"""Decisions: what to try next and what to stop, made from the records of a sweep alone.
+
+A sweep feeds it the records of its log; the simulator feeds it the same records without a disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import Trial
+
+from raybench.results.limits import limits
+from raybench.results.log import Record
+from raybench.search.breaches import Breaches
+from raybench.search.rungs import Rungs
+from raybench.search.sampling import Sampling
+from raybench.search.tally import Tally
+
+
+class Decisions:
+    """The deciding part of a sweep.
+
+    Args:
+        objectives: column -> "max" or "min".
+        epochs: of the longest trial.
+        sampler: how trials are suggested.
+        early_stopping: whether trials that fall behind, or break a constraint, are stopped.
+        constraints: column -> "<= NUMBER" or ">= NUMBER".
+
+    Raises:
+        ValueError: `evidence` or a constraint makes no sense.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, str],
+        epochs: int,
+        *,
+        sampler: str,
+        seed: int,
+        early_stopping: bool,
+        evidence: int,
+        constraints: Mapping[str, str] | None = None,
+    ) -> None:
+        if evidence < 0:
+            raise ValueError(f"--evidence is {evidence}: a number of trials, 0 or more")
+        every = limits(constraints or {})
+        self.tally = Tally(dict(objectives), every)
+        self.reasons: dict[int, str] = {}
+        """Why a running trial was told to stop."""
+        self._breaches = Breaches(every)
+        self.rungs = Rungs(dict(objectives), epochs, evidence=evidence)
+        self.sampling = Sampling(dict(objectives), sampler, seed, epochs, every)
+        self._early_stopping = early_stopping
+        self.begun = False
+        """Whether there is a trial, or a prior to begin with."""
+
+    def take(self, record: Record) -> None:
+        self.begun = self.begun or record[0] in ("prior", "suggested")
+        self.tally.take(record)
+        self.rungs.take(record)
+        self._breaches.take(record)
+        self.sampling.take(record)
+
+    def ask(self, number: int, attempt: int = 0, fixed: dict[str, Any] | None = None) -> Trial:
+        """A trial for a space to sample from."""
+        return self.sampling.ask(number, attempt, fixed)
+
+    def stops(self, number: int, epoch: int) -> bool:
+        """Whether a running trial stops after this epoch, which it has just reported.
+
+        What goes on from an older checkpoint has passed this epoch before: it is not asked again,
+        or the rows of its later epochs would be those of a trial that never had them.
+        """
+        if not self._early_stopping or epoch < self.tally.reached.get(number, 0):
+            return False
+        reason = self._breaches.reason(number)
+        if reason is None and not self.rungs.keeps(number, epoch):
+            reason = f"below the best third after epoch {epoch}"
+        if reason is not None:
+            self.reasons[number] = reason
+        return reason is not None

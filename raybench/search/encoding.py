@@ -1,0 +1,165 @@
+"""Encoding: the parameters of trials as points of a cube, and candidates for the next trial.
+
+A conditional parameter is NaN where it is inactive, and has a dimension that says whether it is
+active. New candidates take their active parameters from an earlier trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+Array = NDArray[np.float64]
+
+INACTIVE = 0.5  # coordinate of a parameter that the trial does not have
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The parameters that the trials have, by name."""
+
+    distributions: dict[str, BaseDistribution]
+
+    def table(self, every: Sequence[Mapping[str, float]]) -> Array:
+        """Optuna's internal values, NaN where a parameter is inactive: (trials, parameters)."""
+        nan = math.nan
+        return np.array([[one.get(n, nan) for n in self.distributions] for one in every]).reshape(
+            len(every), len(self.distributions)
+        )
+
+    def points(self, table: Array, conditional: NDArray[np.bool_]) -> Array:
+        """Coordinates: (trials, dimensions).
+
+        Args:
+            conditional: which parameters some trials do not have.
+        """
+        columns: list[Array] = []
+        for place, distribution in enumerate(self.distributions.values()):
+            values = table[:, place]
+            active = np.isfinite(values)
+            if isinstance(distribution, CategoricalDistribution):
+                # Any two choices are at distance 1.
+                for choice in range(len(distribution.choices)):
+                    columns.append(np.where(values == choice, math.sqrt(0.5), 0.0))
+            else:
+                columns.append(np.where(active, _to_unit(distribution, values), INACTIVE))
+            if conditional[place] and not isinstance(distribution, CategoricalDistribution):
+                columns.append(active.astype(float))
+        return np.stack(columns, axis=1)
+
+    def labels(self, conditional: NDArray[np.bool_]) -> list[tuple[str, int | str]]:
+        """A name for each dimension of `points`."""
+        names: list[tuple[str, int | str]] = []
+        for place, (name, distribution) in enumerate(self.distributions.items()):
+            if isinstance(distribution, CategoricalDistribution):
+                names += [(name, choice) for choice in range(len(distribution.choices))]
+                continue
+            names.append((name, "value"))
+            if conditional[place]:
+                names.append((name, "active"))
+        return names
+
+    def drawn(self, table: Array, count: int, random: Generator) -> Array:
+        """Random candidates with the active parameters of the trials in a table."""
+        bases = table[_one_of_each_kind(table, count, random)]
+        return self._changed(table, bases, np.ones(bases.shape, bool), None, random)
+
+    def near(self, table: Array, bases: Array, width: float, random: Generator) -> Array:
+        """A candidate near each base: some of its parameters move by about `width`."""
+        which = random.random(bases.shape) < max(0.4, 1 / bases.shape[1])
+        which[np.arange(len(bases)), random.integers(bases.shape[1], size=len(bases))] = True
+        return self._changed(table, bases, which, width, random)
+
+    def _changed(
+        self,
+        table: Array,
+        bases: Array,
+        which: NDArray[np.bool_],
+        width: float | None,
+        random: Generator,
+    ) -> Array:
+        """The bases with other values where `which` says so; conditions hold as in the table."""
+        changed = bases.copy()
+        kinds = np.isfinite(table)
+        several = len(np.unique(kinds, axis=0)) > 1
+        for place, distribution in enumerate(self.distributions.values()):
+            old = bases[:, place]
+            if isinstance(distribution, CategoricalDistribution):
+                choices = len(distribution.choices)
+                new = random.integers(choices, size=len(bases)).astype(float)
+            elif width is None:
+                new = _from_unit(distribution, random.random(len(bases)))
+            else:
+                moved = _to_unit(distribution, old) + random.normal(0, width, len(bases))
+                new = _from_unit(distribution, np.abs(1 - np.abs(1 - np.abs(moved))))
+            moves = which[:, place] & np.isfinite(old)
+            if several and not isinstance(distribution, FloatDistribution):
+                moves &= _seen_with(kinds, table[:, place], np.isfinite(bases), new)
+            changed[:, place] = np.where(moves, new, old)
+        return changed
+
+    def external(self, row: Array) -> dict[str, Any]:
+        """A candidate in the form that a space gets."""
+        return {
+            name: distribution.to_external_repr(float(value))
+            for (name, distribution), value in zip(self.distributions.items(), row, strict=True)
+            if np.isfinite(value)
+        }
+
+
+def _one_of_each_kind(table: Array, count: int, random: Generator) -> NDArray[np.intp]:
+    """Indices of rows; every set of active parameters has the same share of them."""
+    _, kind = np.unique(np.isfinite(table), axis=0, return_inverse=True)
+    weights = 1 / np.bincount(kind.ravel())[kind.ravel()]
+    return random.choice(len(table), size=count, p=weights / weights.sum())
+
+
+def _seen_with(
+    kinds: NDArray[np.bool_], values: Array, wanted: NDArray[np.bool_], new: Array
+) -> NDArray[np.bool_]:
+    """Whether a trial with these active parameters had the new value.
+
+    A choice that was never seen there may activate others, which the candidate lacks.
+    """
+    pairs = {(kind.tobytes(), value) for kind, value in zip(kinds, values, strict=True)}
+    return np.array([(k.tobytes(), v) in pairs for k, v in zip(wanted, new, strict=True)])
+
+
+def _to_unit(distribution: BaseDistribution, values: Array) -> Array:
+    low, high, log = _range(distribution)
+    if log:
+        return np.log(values / low) / math.log(high / low) if high > low else values * 0 + 0.5
+    return (values - low) / (high - low) if high > low else values * 0 + 0.5
+
+
+def _from_unit(distribution: BaseDistribution, units: Array) -> Array:
+    low, high, log = _range(distribution)
+    values = low * (high / low) ** units if log else low + units * (high - low)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step is not None and not log:
+        start = distribution.low
+        values = start + np.round((values - start) / distribution.step) * distribution.step
+    elif isinstance(distribution, IntDistribution):
+        values = np.round(values)
+    return np.clip(values, distribution.low, distribution.high)
+
+
+def _range(distribution: BaseDistribution) -> tuple[float, float, bool]:
+    """Whole numbers get half a step more on each side, so that the ends are as likely."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    half = (distribution.step or 0) / 2 if not distribution.log else 0.0
+    if isinstance(distribution, IntDistribution) and distribution.log:
+        return distribution.low - 0.5, distribution.high + 0.5, distribution.low > 0
+    return distribution.low - half, distribution.high + half, distribution.log

@@ -1,0 +1,146 @@
+"""Guide: the model as an Optuna sampler, whose kernels are fitted anew now and then.
+
+The kernels are a function of the records alone: at fixed numbers of trials the guide notes what was
+seen, and fits to that when it is first asked. So a reopened sweep suggests the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from raybench.results.limits import Limit
+from raybench.search import model
+from raybench.search.gaussian_process import Kernel
+from raybench.search.model import Seen
+from raybench.search.prior import Guests, internal_of
+from raybench.search.suggestions import Suggestion
+from raybench.search.trend import Older, older, openers, trend
+
+FIRST_FIT = 8  # trials that have passed a twelfth of their epochs
+GROWTH = 1.4  # from one fit to the next
+EARLY = 12  # share of the epochs, as a divisor
+
+
+class Guide:
+    """Knows when to fit, and makes samplers.
+
+    Args:
+        objectives: column -> "max" or "min".
+        limits: that a trial must keep to.
+        marks: epochs whose reports are remembered.
+    """
+
+    def __init__(
+        self, objectives: dict[str, str], limits: Sequence[Limit], marks: Sequence[int]
+    ) -> None:
+        self._objectives, self._limits, self._marks = objectives, limits, marks
+        self._openers: list[dict[str, Any]] = []
+        self._begun: set[int] = set()
+        self._next_fit = FIRST_FIT
+        self._noted: list[Suggestion] | None = None
+        self._kernels: tuple[list[tuple[str, int | str]], list[Kernel]] | None = None
+        self._guests: list[Guests] = []
+        self._older: tuple[list[tuple[str, int | str]], list[Older]] = ([], [])
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough trials have reported something."""
+        return self._noted is not None
+
+    def reported(self, number: int, epoch: int, seen: Callable[[], list[Suggestion]]) -> None:
+        """Hears of a trial's report at a mark."""
+        if number in self._begun or EARLY * epoch < self._marks[-1]:
+            return
+        self._begun.add(number)
+        if len(self._begun) < self._next_fit:
+            return
+        self._next_fit = int(np.ceil(self._next_fit * GROWTH))
+        self._noted, self._kernels = [_as_now(one) for one in seen()], None
+
+    def begin_with(self, guests: list[Guests]) -> None:
+        """Hears of the complete trials of older sweeps."""
+        self._guests = guests
+        firsts = [openers(one, self._objectives, self._marks) for one in guests]
+        self._openers = [one for several in zip_longest(*firsts) for one in several if one]
+
+    def opener(self, number: int, seed: int) -> optuna.samplers.BaseSampler | None:
+        """For every second of the first trials, what was best in an older sweep."""
+        place, odd = divmod(number, 2)
+        if odd or self.ready or place >= len(self._openers):
+            return None
+        return _Suggested(self._openers[place], seed)
+
+    def sampler(self, trials: Sequence[Suggestion], seed: int) -> optuna.samplers.BaseSampler:
+        """A sampler for one trial; random where the model has too little to go by."""
+        view = model.seen(trials, self._objectives, self._limits, self._marks)
+        kernels = self._fitted(view)
+        if kernels is None or not view.enough:
+            return optuna.samplers.RandomSampler(seed=seed)
+        random = np.random.default_rng(seed)
+        before = trend(view, self._older_in(view)).at if self._guests else None
+        return _Suggested(model.best(view, kernels, random, before), seed)
+
+    def _older_in(self, view: Seen) -> list[Older]:
+        """The older sweeps in the encoding of the new one, fitted again where that changes."""
+        if self._older[0] != view.labels:
+            every = [older(view, one, self._objectives, self._marks) for one in self._guests]
+            self._older = (view.labels, [one for one in every if one is not None])
+        return self._older[1]
+
+    def _fitted(self, view: Seen) -> list[Kernel] | None:
+        """The kernels; a dimension that has come up since they were fitted has a middle length."""
+        if self._kernels is None:
+            assert self._noted is not None
+            noted = model.seen(self._noted, self._objectives, self._limits, self._marks)
+            if not noted.enough:
+                return None
+            if self._guests:
+                every = [older(noted, g, self._objectives, self._marks) for g in self._guests]
+                before = trend(noted, [one for one in every if one is not None])
+                noted = replace(noted, gains=noted.gains - before.at(noted.table))
+            self._kernels = (noted.labels, model.kernels(noted))
+        labels, kernels = self._kernels
+        if labels == view.labels:
+            return kernels
+        by_label = [dict(zip(labels, kernel.lengths, strict=True)) for kernel in kernels]
+        return [
+            replace(kernel, lengths=np.array([lengths.get(n, middle) for n in view.labels]))
+            for kernel, lengths in zip(kernels, by_label, strict=True)
+            for middle in [float(np.median(kernel.lengths))]
+        ]
+
+
+def _as_now(suggestion: Suggestion) -> Suggestion:
+    """A copy that later reports do not change."""
+    noted = copy(suggestion)
+    noted.reports = dict(suggestion.reports)
+    return noted
+
+
+class _Suggested(optuna.samplers.RandomSampler):
+    """Suggests given values, and draws what they lack or what the space does not allow."""
+
+    def __init__(self, values: dict[str, Any], seed: int) -> None:
+        super().__init__(seed=seed)
+        self._values = values
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        value = self._values.get(param_name)
+        if param_name in self._values and internal_of(param_distribution, value) is not None:
+            return value
+        return super().sample_independent(study, trial, param_name, param_distribution)

@@ -1,0 +1,242 @@
+"""Model: what the trials so far say about a configuration that was not tried.
+
+trials ──▶ forecast of each objective at the horizon ──▶ gains, 0 = bad, 1 = best so far
+       ──▶ a Gaussian process for each objective     ──▶ the candidate whose expected
+                                                         improvement of the front is largest
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import TrialState
+from scipy.special import ndtr
+
+from raybench.results.limits import Limit
+from raybench.search import gaussian_process, improvement
+from raybench.search.encoding import Encoding
+from raybench.search.forecast import forecast
+from raybench.search.gaussian_process import Kernel, Posterior
+from raybench.search.suggestions import Suggestion, distribution
+
+Array = NDArray[np.float64]
+
+LEAST = 6  # trials with a forecast of each objective before the model suggests anything
+FIRST = 20  # trials whose worst tenth is the reference, so that it does not move with the search
+BAD = 0.1
+FLOOR = -0.5  # gains below count as this: how bad a bad trial is says little about good ones
+CANDIDATES = 200
+NEAR = 150
+LAST_NEAR = 60
+UNCERTAIN = 0.3  # deviation of the gain above which a trial is not on the front
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The trials that a model sees, as arrays."""
+
+    encoding: Encoding
+    table: Array
+    """Parameters: (trials, parameters)."""
+    gains: Array
+    """Forecasts; NaN without a report: (trials, objectives and limits).
+
+    Of an objective 0 is bad and 1 the best so far; below 0, a limit is broken.
+    """
+    deviations: Array
+    """Of the gains."""
+    running: NDArray[np.bool_]
+    objectives: int
+    """How many columns of the gains are objectives; those of the limits follow."""
+
+    @property
+    def conditional(self) -> NDArray[np.bool_]:
+        return np.isnan(self.table).any(0)
+
+    @property
+    def labels(self) -> list[tuple[str, int | str]]:
+        """Of the dimensions."""
+        return self.encoding.labels(self.conditional)
+
+    @property
+    def points(self) -> Array:
+        return self.encoding.points(self.table, self.conditional)
+
+    @property
+    def reported(self) -> NDArray[np.bool_]:
+        """Which values there are; an objective may be measured only after the last epoch."""
+        return np.asarray(np.isfinite(self.gains))
+
+    @property
+    def enough(self) -> bool:
+        """Whether a model of each objective has something to go by."""
+        return bool(len(self.gains)) and bool(self.reported.sum(0).min() >= LEAST)
+
+
+def seen(
+    trials: Sequence[Suggestion],
+    objectives: Mapping[str, str],
+    limits: Sequence[Limit],
+    marks: Sequence[int],
+) -> Seen:
+    """The trials, in order of their numbers, as a model sees them."""
+    encoding = Encoding(_distributions(trials))
+    table = encoding.table([trial.params for trial in trials])
+    gains = np.full((len(trials), len(objectives) + len(limits)), np.nan)
+    deviations = gains.copy()
+    for place, (name, way) in enumerate(objectives.items()):
+        curves = curves_of(trials, name, way, marks)
+        gains[:, place], deviations[:, place] = scaled(*forecast(curves))
+    for place, limit in enumerate(limits, start=len(objectives)):
+        gains[:, place], deviations[:, place] = _slack(trials, limit, marks)
+    running = np.array([trial.state == TrialState.RUNNING for trial in trials], bool)
+    return Seen(encoding, table, gains, deviations, running, len(objectives))
+
+
+def curves_of(
+    trials: Sequence[Suggestion],
+    name: str,
+    way: str,
+    marks: Sequence[int],
+    of: float | None = None,
+) -> Array:
+    """Values of one column, larger is better: (trials, marks).
+
+    Positive costs that differ by more than a factor of 3 count by their logarithms: bytes, seconds.
+
+    Args:
+        of: a value to be told in the same form, as one more row.
+    """
+    rows = [[trial.reports.get(mark, {}).get(name, math.nan) for mark in marks] for trial in trials]
+    if of is not None:
+        rows.append([math.nan] * (len(marks) - 1) + [of])
+    curves = np.array(rows, float).reshape(len(rows), len(marks))
+    if way == "max":
+        return curves
+    finite = curves[np.isfinite(curves)]
+    if len(finite) and finite.min() > 0 and finite.max() > 3 * finite.min():
+        curves = np.log(curves)
+    return -curves
+
+
+def scaled(means: Array, deviations: Array) -> tuple[Array, Array]:
+    """Gains, 0 = bad and 1 = best, and their deviations."""
+    finite = means[np.isfinite(means)]
+    if not len(finite):
+        return means, deviations
+    low, high = np.quantile(finite[:FIRST], BAD), finite.max()
+    width = max(high - low, 1e-9)
+    return np.maximum((means - low) / width, FLOOR), deviations / width
+
+
+def _slack(trials: Sequence[Suggestion], limit: Limit, marks: Sequence[int]) -> tuple[Array, Array]:
+    """How far each trial keeps from a limit, in standard deviations of all of them."""
+    way = "min" if limit.upper else "max"
+    curves = curves_of(trials, limit.column, way, marks, of=limit.value)
+    means, deviations = forecast(curves[:-1])
+    edge = curves[-1, -1]
+    spread = float(np.nanstd(means)) if np.isfinite(means).any() else 0.0
+    spread = spread or 1.0
+    return (means - edge) / spread, deviations / spread
+
+
+def kernels(view: Seen) -> list[Kernel]:
+    """Fitted to what was seen, one for each objective."""
+    points, fitted = view.points, []
+    for place, use in enumerate(view.reported.T):
+        gains, deviations = view.gains[use, place], view.deviations[use, place]
+        spread = float(np.std(gains)) or 1.0
+        kernel = gaussian_process.fit(points[use], gains / spread, deviations / spread)
+        fitted.append(Kernel(kernel.lengths, kernel.variance * spread**2, kernel.noise * spread**2))
+    return fitted
+
+
+def best(
+    view: Seen,
+    fitted: Sequence[Kernel],
+    random: np.random.Generator,
+    trend: Callable[[Array], Array] | None = None,
+) -> dict[str, Any]:
+    """The parameters with the largest expected improvement.
+
+    Args:
+        trend: what is expected of the rows of a table before any trial, in the form of the gains.
+    """
+    conditional, points = view.conditional, view.points
+    before = trend(view.table) if trend else np.zeros_like(view.gains)
+    models, gains = [], view.gains - before
+    for place, kernel in enumerate(fitted):
+        use = view.reported[:, place]
+        values, deviations = gains[use, place], view.deviations[use, place]
+        process = gaussian_process.posterior(kernel, points[use], values, deviations)
+        # What a running trial has not reported counts as what the model expects of it.
+        waits = ~use & view.running
+        if waits.any():
+            gains[waits, place], _ = process.at(points[waits])
+            every, errors = use | waits, np.where(use, view.deviations[:, place], 0.0)
+            process = gaussian_process.posterior(
+                kernel, points[every], gains[every, place], errors[every]
+            )
+        models.append(process)
+    gains += before
+    whole = np.isfinite(gains).all(1)
+    certain = whole & ~(view.deviations > UNCERTAIN).any(1)
+    count = view.objectives
+    keeps = (gains[:, count:] >= 0).all(1)
+    front = gains[certain & keeps, :count]
+
+    def score(table: Array) -> Array:
+        means, deviations = _predicted(models, view.encoding.points(table, conditional))
+        if trend:
+            means += trend(table)
+        gained = improvement.expected(means[:, :count], deviations[:, :count], front)
+        return gained * ndtr(means[:, count:] / deviations[:, count:]).prod(1)
+
+    # Bases of new candidates: the best of those that keep to the limits, if there are any.
+    basis = whole & keeps if (whole & keeps).any() else whole
+    good = view.table[basis][_good(gains[basis, :count])] if basis.any() else view.table
+    around = good[random.integers(len(good), size=NEAR)]
+    candidates = np.vstack(
+        [
+            view.encoding.drawn(view.table, CANDIDATES, random),
+            view.encoding.near(view.table, around, 0.15, random),
+        ]
+    )
+    scores = score(candidates)
+    top = candidates[np.argsort(-scores)[:6]]
+    closer = view.encoding.near(view.table, np.repeat(top, LAST_NEAR // 6, axis=0), 0.05, random)
+    candidates, scores = np.vstack([candidates, closer]), np.concatenate([scores, score(closer)])
+    return view.encoding.external(candidates[int(np.argmax(scores))])
+
+
+def _predicted(models: Sequence[Posterior], points: Array) -> tuple[Array, Array]:
+    pairs = [model.at(points) for model in models]
+    return np.stack([m for m, _ in pairs], axis=1), np.stack([d for _, d in pairs], axis=1)
+
+
+def _good(gains: Array) -> NDArray[np.intp]:
+    """Indices of the trials that reach farthest along some direction."""
+    along = improvement.directions(gains.shape[1])
+    lengths = (np.maximum(gains, 0)[:, None] / along[None]).min(-1)
+    order = np.argsort(-lengths, axis=0)[:2]
+    return np.unique(order)
+
+
+def _distributions(trials: Sequence[Suggestion]) -> dict[str, Any]:
+    """The latest distribution of each parameter whose kind is the same in all trials."""
+    latest: dict[str, Any] = {}
+    mixed: set[str] = set()
+    for trial in trials:
+        for name, text in trial.distributions.items():
+            kind, before = distribution(text), latest.get(name, distribution(text))
+            if type(kind) is not type(before) or getattr(kind, "choices", 0) != getattr(
+                before, "choices", 0
+            ):
+                mixed.add(name)
+            latest[name] = kind
+    return {name: kind for name, kind in latest.items() if name not in mixed}

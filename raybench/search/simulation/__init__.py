@@ -1,0 +1,1 @@
+"""The search on recorded curves: real decisions, simulated time; start with `slots.simulate`."""
