@@ -57,6 +57,7 @@ def clean(watch: StandIn) -> None:
     assert not watch.faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_plain_run_with_all_augmentation_never_waits(tiny, monkeypatch, precision):
     experiment = augmented(tiny)
@@ -67,6 +68,7 @@ def test_a_plain_run_with_all_augmentation_never_waits(tiny, monkeypatch, precis
     assert places <= {"measure.py", "meter.py", "replicated.py"}  # the clock, and the epoch's loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 def test_no_technique_waits_or_mixes_devices(tiny, monkeypatch, case: Case):
     if case.field == "distill":
@@ -75,6 +77,7 @@ def test_no_technique_waits_or_mixes_devices(tiny, monkeypatch, case: Case):
     clean(run(experiment, monkeypatch))
 
 
+@pytest.mark.slow
 def test_experts_with_a_capacity_drop_the_same_tokens_on_a_gpu(tiny, monkeypatch):
     switch = Switch(experts=4, blocks="all", capacity_factor=0.5, jitter=0.0)
     experiment = replace(tiny, model="vit32x2", switch=switch)
@@ -88,6 +91,7 @@ def test_experts_with_a_capacity_drop_the_same_tokens_on_a_gpu(tiny, monkeypatch
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_one_stage_never_waits(tiny, monkeypatch):
     experiment = replace(tiny, pipeline=Pipeline(chunks=2))
     begin = lambda *parts: StagedRunner(*parts, make=Alone)  # noqa: E731
@@ -137,6 +141,7 @@ def two_workers(patch: pytest.MonkeyPatch) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s not in WITHOUT])
 def test_no_strategy_waits_or_mixes_devices(tiny, monkeypatch, strategy):
     spread = Parallel(workers=2, strategy=strategy)

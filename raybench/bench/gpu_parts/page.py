@@ -36,10 +36,9 @@ def markdown(rows: list[dict[str, object]]) -> str:
         lines += ["", f"## {title}", "", *_table([r for r in on_gpu if r["part"] == part])]
     missing = [part for part in PARTS if not any(row["part"] == part for row in on_gpu)]
     lines += ["", "## Missing", ""]
-    lines += [
-        f"- Part {part}, {TITLES[part][0].lower()}{TITLES[part][1:]}: run `make gpu PART={part}` on a GPU."
-        for part in missing
-    ]
+    for part in missing:
+        title = TITLES[part][0].lower() + TITLES[part][1:]
+        lines.append(f"- Part {part}, {title}: run `make gpu PART={part}` on a GPU.")
     lines.append(
         "- int8 on the GPU: the shipped graph is measured in ONNX Runtime on the CPU only."
     )
