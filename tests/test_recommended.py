@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raybench.verdict import forecast as forecasts
 from raybench.verdict import outcome
 from raybench.verdict.arms import Run
 from raybench.verdict.constraints import parsed
@@ -127,7 +128,8 @@ def test_the_table_has_a_row_for_every_arm_and_for_what_does_not_fit():
     assert short.set_index("arm").loc["prune", "bytes"] == "× 0.50"
 
 
-def test_a_forecast_runs_what_the_policy_runs():
+def test_a_forecast_runs_what_the_policy_runs(monkeypatch):
+    monkeypatch.setattr(forecasts, "EFFECT", (0.0, 0.0))
     seconds = {"": 8.0, **dict.fromkeys(NAMES, 8.0)}
     one = forecast(DESIGN, COSTS, seconds, slots=1, test_images=10_000)
     two = forecast(DESIGN, COSTS, seconds, slots=2, test_images=10_000)
@@ -140,6 +142,13 @@ def test_a_forecast_runs_what_the_policy_runs():
     at_once = replace(DESIGN, most_seeds=DESIGN.seeds)
     more = forecast(at_once, also, seconds, slots=1, test_images=10_000)
     assert more.trials == trials + DESIGN.tuning + DESIGN.seeds  # prune and quantize together
+
+
+def test_a_forecast_does_not_take_the_accuracy_for_known():
+    seconds, few = {"": 8.0, **dict.fromkeys(NAMES, 8.0)}, replace(DESIGN, most_seeds=DESIGN.seeds)
+    smaller = {**COSTS, "prune": Cost(**{**vars(COST), "model_bytes": 4e5})}
+    first = forecast(few, smaller, seconds, slots=1, test_images=300).trials
+    assert forecast(DESIGN, smaller, seconds, slots=1, test_images=300).trials > first
 
 
 def test_a_forecast_ends_with_the_time():

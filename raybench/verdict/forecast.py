@@ -1,7 +1,8 @@
 """Forecast: how many trials a study will run and how long, by running its policy in virtual time.
 
-The outcomes are invented: techniques change bytes, memory and seconds as their short runs did, and
-no accuracy, beside the noise of a test split of this size. What a budget ends, ends here too.
+The outcomes are invented. Techniques change bytes, memory and seconds as their short runs did. How
+much accuracy they change is not known before, so each draw has other values. The noise of a seed is
+that of a test split of this size. What a budget ends, ends here too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from raybench.verdict.outcome import Measured, verdicts
 from raybench.verdict.policy import Design, History, state
 from raybench.verdict.study import MARGIN, expected_s
 
-DRAWS = 7
+DRAWS = 11
+EFFECT = (-0.01, 0.02)  # mean and spread of the accuracies that a technique adds
 ACCURACY = 0.95  # of a model whose accuracy is not known yet
 
 
@@ -72,6 +74,7 @@ def _drawn(
     limit_s: float,
     draw: np.random.Generator,
 ) -> Forecast:
+    effects = {name: draw.normal(*EFFECT) for name in design.settings}
     history: dict[Run, Outcome | None] = {}
     running: list[tuple[float, int, Run]] = []
     now, order, over = 0.0, 0, False
@@ -88,7 +91,8 @@ def _drawn(
         if not running:
             return Forecast(len(history), now, _arms(design, history))
         now, _, run = heapq.heappop(running)
-        history[run] = _outcome(run, costs, ACCURACY + draw.normal(0, spread / 2**0.5, size=2))
+        mean = ACCURACY + sum(effects[name] for name in run.arm)
+        history[run] = _outcome(run, costs, mean + draw.normal(0, spread / 2**0.5, size=2))
 
 
 def _outcome(run: Run, costs: Mapping[str, Cost], accuracies: np.ndarray) -> Outcome:
