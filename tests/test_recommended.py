@@ -144,13 +144,6 @@ def test_a_forecast_runs_what_the_policy_runs(monkeypatch):
     assert more.trials == trials + DESIGN.tuning + DESIGN.seeds  # prune and quantize together
 
 
-def test_a_forecast_does_not_take_the_accuracy_for_known():
-    seconds, few = {"": 8.0, **dict.fromkeys(NAMES, 8.0)}, replace(DESIGN, most_seeds=DESIGN.seeds)
-    smaller = {**COSTS, "prune": Cost(**{**vars(COST), "model_bytes": 4e5})}
-    first = forecast(few, smaller, seconds, slots=1, test_images=300).trials
-    assert forecast(DESIGN, smaller, seconds, slots=1, test_images=300).trials > first
-
-
 def test_a_forecast_ends_with_the_time():
     seconds = {"": 8.0, **dict.fromkeys(NAMES, 8.0)}
     found = forecast(DESIGN, COSTS, seconds, slots=2, test_images=300, limit_s=60.0)
