@@ -56,7 +56,7 @@ class Seen:
 
     @property
     def conditional(self) -> NDArray[np.bool_]:
-        return np.isnan(self.table).any(0)
+        return np.asarray(np.isnan(self.table).any(0))
 
     @property
     def labels(self) -> list[tuple[str, int | str]]:
