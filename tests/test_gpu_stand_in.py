@@ -20,7 +20,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from raybench import data, parallel
 from raybench.data import batches
 from raybench.experiment import Experiment, Parallel, Pipeline
-from raybench.parallel import STRATEGIES, ddp
+from raybench.parallel import STRATEGIES, ddp, exchange
 from raybench.techniques.ema import Ema
 from raybench.techniques.switch import Switch
 from raybench.training.loop import fit
@@ -98,9 +98,27 @@ def test_a_pipeline_of_one_stage_never_waits(tiny, monkeypatch):
     clean(run(experiment, monkeypatch, begin))
 
 
+class DoneFuture:
+    """A future with its result; torch's own asks the driver for the tensors' streams."""
+
+    def __init__(self, devices: Any = None) -> None:
+        self._result: Any = None
+
+    def set_result(self, result: Any) -> None:
+        self._result = result
+
+    def value(self) -> Any:
+        return self._result
+
+    def then(self, call: Callable[[Any], Any]) -> DoneFuture:
+        after = DoneFuture()
+        after.set_result(call(self))
+        return after
+
+
 def all_reduce(tensor: Tensor, *_: Any, async_op: bool = False, **__: Any) -> Any:
     """The reduction of the fake group, whose own work has no result."""
-    future: torch.futures.Future[list[Tensor]] = torch.futures.Future()
+    future = DoneFuture()
     future.set_result([tensor])
     return SimpleNamespace(get_future=lambda: future) if async_op else None
 
@@ -135,6 +153,8 @@ def two_workers(patch: pytest.MonkeyPatch) -> Iterator[None]:
         with patch.context() as inner:
             inner.setattr(dist, "get_backend", lambda *_: "nccl")
             inner.setattr(dist, "all_reduce", all_reduce)
+            inner.setattr(dist, "barrier", lambda *_: None)
+            inner.setattr(exchange, "Future", DoneFuture)
             inner.setattr(ddp, "DistributedDataParallel", OneBucketEach)
             yield
     finally:
