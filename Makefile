@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test nightly clean
+.PHONY: sweep test nightly gpu clean
 
 sweep: .venv/installed
 	$(BIN)/python -m raybench.tune --space search_spaces/pruning.py --trials 16
@@ -25,6 +25,11 @@ nightly: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+# On a machine with a GPU: all parts, or one of them with PART=b. Each takes at most nine minutes.
+PART ?= a b c d e
+gpu: .venv/installed
+	for part in $(PART); do $(BIN)/python -m raybench.bench gpu --part $$part --minutes 9 --page docs/gpu.md || exit; done
 
 clean:
 	rm -rf .venv

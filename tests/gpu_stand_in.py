@@ -50,6 +50,7 @@ WAITING = {
 }
 """Operations for which a GPU's caller waits, of those that raybench could use."""
 
+INDEXING = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
 READING = ("cpu", "tolist", "numpy", "__array__")  # methods that copy to the host
 FROM_VALUES = ("tensor", "as_tensor", "new_tensor")  # copies from the host that wait
 
@@ -115,13 +116,15 @@ class StandIn(TorchFunctionMode):
             to_host = not isinstance(args[0], OnGpu)
             if tensors[0:1] and strangers and (to_host or (blocking and not _pinned(args[1]))):
                 self.fault("a copy between host and device that waits")
+        elif strangers and packet in INDEXING and isinstance(args[0], OnGpu):
+            self.fault("an index on the CPU is copied to the GPU")
         elif strangers:
             self.mixed.append(f"{packet.__name__} of a tensor on the CPU at {_place()}")
         if packet in WAITING:
             self.fault(f"{packet.__name__} {WAITING[packet]}")
         elif packet is aten.repeat_interleave and kwargs.get("output_size") is None:
             self.fault("repeat_interleave without output_size counts on the host")
-        elif packet in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_):
+        elif packet in INDEXING:
             masks = [t for t in args[1] if t is not None and t.dtype in (torch.bool, torch.uint8)]
             if masks and not (packet is not aten.index and args[2].ndim == 0):
                 self.fault("an index by a mask counts on the host")
@@ -136,7 +139,7 @@ class StandIn(TorchFunctionMode):
         if name == "one_hot":  # on a real GPU it checks nothing on the host
             return _on_gpu(func(*tree_map(_bare, args), **kwargs))
         devices = [d for d in map(_device, tree_leaves((args, kwargs))) if d is not None]
-        if name in ("__get__", "device", "type") or not devices:
+        if name in ("__get__", "device", "type", "_parse_to") or not devices:
             return func(*args, **kwargs)
         there = devices[-1].type == "cuda"
         args, kwargs = tree_map(_as_cpu, (args, kwargs))
@@ -231,16 +234,22 @@ def stand_in(patch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         inner.setattr(kernels, "ready", between(kernels.ready))
         for bytes_of in ("allocated_bytes", "peak_bytes", "forget_peak"):
             inner.setattr(gpu, bytes_of, lambda device: 0)
+        # A warm-up of zeros would be compiled for the CPU, for a minute.
+        inner.setattr(kernels, "compiles", lambda experiment, device: False)
         inner.setattr(torch, "autocast", HostAutocast)
         inner.setattr(torch, "is_autocast_enabled", lambda kind="cpu": enabled("cpu"))
         inner.setattr(torch, "get_autocast_dtype", lambda kind: dtype("cpu"))
         inner.setattr(torch, "Generator", HostGenerator)
+        # `module.cpu()` must make new parameters: writing the old ones' data keeps their class.
+        overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
         _active = watch
         try:
             with watch:
                 yield watch
         finally:
             _active = None
+            torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
 
 
 def _bare(value: Any) -> Any:

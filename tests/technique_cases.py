@@ -12,6 +12,8 @@ from raybench.techniques.distill import Distill
 from raybench.techniques.ema import Ema
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
+from raybench.techniques.muon import Muon
+from raybench.techniques.progressive import Progressive
 from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels
 from raybench.techniques.quantize import Quantize
@@ -131,6 +133,18 @@ TABLE = [
         neutral=Ema(decay=0.0),
         active=Ema(decay=0.9),
         family="pruning",
+    ),
+    Case(
+        "progressive",
+        neutral=Progressive(first=1.0),
+        active=Progressive(first=0.5, until=0.6),
+        family="speed",
+    ),
+    Case(
+        "muon",
+        neutral=Muon(lr=0.0),
+        active=Muon(lr=0.02),
+        family="speed",
     ),
 ]
 

@@ -72,7 +72,7 @@ def test_a_wrong_flag_does_not_parse():
 
 def test_the_flags_that_a_card_suggests_parse():
     cards = re.findall(r"\*\*Try\*\*: `([^`]*)`", (ROOT / "docs/techniques.md").read_text())
-    assert len(cards) == 8
+    assert len(cards) == 10
     for flags in cards:
         technique = flags.removeprefix("--").partition(".")[0]
         parse(f"python -m raybench.train {PRESETS.get(technique, 'pruning')} {flags}")

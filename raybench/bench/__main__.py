@@ -22,6 +22,7 @@ from raybench.training import measure
 
 HIDDEN = {
     "__main__",
+    "gpu_parts",
     "page",
     "photos",
     "real_space",
@@ -46,15 +47,20 @@ class Bench:
       python -m raybench.bench input
       python -m raybench.bench step --json
       python -m raybench.bench step --page docs/performance.md
+      python -m raybench.bench gpu --part a --minutes 9
     """
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale, chaos or verdict; with --page also all."""
+    compress, search, scale, chaos, verdict, speed or gpu; with --page also all."""
     json: bool = False
     """Prints a single JSON object on standard output."""
     page: Path | None = None
     """A page of figures, such as docs/performance.md: the bench's block there is printed again."""
+    part: str = "a"
+    """Of the bench gpu: a steps, b accuracy, c references, d compare, e two processes."""
+    minutes: float = 9.0
+    """Of the bench gpu: it begins no subject that would not end in this time."""
 
 
 def parse(arguments: list[str]) -> Bench:
@@ -66,7 +72,7 @@ def run(options: Bench) -> int:
     """Runs a bench: a module with `measure() -> dict`, and `claims`, the target of each figure."""
     try:
         names = [options.name]
-        if options.page is not None:
+        if options.page is not None and options.name != "gpu":
             there = pages.benches(options.page)
             names = there if options.name == "all" else names
             if names[0] not in there:
@@ -92,9 +98,13 @@ def _measured(name: str, options: Bench) -> None:
         )
     torch.set_num_threads(1)
     module = importlib.import_module(f"raybench.bench.{name}")
-    figures = module.measure()
+    figures = (
+        module.measure(options.minutes, options.part, printed=options.page)
+        if name == "gpu"  # its page is printed from the files of all parts
+        else module.measure()
+    )
     told = pages.lines(figures, module.claims)
-    if options.page is not None:
+    if options.page is not None and name != "gpu":
         pages.printed(options.page, name, told, load)
     if options.json:
         print(json.dumps({**figures, "load_before": round(load, 2), **measure.machine()}))

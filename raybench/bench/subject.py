@@ -12,9 +12,13 @@ from trainers import pruning
 
 def base(batch: int) -> Experiment:
     """The pruning family's dense base with this batch size."""
-    has_cifar10 = (Path(os.environ.get("RAYBENCH_DATA", "")) / "cifar10" / "plain_text").is_dir()
     return replace(
         pruning.base,
-        data="cifar10" if has_cifar10 else "digits",
+        data="cifar10" if has_cifar10() else "digits",
         recipe=replace(pruning.base.recipe, batch=batch),
     )
+
+
+def has_cifar10() -> bool:
+    """Whether RAYBENCH_DATA leads to CIFAR-10 as the hub has it."""
+    return (Path(os.environ.get("RAYBENCH_DATA", "")) / "cifar10" / "plain_text").is_dir()

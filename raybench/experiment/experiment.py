@@ -16,6 +16,8 @@ from raybench.techniques.distill import Distill
 from raybench.techniques.ema import Ema
 from raybench.techniques.low_rank import LowRank
 from raybench.techniques.monarch import Monarch
+from raybench.techniques.muon import Muon
+from raybench.techniques.progressive import Progressive
 from raybench.techniques.prune import Prune
 from raybench.techniques.prune_channels import PruneChannels
 from raybench.techniques.quantize import Quantize
@@ -62,6 +64,8 @@ class Experiment:
     quantize: Quantize | None = None
     distill: Distill | None = None
     ema: Ema | None = None
+    progressive: Progressive | None = None
+    muon: Muon | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.subset <= 1:

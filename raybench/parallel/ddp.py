@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from raybench.hardware import gpu
 from raybench.parallel.exchange import Exchange
 
 
@@ -84,7 +85,8 @@ class Replicas:
         """Whether `flag` is set on any worker."""
         if self.workers == 1:
             return flag
-        return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
+        flags = torch.tensor(float(flag)).to(self.device, non_blocking=True)
+        return gpu.read(self.total(flags)) > 0
 
     def whole(self, model: nn.Module) -> nn.Module:
         """The model as a single process would have it: here the worker's own, not a copy."""
@@ -123,7 +125,8 @@ class Replicas:
         """Bytes per step that the exchange counted, mean over the workers; resets the counter."""
         counted = torch.tensor(float(self.exchange.sent_bytes), dtype=torch.float64)
         self.exchange.sent_bytes = 0
-        return float(self.total(counted.to(self.device))) / (self.workers * steps)
+        sent = self.total(counted.to(self.device, non_blocking=True))
+        return gpu.read(sent) / (self.workers * steps)
 
     def beside(self) -> list[Tensor]:
         """Tensors that the strategy holds beside the model and its optimizer."""

@@ -108,8 +108,9 @@ class ExpertParallel(Replicas):
         rows = sum(shard.sent_bytes for _, shard in _shards(model))
         for _, shard in _shards(model):
             shard.sent_bytes = 0
-        counted = torch.tensor(float(rows), dtype=torch.float64, device=self.device)
-        mean = float(self.total(counted)) / (self.workers * steps)
+        counted = torch.tensor(float(rows), dtype=torch.float64)
+        sent = self.total(counted.to(self.device, non_blocking=True))
+        mean = gpu.read(sent) / (self.workers * steps)
         return super().sent_bytes_per_step(model, steps) + mean
 
     def _divide(self, parameter: Tensor) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,7 +53,7 @@ def compiles(experiment: Experiment, device: torch.device) -> bool:
 
 def ready(
     model: nn.Module, experiment: Experiment, device: torch.device, dtype: torch.dtype
-) -> tuple[nn.Module, float]:
+) -> tuple[Callable[..., Any], float]:
     """The module to call in place of `model` in training, and the seconds that compiling it took.
 
     It is compiled by one forward and backward pass of zeros. Gradients, running statistics and

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -62,7 +63,7 @@ class Replicated:
             self._restructure({})
             self._progress = self._progress._replace(step=done * self._steps)
         self._wrapped = self.replicas.wrap(model)
-        self._forward: nn.Module | None = None  # compiled by the first epoch
+        self._forward: Callable[..., Any] | None = None  # compiled by the first epoch
         self._compile_s = 0.0
         self._optimizers = Optimizers(model, self._wrapped, experiment, self.replicas)
         self._scaled = LossScale(self._dtype, self.replicas)

@@ -201,7 +201,7 @@ def _factors(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def multiply_out(layer: MonarchLinear) -> nn.Linear:
     """The dense layer with the product of the factors as its weight."""
     dense = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    dense.to(layer.factor1)
+    dense.to(layer.factor1.device, layer.factor1.dtype)
     dense.weight.copy_(layer.weight)
     if layer.bias is not None:
         dense.bias.copy_(layer.bias)

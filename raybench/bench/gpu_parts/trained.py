@@ -1,0 +1,30 @@
+"""A whole training run as rows: accuracy and costs after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from raybench.bench.gpu_parts.rows import Row
+from raybench.experiment import Experiment
+from raybench.training.trainer import train
+
+FIGURES = (
+    "accuracy",
+    "test_accuracy",
+    "train_s",
+    "wall_s",
+    "compile_s",
+    "images_per_s",
+    "energy_j",
+    "model_bytes",
+    "peak_memory_bytes",
+)
+
+
+def curve(part: str, subject: str, side: str, experiment: Experiment) -> Iterator[Row]:
+    """One run, through the trainer that every command uses; `startup_s` is that of this process."""
+    for epoch in train(experiment):
+        for figure in (*FIGURES, *(("startup_s",) if epoch.number == 1 else ())):
+            value = epoch.metrics.get(figure)
+            if value is not None:
+                yield Row(part, subject, side, figure, float(value), epoch.number, experiment.seed)

@@ -1,0 +1,68 @@
+"""Which models are compiled, and that compiling leaves no trace in a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from raybench import data
+from raybench.experiment import Parallel
+from raybench.techniques.quantize import Quantize
+from raybench.training import kernels
+from raybench.training.loop import fit
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_auto_compiles_on_a_gpu_alone(tiny):
+    assert kernels.compiles(tiny, CUDA)
+    assert not kernels.compiles(tiny, CPU)
+    assert not kernels.compiles(replace(tiny, quantize=Quantize(bits=8)), CUDA)
+    assert not kernels.compiles(replace(tiny, parallel=Parallel(workers=2)), CUDA)
+    for choice, expected in (("on", True), ("off", False)):
+        recipe = replace(tiny.recipe, compile=choice)
+        assert kernels.compiles(replace(tiny, recipe=recipe), CPU) == expected
+
+
+def test_compiling_leaves_no_trace_in_a_run(tiny, monkeypatch):
+    passes = []
+
+    def compiled(model: nn.Module, mode: str) -> nn.Module:
+        passes.append(mode)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    images, rows = data.load(tiny), {}
+    for choice in ("on", "off"):
+        experiment = replace(tiny, recipe=replace(tiny.recipe, compile=choice))
+        rows[choice] = [epoch.metrics for epoch in fit(experiment, images)]
+    assert passes == ["default"]
+    for one, other in zip(rows["on"], rows["off"], strict=True):
+        assert one["loss"] == other["loss"]
+        assert one["accuracy"] == other["accuracy"]
+    assert rows["on"][-1]["compile_s"] > 0
+    assert rows["off"][-1]["compile_s"] == 0
+
+
+def test_a_gpu_gets_no_tf32():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        cudnn.allow_tf32 = True
+        kernels.prepare(CPU)
+        assert cudnn.allow_tf32
+        kernels.prepare(CUDA)
+        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, True)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_optimizers_are_fused(tiny, kind):
+    from raybench.training.optim import build_optimizer
+
+    optimizer = build_optimizer(nn.Linear(2, 2), replace(tiny.recipe, optimizer=kind))
+    assert all(group["fused"] for group in optimizer.param_groups)
