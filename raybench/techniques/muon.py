@@ -104,6 +104,8 @@ class Muon(Technique):
     weight_decay: float = 0.0
     """Share of a weight that a step takes off, times the learning rate."""
 
+    goals: ClassVar[tuple[str, ...]] = ("accuracy", "train_time")
+
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
             Apart(strategy, "a worker's part of a weight is no whole matrix; take ddp")

@@ -43,6 +43,8 @@ class Progressive(Technique):
             float, "share", "Side of the epoch's training images, relative to whole ones."
         )
     }
+    goals: ClassVar[tuple[str, ...]] = ("accuracy", "train_time")
+
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("pipeline", "the stages expect activations of one size; take pipeline.stages 1"),
     )

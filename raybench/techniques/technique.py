@@ -82,6 +82,9 @@ class Technique:
     compiles: ClassVar[bool] = True
     """Whether `torch.compile` can compile a model with its layers into one graph."""
 
+    goals: ClassVar[tuple[str, ...]] = ()
+    """Goals of a comparison in which it is tried unless named, such as `train_time`. Empty: all."""
+
     @classmethod
     def candidates(cls, teacher: str) -> tuple[Technique, ...]:
         """The settings that a comparison of techniques tries, from mildest to strongest.

@@ -35,8 +35,8 @@ def fitting(
     """The arms of a study, and the techniques that do not fit the model, each with the reason.
 
     Args:
-        techniques: by name; empty for all, but for checkpointing where the goal is not memory:
-            it changes nothing else but the time.
+        techniques: by name; empty for all that may serve the goal. Checkpointing serves memory
+            alone: it changes nothing else but the time.
         teacher: address of the trained model for those that learn from one.
 
     Raises:
@@ -47,7 +47,9 @@ def fitting(
             raise ValueError(f"no technique {name!r}; {nearest(name, names())}")
     settings: dict[str, tuple[Setting, ...]] = {}
     reasons: dict[str, str] = {}
-    every = [name for name in names() if name != CHECKPOINTING or goal == "memory"]
+    goals = {name: kind.goals for name, kind in technique_types().items()}
+    goals[CHECKPOINTING] = ("memory",)
+    every = [name for name in names() if not goals[name] or goal in goals[name]]
     for name in techniques or every:
         fit = []
         for setting in settings_of(name, base, teacher):
