@@ -102,7 +102,7 @@ REPORT = [
     ("empty", "empty holds no results"),
     ("notes.md", "notes.md is a file"),
     ("results/other --html nowhere/page.html", "nowhere/page.html"),
-    ("results/other --html empty", "Is a directory: 'empty'"),
+    ("results/other --html empty", "empty is a folder"),
     ("results/other --htlm page.html", "did you mean '--html'?"),
     ("results/other results/more", "results/more holds no results"),
     ("empty --rebuild", "empty holds no"),

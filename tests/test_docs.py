@@ -93,7 +93,11 @@ def test_spaces_load(page, tmp_path):
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
         if not link.startswith("https://"):
-            assert ((ROOT / page).parent / link).exists(), link
+            file, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / file
+            assert target.exists(), link
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in [h.lower().replace(" ", "-") for h in headings], link
 
 
 def test_the_readme_fits_two_screens():

@@ -11,14 +11,15 @@ matrix of a filter is (O, I · height · width). Experts and Monarch blocks are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from raybench.techniques import Apart, Technique
+from raybench.results.column import Column
+from raybench.techniques import Apart, Memory, Technique
 from raybench.techniques.layers.weights import Weight, weights
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -106,6 +107,10 @@ class Muon(Technique):
 
     goals: ClassVar[tuple[str, ...]] = ("accuracy", "train_time")
 
+    columns: ClassVar[Mapping[str, Column]] = {
+        "muon_matrices": Column(int, "", "Number of weights that Muon trains."),
+    }
+
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
             Apart(strategy, "a worker's part of a weight is no whole matrix; take ddp")
@@ -147,6 +152,9 @@ class Muon(Technique):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
+
+    def measure(self, model: nn.Module, memory: Memory) -> Mapping[str, float | str]:
+        return {"muon_matrices": len(hidden(model))}
 
 
 def hidden(model: nn.Module) -> list[Weight]:
