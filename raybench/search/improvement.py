@@ -14,8 +14,8 @@ from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 
-DIRECTIONS = 24
-NODES = 8
+DIRECTIONS = 10
+NODES = 6
 REACH = 2.5  # standard deviations above the mean that the integral covers
 
 
