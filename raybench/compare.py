@@ -42,6 +42,8 @@ def compare(**options: Any) -> Verdict:
         verdict = compare(model="resnet20", data="digits", budget="10m")
         verdict.sentence, verdict.tables, verdict.folder
 
+    It starts processes, so in a script it stands below `if __name__ == "__main__":`.
+
     Args:
         options: the command's options, with the same defaults.
 
