@@ -99,6 +99,7 @@ for number, text in enumerate(json.loads(sys.argv[1])):
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_the_notebook_runs(tmp_path):
