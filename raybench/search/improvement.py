@@ -14,7 +14,7 @@ from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 
-DIRECTIONS = 10
+DIRECTIONS = 12
 NODES = 6
 REACH = 2.5  # standard deviations above the mean that the integral covers
 
