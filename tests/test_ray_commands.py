@@ -103,7 +103,7 @@ def test_sweep_on_digits_then_report(tmp_path: Path) -> None:
     assert reported.returncode == 0, reported.stderr
     text = page.read_text()
     assert all(f'id="{plot}-0"' in text for plot in ("front", "curves", "parallel"))
-    # Offline: the page forbids requests, and no tag makes one. Links in Plotly's menus fetch nothing.
+    # Offline: the page forbids requests, and no tag makes one. Plotly's own links fetch nothing.
     assert "default-src 'none'" in text
     assert not re.findall(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="https?:', text)
 
