@@ -46,6 +46,10 @@ def file(name: str, content: bytes) -> Write:
     return write
 
 
+def empty(name: str) -> Write:
+    return lambda root: (root / name).mkdir(parents=True)
+
+
 def link(name: str, target: str) -> Write:
     return lambda root: (root / name).symlink_to(root / target, target_is_directory=True)
 

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pytest
 from image_files import experiment as experiment
 from image_files import load as load
-from layouts import Write, both, file, folders, huge, image, link, parquet, splits
+from layouts import Write, both, empty, file, folders, huge, image, link, parquet, saved, splits
 from PIL import Image
 
 from raybench.data import Images, sources
 
 AB = ("a", "b")
 NAMED = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+SWAPPED = {"label": {"_type": "ClassLabel", "names": ["dog", "cat"]}}
 
 # What is written, the images of each split that the source has, and the classes.
 RIGHT: dict[str, tuple[Write, dict[str, int], tuple[str, ...]]] = {
@@ -36,6 +37,14 @@ RIGHT: dict[str, tuple[Write, dict[str, int], tuple[str, ...]]] = {
     "Training Set, Test Set": (splits("Training Set", "Test Set"), {"train": 8, "test": 8}, AB),
     "TrainImages, TestImages": (splits("TrainImages", "TestImages"), {"train": 8, "test": 8}, AB),
     "cifar_train, cifar_test": (splits("cifar_train", "cifar_test"), {"train": 8, "test": 8}, AB),
+    "trainset, validset, testset": (
+        splits("trainset", "validset", "testset"), {"train": 8, "validation": 8, "test": 8}, AB,
+    ),
+    "Trainingdata, Testdataset": (splits("Trainingdata", "Testdataset"),
+                                  {"train": 8, "test": 8}, AB),
+    "1_train, 2_val": (splits("1_train", "2_val"), {"train": 8, "validation": 8}, AB),
+    "wrapper of two words": (splits("Data/CLS-LOC/train", "Data/CLS-LOC/val"),
+                             {"train": 8, "validation": 8}, AB),
     "train alone": (splits("train"), {"train": 8}, AB),
     "wrapper": (splits("wrapper/train", "wrapper/test"), {"train": 8, "test": 8}, AB),
     "two wrappers": (splits("x/y/train", "x/y/test"), {"train": 8, "test": 8}, AB),
@@ -75,6 +84,12 @@ RIGHT: dict[str, tuple[Write, dict[str, int], tuple[str, ...]]] = {
                                      {"train": 9}, AB),
     "links to folders": (both(folders(".store/a", "b"), link("a", ".store/a"), link("b/up", ".")),
                          {"train": 8}, AB),
+    "a link to an image": (both(folders("a", "b"), link("b/x.png", "a/0.png")), {"train": 9}, AB),
+    "classes named like files": (folders("cat.png", "dog.png"), {"train": 8},
+                                 ("cat.png", "dog.png")),
+    "classes that differ in case": (folders("a", "A"), {"train": 8}, ("A", "a")),
+    "one pixel": (both(folders("a", "b"), file("a/x.png", saved(Image.new("L", (1, 1)), "PNG"))),
+                  {"train": 9}, AB),
     "parquet, cifar_test": (
         both(parquet("cifar_train.parquet"), parquet("cifar_test.parquet")),
         {"train": 8, "test": 8}, ("0", "1"),
@@ -103,6 +118,14 @@ RIGHT: dict[str, tuple[Write, dict[str, int], tuple[str, ...]]] = {
     "parquet with large bytes": (
         parquet("train.parquet", cells=pa.array([image() for _ in range(8)], pa.large_binary())),
         {"train": 8}, ("0", "1"),
+    ),
+    "parquet with views": (
+        parquet("train.parquet", pa.array(["x", "y"] * 4, pa.string_view()),
+                cells=pa.array([image() for _ in range(8)], pa.binary_view())),
+        {"train": 8}, ("x", "y"),
+    ),
+    "parquet in parts without a split": (
+        both(parquet("0000.parquet"), parquet("0001.parquet")), {"train": 16}, ("0", "1"),
     ),
     "parquet with declared columns": (
         parquet("train.parquet", columns=("picture", "kind"), features={
@@ -137,6 +160,11 @@ REFUSED: dict[str, tuple[Write, list[str]]] = {
     "heic": (both(folders("a"), file("b/0.heic", b"?")), ["0.heic", "convert it to PNG or JPEG"]),
     "video": (both(folders("a"), file("b/0.mp4", b"?")), ["0.mp4", "has an unsupported file type"]),
     "arrow": (file("train/data-00000.arrow", b"?"), ["data-00000.arrow"]),
+    "an archive": (file("train.zip", b"?"), ["no images there, but .zip files: unpack them"]),
+    "a link to a missing image": (both(folders("a", "b"), link("a/x.png", "gone/x.png")),
+                                  ["a/x.png is a link to", "gone/x.png, which is missing"]),
+    "a link to a missing class": (both(folders("a", "b"), link("c", "gone")), ["gone, which is"]),
+    "an unknown split above classes": (splits("trn", "tst"), ["splits are named train"]),
     "empty image": (both(folders("a", "b"), file("b/x.png", b"")), ["x.png is not a readable"]),
     "text as image": (both(folders("a", "b"), file("b/x.png", b"hello")), ["x.png", "Replace"]),
     "truncated image": (both(folders("a", "b"), file("b/x.png", image()[:120])), ["x.png"]),
@@ -172,6 +200,17 @@ REFUSED: dict[str, tuple[Write, list[str]]] = {
         parquet("train.parquet", pa.array([], "int64"), cells=pa.array([], "binary")), ["no rows"],
     ),
     "parquet of one class": (parquet("train.parquet", [0] * 8), ["one class"]),
+    "parquet with other names in test": (
+        both(parquet("train.parquet", features=NAMED), parquet("test.parquet", features=SWAPPED)),
+        ["test.parquet names the classes dog, cat, but train.parquet names them cat, dog"],
+    ),
+    "parquet with one name twice": (
+        parquet("train.parquet", features={"label": {"_type": "ClassLabel", "names": ["x", "x"]}}),
+        ["two classes have the name x"],
+    ),
+    "parquet without its second part": (
+        parquet("train-00000-of-00002.parquet"), ["train-00001-of-00002.parquet is missing"],
+    ),
     "parquet of two configurations": (
         both(parquet("fine/train.parquet"), parquet("coarse/train.parquet")),
         ["coarse/*.parquet, fine/*.parquet all mean train"],
@@ -226,6 +265,21 @@ def test_labels_follow_their_images(load, memory_path):
         for row in split.rows.tolist():
             shade = int(split.pixels[row, 4, 4, 0])
             assert images.class_names[split.labels[row]] == ("a" if shade < 100 else "b")
+
+
+@pytest.mark.parametrize(
+    ("write", "remark"),
+    [
+        (both(folders("a", "b"), empty("c")), "folders without images are left out: c"),
+        (both(folders("a", "b"), file("c/x.txt", b"?")), "folders without images are left out: c"),
+        (both(splits("train"), empty("test/a")), "folders without images are left out: test"),
+        (parquet("train.parquet", [1, 2] * 4), "classes without images: 0"),
+    ],
+)
+def test_what_is_empty_is_told(write, remark, memory_path):
+    write(memory_path)
+    contents = sources.find(str(memory_path), memory_path / "cache").contents()
+    assert remark in contents.remarks
 
 
 def test_there_are_more_than_eighty():

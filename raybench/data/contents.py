@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raybench.data.split_names import some
 
 
 class Encoded(NamedTuple):
@@ -39,7 +41,7 @@ class Contents:
 
 
 def checked(where: object, contents: Contents) -> Contents:
-    """The same contents.
+    """The same contents, with a remark on classes without images.
 
     Raises:
         ValueError: there is nothing to train on, there are fewer than two classes, or a class of
@@ -61,4 +63,8 @@ def checked(where: object, contents: Contents) -> Contents:
                 f"--data {where}: class {names[missing[0]]} has {split} images but none to train "
                 "on; are its names spelled alike?"
             )
-    return contents
+    if all(trained):
+        return contents
+    empty = [name for name, has_images in zip(names, trained, strict=True) if not has_images]
+    remark = f"classes without images: {some(empty)}"
+    return replace(contents, remarks=(*contents.remarks, remark))

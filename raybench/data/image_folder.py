@@ -116,6 +116,7 @@ def _only_level(folder: Path, places: dict[Place, Place]) -> dict[Place, str]:
         if len(level) > 1:
             raise ValueError(
                 f"--data {folder}: images lie in {where}: is the class {level[0]} or {level[-1]}? "
-                "Use one level of folders, one folder per class"
+                "Use one level of folders, one folder per class; splits are named train, "
+                "validation and test"
             )
     return {place: level[0] for place, level in places.items()}

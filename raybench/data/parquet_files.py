@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raybench.data.contents import Contents, Encoded, Listed, checked
-from raybench.data.split_names import require_one_name, require_splits, split_of
+from raybench.data.split_names import require_one_name, require_splits, some, split_of
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -31,17 +32,18 @@ def contents(folder: Path, files: list[Path], remarks: tuple[str, ...]) -> Conte
     by_split = _files_by_split(folder, files)
     cells: dict[str, list[Any]] = {}
     images: dict[str, list[tuple[Path, str]]] = {}
-    named: list[str] = []
+    declared: dict[tuple[str, ...], Path] = {}
+    _require_all_parts(folder, files)
     for split, its_files in by_split.items():
         for file in its_files:
             schema, label_cells, label_column = _labels(file)
-            named = max(named, _class_names(schema, label_column), key=len)
+            declared.setdefault(_class_names(schema, label_column), file)
             cells.setdefault(split, []).extend(label_cells)
             images.setdefault(split, []).append((file, _image_column(file, schema)))
     if not any(cells.values()):
         raise ValueError(f"--data {folder}: its Parquet files have no rows")
     cells = {split: values for split, values in cells.items() if values}
-    names, labels = _numbered(folder, cells, named)
+    names, labels = _numbered(folder, cells, _one_list_of_names(folder, declared))
     splits = {
         split: Listed(labels=labels[split], images=partial(_images, images[split]))
         for split in cells
@@ -69,6 +71,40 @@ def _files_by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     return by_split
 
 
+def _require_all_parts(folder: Path, files: list[Path]) -> None:
+    """Raises ValueError: of `test-00000-of-00002` and `test-00001-of-00002`, one is missing."""
+    present = {str(file.relative_to(folder)) for file in files}
+    for name in sorted(present):
+        part = re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\.\w+)", name)
+        if part is None:
+            continue
+        before, number, between, count, ending = part.groups()
+        for other in range(int(count)):
+            expected = f"{before}{other:0{len(number)}}{between}{count}{ending}"
+            if expected not in present:
+                raise ValueError(f"--data {folder}: {expected} is missing beside {name}")
+
+
+def _one_list_of_names(folder: Path, declared: dict[tuple[str, ...], Path]) -> list[str]:
+    """The class names that the files declare.
+
+    Raises:
+        ValueError: two files declare other names or another order, or a name stands twice.
+    """
+    lists = [names for names in declared if names]
+    if len(lists) > 1:
+        here, there = (declared[names].relative_to(folder) for names in lists[:2])
+        raise ValueError(
+            f"--data {folder}: {here} names the classes {some(lists[0])}, but {there} names them "
+            f"{some(lists[1])}; give all files the same names in the same order"
+        )
+    names = list(lists[0]) if lists else []
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"--data {folder}: two classes have the name {twice[0]}; rename one")
+    return names
+
+
 def _labels(file: Path) -> tuple[pa.Schema, list[Any], str]:
     """The file's schema, its labels, and their column."""
     try:
@@ -77,8 +113,7 @@ def _labels(file: Path) -> tuple[pa.Schema, list[Any], str]:
         kind = schema.field(column).type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if not (text or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             raise ValueError(
                 f"--data: the column {column} of {file} holds {kind}: a label is one whole number "
                 "from 0 on, or one name, per image"
@@ -96,16 +131,21 @@ def _image_column(file: Path, schema: pa.Schema) -> str:
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         kind = kind.field(index).type if index >= 0 else kind
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return column
     holds = f"{kind}"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         holds = "text, such as URLs or paths"
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         holds = "lists"
     elif pa.types.is_struct(kind):
         holds = "structs without the field bytes"
     raise ValueError(f"--data: the column {column} of {file} holds {holds}, not images: {ADVICE}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    is_one_of = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(kind) for is_kind in is_one_of)
 
 
 def _column(file: Path, schema: pa.Schema, usual: tuple[str, ...], feature: str) -> str:
@@ -128,9 +168,9 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
+def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     names = _features(schema).get(column, {}).get("names") or []
-    return [str(name) for name in names]
+    return tuple(str(name) for name in names)
 
 
 def _numbered(

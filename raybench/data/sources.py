@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from raybench.data import image_folder, parquet_files
 from raybench.data.contents import Contents, Encoded, Listed
-from raybench.data.visible_files import IMAGES, images_of, visible
+from raybench.data.split_names import some
+from raybench.data.visible_files import IMAGES, images_of, visible, without_images
 from raybench.experiment import nearest
 
 CIFAR10_NAMES = (
@@ -128,7 +129,7 @@ def _download_beans(cache: Path) -> Path:
 
 def _folder(folder: Path) -> Source:
     """Hugging Face Parquet layout, or an image folder with one folder per class."""
-    files = visible(folder)
+    files, folders = visible(folder)
     parquet = [file for file in files if file.suffix.lower() == ".parquet"]
     remarks: tuple[str, ...] = ()
     if parquet:
@@ -138,6 +139,9 @@ def _folder(folder: Path) -> Source:
             remarks = (f"{len(images)} image files beside the Parquet files are left out",)
     else:
         chosen, remarks = images_of(folder, files)
+        empty = [str(path.relative_to(folder)) for path in without_images(folders, chosen)]
+        if empty and chosen:
+            remarks += (f"folders without images are left out: {some(empty)}",)
         read = image_folder.contents
     if not chosen:
         raise ValueError(

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 
 SPELLINGS = {
-    "train": ("train", "training", "trainset"),
-    "validation": ("validation", "valid", "val", "dev", "valset", "validset"),
-    "test": ("test", "testing", "testset", "eval", "evaluation"),
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
 SPLITS = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}
 
@@ -16,7 +16,8 @@ SPLITS = {spelling: split for split, spellings in SPELLINGS.items() for spelling
 def split_of(name: str) -> str | None:
     """The split whose word is in the name; None if there is none, or words of two splits."""
     words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    splits = {SPLITS[word] for word in words if word in SPLITS}
+    stems = [re.sub("(dataset|data|set|images)$", "", word) for word in words]  # `testset`
+    splits = {SPLITS[stem] for stem in stems if stem in SPLITS}
     return splits.pop() if len(splits) == 1 else None
 
 

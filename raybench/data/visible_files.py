@@ -17,25 +17,43 @@ UNREADABLE = frozenset([
 ])  # fmt: skip
 """Images, or files of many images, that Pillow does not read. Skipping them would silently lose
 data."""
+ARCHIVES = frozenset([".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"])
 LEFT_BEHIND = frozenset(["thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"])
 
 
-def visible(folder: Path) -> list[Path]:
-    """All files below, sorted; links are followed, hidden names and leftovers are not."""
-    return sorted(_walk(folder, [os.path.realpath(folder)]))
+def visible(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All files below and all folders below, sorted, without hidden names and leftovers.
+
+    Links are followed.
+
+    Raises:
+        ValueError: the target of a link is missing.
+    """
+    entries = sorted(_walk(folder, [os.path.realpath(folder)]))
+    return (
+        [path for path, is_folder in entries if not is_folder],
+        [path for path, is_folder in entries if is_folder],
+    )
 
 
-def _walk(folder: Path, above: list[str]) -> Iterator[Path]:
+def _walk(folder: Path, above: list[str]) -> Iterator[tuple[Path, bool]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
+            path = folder / entry.name
             if entry.is_dir():
-                real = os.path.realpath(entry.path)
+                real = os.path.realpath(path)
                 if real not in above:  # a link to a folder above would never end
-                    yield from _walk(folder / entry.name, [*above, real])
+                    yield path, True
+                    yield from _walk(path, [*above, real])
             elif entry.is_file():
-                yield folder / entry.name
+                yield path, False
+            elif entry.is_symlink():  # skipping it would silently lose images
+                raise ValueError(
+                    f"--data: {path} is a link to {os.readlink(path)}, which is missing; restore "
+                    "that or remove the link"
+                )
 
 
 def _is_hidden(name: str) -> bool:
@@ -61,8 +79,18 @@ def images_of(folder: Path, files: Iterable[Path]) -> tuple[list[Path], tuple[st
             images.append(file)
         else:
             others[ending or "without an ending"] += 1
+    packed = sorted(ending for ending in others if ending in ARCHIVES)
+    if packed and not images:
+        raise ValueError(f"--data {folder}: no images there, but {packed[0]} files: unpack them")
     kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
     return images, (f"files that are not images are left out: {kinds}",) if kinds else ()
+
+
+def without_images(folders: Iterable[Path], images: Iterable[Path]) -> list[Path]:
+    """Which of the folders hold no image at any depth, without those inside another of them."""
+    with_images = {parent for image in images for parent in image.parents}
+    empty = {folder for folder in folders if folder not in with_images}
+    return sorted(folder for folder in empty if folder.parent not in empty)
 
 
 def _looks_like_an_image(file: Path) -> bool:
