@@ -6,7 +6,7 @@ import runpy
 import sys
 
 COMMANDS = {
-    "compare": "tells which techniques pay for your model and data, and writes the recipe",
+    "compare": "tells which techniques pay for your model and data",
     "tune": "runs or resumes a sweep over a search space",
     "train": "trains one experiment",
     "report": "prints the tables of a sweep, or writes them as a page",
@@ -25,7 +25,7 @@ def main() -> int:
         runpy.run_module(f"raybench.{name}", run_name="__main__", alter_sys=True)
         return 0
     listed = "\n".join(f"  {name:12}{text}" for name, text in COMMANDS.items())
-    usage = f"python -m raybench.COMMAND [--help]\n\n{listed}"
+    usage = f"python -m raybench.COMMAND [--help], or raybench COMMAND [--help]\n\n{listed}"
     if name in ("", "-h", "--help"):
         print(usage)
         return 0

@@ -13,7 +13,7 @@ from optuna import Trial
 
 from raybench import Command
 from raybench.arguments.parse import parse as command_line
-from raybench.arguments.paths import require_folder, require_name
+from raybench.arguments.paths import require_folder, require_name, shipped
 from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import Experiment
@@ -41,7 +41,7 @@ class Tune:
     """
 
     space: Path
-    """File with space(trial) and objectives."""
+    """File with space(trial) and objectives. Those of raybench are found from any folder."""
     name: str | None = None
     """Name of the sweep and of its folder. Default: the space file's stem."""
     trials: int = 20
@@ -120,7 +120,7 @@ def tune(
     if isinstance(space, Path | str):
         asked = Tune(space=Path(space), **options)
         _require(asked)
-        searched = load(asked.space, _overrides(asked))
+        searched = load(shipped(asked.space), _overrides(asked))
     elif objectives is None or "name" not in options:
         raise ValueError('a function as a space needs objectives={"accuracy": "max"} and a name')
     else:
@@ -140,7 +140,7 @@ def run(options: Tune) -> int:
     try:
         # Checks that do not need Ray come first, so that errors appear within seconds.
         _require(options)
-        sweep = _swept(load(options.space, _overrides(options)), options)
+        sweep = _swept(load(shipped(options.space), _overrides(options)), options)
         return _outcome(sweep, _folder(options))
     except KeyboardInterrupt:
         return 130

@@ -19,6 +19,14 @@ def require_file(path: Path | str, kind: str = "file") -> None:
         raise ValueError(f"{path} cannot be read: you lack the permission")
 
 
+def shipped(path: Path) -> Path:
+    """The path; one below `search_spaces` that is missing here is that of the installed package."""
+    installed = Path(__file__).parents[2] / path
+    if path.parts[:1] != ("search_spaces",) or path.exists():
+        return path
+    return installed if installed.exists() or not path.parent.exists() else path
+
+
 def require_new_file(path: Path | None) -> None:
     """Raises ValueError: no file can be written there. Missing folders count as writable."""
     if path is None:
