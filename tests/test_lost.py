@@ -12,6 +12,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    GetTimeoutError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -45,6 +46,7 @@ OF_MEMORY = "Task was killed due to the node running low on memory.\nMemory on t
         (ActorDiedError(), "its worker process died"),
         (ActorUnavailableError("the actor is temporarily away", None), "its worker process died"),
         (ObjectLostError("00", None, ""), "its worker process died"),
+        (GetTimeoutError(), "the driver's machine did not answer"),
         (PeerLost("no word from stage 1: [../gloo/transport/tcp] Read error"), "a stage's process"),
         (trial.LostError("a worker process of its group died"), "a worker process of its group"),
     ],
@@ -69,7 +71,8 @@ def test_a_node_is_named_and_no_process_is_taken_for_one():
         (RuntimeError("CUDA out of memory. Tried to allocate"), "out_of_memory"),
         (OutOfMemoryError(OF_MEMORY), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
-        (RayTaskError("f", "Traceback: ValueError", ValueError("x")), "RayTaskError"),
+        (RayTaskError("f", "Traceback: ValueError", ValueError("x")), "ValueError: x"),
+        (RayTaskError("f", "Traceback", Diverged("loss is nan")), "diverged"),
     ],
 )
 def test_what_is_the_trials_own(error, reason):

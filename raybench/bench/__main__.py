@@ -23,6 +23,7 @@ from raybench.training import measure
 HIDDEN = {
     "__main__",
     "gpu_parts",
+    "machines",
     "page",
     "photos",
     "real_space",

@@ -19,7 +19,8 @@ from typing import Any
 
 import ray
 
-from raybench.cluster.trial import Job, raised
+from raybench.cluster.files import served_alone
+from raybench.cluster.trial import Job, LostError, raised
 from raybench.cluster.workers import DYING_S, WorkerGroup
 from raybench.experiment import Experiment, elastic_counts
 
@@ -41,20 +42,35 @@ def run_elastic(
     Raises:
         RuntimeError: the training failed, workers died repeatedly, or too few are left.
     """
-    counts, deaths = elastic_counts(experiment, least, most), 0
-    while True:
-        workers = _wait_for_workers(counts, gpus)
-        parallel = replace(experiment.parallel, workers=workers)
+    with served_alone(checkpoint, store) as home:
         job = Job(
-            experiment=replace(experiment, parallel=parallel).to_json(),
+            experiment=experiment.to_json(),
             checkpoint=str(checkpoint.absolute()),
             model=str(store.absolute()) if store else None,
             threads=1,
             every_epoch=True,
+            home=home,
         )
-        group = WorkerGroup(workers, gpus)
+        yield from _groups(experiment, job, elastic_counts(experiment, least, most), gpus)
+
+
+def _groups(
+    experiment: Experiment, job: Job, counts: list[int], gpus: float
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The epochs of one group after another."""
+    deaths = 0
+    while True:
+        workers = _wait_for_workers(counts, gpus)
+        parallel = replace(experiment.parallel, workers=workers)
         try:
-            group.start(job)
+            group = WorkerGroup(workers, gpus)
+        except LostError:
+            deaths += 1
+            if deaths == TRIES:
+                raise
+            continue
+        try:
+            group.start(replace(job, experiment=replace(experiment, parallel=parallel).to_json()))
             while (epoch := _heard(group)) is not None:
                 deaths = 0
                 yield epoch["epoch"], epoch["metrics"]

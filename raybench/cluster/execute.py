@@ -13,6 +13,7 @@ from functools import partial
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from raybench.cluster.files import served
 from raybench.cluster.losses import every_loss_an_actors
 from raybench.cluster.scheduler import Heartbeat, SweepScheduler
 from raybench.cluster.searcher import SweepSearcher
@@ -82,7 +83,10 @@ def execute(
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-        with Watchdog(partial(_give_up, sweep, progress, scratch), silent_s) as watchdog:
+        with (
+            served(sweep.folder, sweep.folder / ".state" / "seen") as searcher.home,
+            Watchdog(partial(_give_up, sweep, progress, scratch), silent_s) as watchdog,
+        ):
             heartbeat.heard = watchdog.heard
             # The search's small matrices would take the cores from the trials: 48 ms a trial
             # instead of 22.

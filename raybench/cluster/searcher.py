@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from raybench.cluster.files import Home
 from raybench.cluster.trial import Job, LostError, lost, reason
 from raybench.search.sweep import Sweep
 from raybench.search.task import Task
@@ -28,6 +29,8 @@ class SweepSearcher(Searcher):
         self.tasks: dict[str, Task] = {}  # by Tune's trial id
         self.errors: dict[str, BaseException] = {}
         """The error that ended an actor, by Tune's trial id, until Tune completes the trial."""
+        self.home: Home | None = None
+        """Where the files of the trials are; None if all processes see them."""
         self.failure: Exception | None = None
         """The error in this process that ended the sweep, such as a full disk."""
 
@@ -48,6 +51,7 @@ class SweepSearcher(Searcher):
             checkpoint=str(task.checkpoint),
             model=None if self.sweep.keep == "none" else str(task.model),
             threads=self.threads,
+            home=self.home,
         )
         return job.config()
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from raybench import data
+from raybench.cluster.network import choose_interface
 from raybench.cluster.object_store import StoreLink
 from raybench.experiment import Experiment, from_json
 from raybench.parallel.pipeline import shared_memory
@@ -44,6 +45,7 @@ class StageActor:
 
     def __init__(self) -> None:
         process.prepare(threads=1)
+        choose_interface()
         self._run: StageRun | None = None
         self._store: TCPStore | None = None
 

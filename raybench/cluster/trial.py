@@ -8,19 +8,19 @@ import time
 import traceback
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
 from raybench import data
+from raybench.cluster.files import Home
 from raybench.cluster.stages import Staged
+from raybench.cluster.trial_files import trial_files
 from raybench.experiment import Experiment, from_json
 from raybench.parallel.ddp import Replicas
 from raybench.parallel.pipeline.transport import PeerLost
 from raybench.training import measure, process
-from raybench.training.checkpoint import usable
 from raybench.training.loop import Diverged, Epoch
 from raybench.training.trainer import trainer
 
@@ -40,6 +40,8 @@ class Job:
     threads: int
     every_epoch: bool = False
     """Whether every epoch is saved, not only one every `CHECKPOINT_EVERY_S`."""
+    home: Home | None = None
+    """How to find the files from another machine; None if there is no other."""
 
     def config(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -75,6 +77,8 @@ def raised(content: dict[str, Any]) -> RuntimeError:
 
 def reason(error: BaseException) -> str:
     """A trial's `stop_reason`: diverged, out_of_memory, or the error's type and first line."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return reason(error.cause)  # Ray's own text names its process, not the error
     text = str(error)
     if isinstance(error, Diverged):
         return "diverged"
@@ -94,6 +98,8 @@ def lost(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, PeerLost):
         return "a stage's process died"
+    if isinstance(error, GetTimeoutError):
+        return "the driver's machine did not answer"
     if not isinstance(error, RayError) or isinstance(error, RayTaskError):
         return None
     text = str(error)
@@ -105,18 +111,20 @@ def lost(error: BaseException) -> str | None:
 def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     """The experiment's epochs, resumed from a checkpoint if there is one, saved periodically."""
     workers = Replicas()
-    checkpoint = Path(job.checkpoint)
-    resume = usable(checkpoint)
-    store = Path(job.model) if job.model else None
-    saved = time.monotonic()
     train = trainer(experiment, Staged)
-    for epoch in train(experiment, resume=resume, store=store):
-        # By the first worker's clock: either all workers save or none.
-        due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
-        if not epoch.last and workers.any(due or job.every_epoch):
-            epoch.save(checkpoint)
-            saved = time.monotonic()
-        yield epoch
+    with trial_files(job.checkpoint, job.model, job.home) as files:
+        resume, saved = files.resume(), time.monotonic()
+        for epoch in train(experiment, resume=resume, store=files.model):
+            # By the first worker's clock: either all workers save or none.
+            due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
+            if not epoch.last and workers.any(due or job.every_epoch):
+                epoch.save(files.checkpoint)
+                if workers.rank == 0:
+                    files.saved()
+                saved = time.monotonic()
+            if epoch.last and workers.rank == 0:
+                files.stored()
+            yield epoch
 
 
 def environment(job: Job) -> dict[str, Any]:

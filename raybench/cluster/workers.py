@@ -25,9 +25,10 @@ import ray
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from raybench.cluster import trial
+from raybench.cluster.network import NetworkConfig
 from raybench.cluster.trial import Job, LostError
 from raybench.experiment import from_json
 from raybench.training import process
@@ -191,7 +192,7 @@ class WorkerGroup:
         trainer = TorchTrainer(
             serve,
             train_loop_config={"mailbox": self._mailbox},
-            torch_config=TorchConfig(backend="gloo" if cpu else "nccl", timeout_s=COLLECTIVE_S),
+            torch_config=NetworkConfig(backend="gloo" if cpu else "nccl", timeout_s=COLLECTIVE_S),
             scaling_config=ScalingConfig(
                 num_workers=self.workers,
                 use_gpu=not cpu,
