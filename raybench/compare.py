@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raybench import Command
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import settled
 from raybench.arguments.shown_fields import Usual
 from raybench.reports import verdict
 from raybench.reports.page import as_html
@@ -153,7 +155,8 @@ def _say(text: str) -> None:
 
 def parse(arguments: list[str]) -> Compare:
     """The command line. Raises SystemExit."""
-    return command_line(Compare, arguments, "compare", usual=USUAL)
+    options = command_line(Compare, arguments, "compare", usual=USUAL)
+    return replace(options, results=settled(options.results))
 
 
 sys.modules[__name__].__class__ = Command

@@ -15,7 +15,7 @@ import tyro
 
 from raybench import Command, data, models
 from raybench.arguments.parse import parse as command_line
-from raybench.arguments.paths import require_folder, require_new_file
+from raybench.arguments.paths import require_folder, require_new_file, settled
 from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import (
@@ -109,7 +109,9 @@ def parse(arguments: list[str]) -> Train:
     flags = [a.removeprefix("--") for a in arguments if a.startswith("--")]
     groups = {flag.partition(".")[0].replace("-", "_") for flag in flags}
     unused: dict[str, Any] = {field: None for field in off if field not in groups}
-    return _spread(replace(options, experiment=replace(options.experiment, **unused)))
+    named = {name: getattr(options, name) for name in ("results", "store", "checkpoint")}
+    paths: dict[str, Any] = {name: settled(path) for name, path in named.items() if path}
+    return _spread(replace(options, experiment=replace(options.experiment, **unused), **paths))
 
 
 def _spread(options: Train) -> Train:

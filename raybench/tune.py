@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from optuna import Trial
 
 from raybench import Command
 from raybench.arguments.parse import parse as command_line
-from raybench.arguments.paths import require_folder, require_name, shipped
+from raybench.arguments.paths import require_folder, require_name, settled, shipped
 from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import Experiment
@@ -209,7 +209,8 @@ def _swept(space: Space, options: Tune) -> Sweep:
 
 def parse(arguments: list[str]) -> Tune:
     """The command line. Raises SystemExit."""
-    return command_line(Tune, arguments, "tune", usual=USUAL)
+    options = command_line(Tune, arguments, "tune", usual=USUAL)
+    return replace(options, results=settled(options.results))
 
 
 def _execute(sweep: Sweep, options: Tune) -> None:

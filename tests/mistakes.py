@@ -96,6 +96,19 @@ COMPARE = [
     ("--results notes.md", "notes.md is a file"),
     ("--teacher nowhere", "no file nowhere"),
 ]
+SUBMIT = [
+    ("", "--space is missing"),
+    ("--spaec spaces/good.py", "no option --spaec; did you mean '--space'?"),
+    ("tunes --space spaces/good.py", "no command 'tunes'; did you mean 'tune'?"),
+    ("train prunning", "no family 'prunning'; did you mean 'pruning'?"),
+    ("compare --goal byte", "no goal 'byte'; did you mean 'bytes'?"),
+    ("--space spaces/good.py --stop --attach", "--stop exclude each other"),
+    ("--space spaces/good.py --upload-limit 0", "--upload-limit is 0"),
+    ("--space spaces/good.py --upload-limit some", "--upload-limit is 'some': it must be a number"),
+    ("--space spaces/good.py --address", "--address needs a value"),
+    ("--space spaces/good.py --fetch notes.md", "notes.md is a file"),
+    ("--space spaces/good.py --address 127.0.0.1:9", "no job server answers at http://127.0.0.1:9"),
+]
 REPORT = [
     ("", "name a sweep's folder"),
     ("results/othr", "did you mean 'results/other'?"),
@@ -144,7 +157,7 @@ OTHERS = [
     ("tunes", "no command 'tunes'; did you mean 'tune'?"),
     ("--hepl", "no command '--hepl'"),
 ]
-GROUPS = {"tune": TUNE, "train": TRAIN, "compare": COMPARE, "report": REPORT}
+GROUPS = {"tune": TUNE, "train": TRAIN, "compare": COMPARE, "submit": SUBMIT, "report": REPORT}
 GROUPS |= {"export": EXPORT, "predict": PREDICT, "": OTHERS}
 MISTAKES = [
     (f"{command} {typed}".strip(), advice)

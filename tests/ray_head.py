@@ -27,15 +27,24 @@ class Head:
     address: str
     dashboard: str
     environment: dict[str, str]
+    pid: int
+    """Of the process that started it, and that leads its session."""
 
 
 @contextmanager
-def head(*, dashboard: bool) -> Iterator[Head]:
+def head(*, dashboard: bool, home: Path | None = None) -> Iterator[Head]:
     """`ray start --head --block` with two CPUs; ended by its own process group.
 
     Never `ray stop`: it would end every Ray on the machine.
+
+    Args:
+        home: of a user who has never run Ray; it is given a token as the docs tell.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_A")}
+    if home is not None:
+        environment["HOME"] = str(home)
+        _ray(environment, "get-auth-token", "--generate")
+        environment["RAY_AUTH_MODE"] = "token"
     # A job's `python` is found by the head's PATH.
     environment["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
     # A short path: those of Ray's sockets may not exceed 107 bytes.
@@ -62,10 +71,15 @@ def head(*, dashboard: bool) -> Iterator[Head]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield Head(found[1], f"http://127.0.0.1:{page}", environment)
+        yield Head(found[1], f"http://127.0.0.1:{page}", environment, process.pid)
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ray(environment: dict[str, str], *arguments: str) -> None:
+    command = [str(BIN / "ray"), *arguments]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=READY_S)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -73,7 +87,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(20)
-    for pid in _session(process.pid):
+    lose(process.pid)
+
+
+def lose(leader: int) -> None:
+    """SIGKILL to every process of a head, as when its machine is switched off."""
+    for pid in _session(leader):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

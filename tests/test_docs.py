@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench import compare, export, predict, report, train, tune
+from raybench import compare, export, predict, report, submit, train, tune
 from raybench.bench import __main__ as bench
 from raybench.reports import technique_matrix
 from raybench.search.overrides import Overrides
@@ -44,6 +44,7 @@ def parse(command: str) -> None:
         "report": report,
         "bench": bench,
         "compare": compare,
+        "submit": submit,
         "export": export,
         "predict": predict,
         "techniques": technique_matrix,

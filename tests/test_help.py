@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench import compare, export, predict, report, train, tune
+from raybench import compare, export, predict, report, submit, train, tune
 from raybench.__main__ import COMMANDS
 from raybench.arguments.explanations import explanations
 from raybench.arguments.refusal import flags, refusal
@@ -23,6 +23,7 @@ PARSE = {
     "compare": compare.parse,
     "tune": tune.parse,
     "train": train.parse,
+    "submit": submit.parse,
     "report": report.parse,
     "export": export.parse,
     "predict": predict.parse,
@@ -31,7 +32,7 @@ PARSE = {
 }
 OPTIONS = [
     *(Compare, tune.Tune, train.Train, report.Report, export.Export, predict.Predict),
-    *(technique_matrix.Techniques, bench.Bench),
+    *(technique_matrix.Techniques, bench.Bench, submit.Submit),
 ]
 PARTS = {"experiment", "recipe", "parallel", "pipeline"} | set(technique_types())
 """Fields that hold other dataclasses: the docstrings of these explain them."""

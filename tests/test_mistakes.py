@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from shipped_files import INPUTS, stored_models
 from small_sweep import CONDITIONAL, HEAD, ONE, PLAIN
 
-from raybench import artefact, compare, data, export, predict, report, train, tune
+from raybench import artefact, compare, data, export, predict, report, submit, train, tune
 from raybench.__main__ import main
 from raybench.bench import __main__ as bench
 from raybench.cluster import session
@@ -36,6 +36,7 @@ RUNS = {
     "tune": lambda typed: tune.run(tune.parse(typed)),
     "train": train.run,
     "compare": lambda typed: compare.run(compare.parse(typed)),
+    "submit": submit.run,
     "report": lambda typed: report.run(report.parse(typed)),
     "export": lambda typed: export.run(export.parse(typed)),
     "predict": lambda typed: predict.run(predict.parse(typed)),

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import TypeVar
 
 from raybench.arguments.nearest import nearest
+
+JOB_HOME = "~/raybench"  # on the head
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a submitted job
+PathOrAddress = TypeVar("PathOrAddress", str, Path)
 
 
 def require_file(path: Path | str, kind: str = "file") -> None:
@@ -52,6 +58,26 @@ def require_name(flag: str, name: str | None) -> None:
     """Raises ValueError: the name would lead out of the results folder."""
     if name is not None and (not name or name != Path(name).name or name in (".", "..")):
         raise ValueError(f"{flag} is {name!r}: a name without slashes; --results takes the folder")
+
+
+def on_the_head(path: str) -> str:
+    """Where a job's relative path leads: below the home of the head, not its temporary folder."""
+    relative = "://" not in path and not path.startswith(("/", "~"))
+    return f"{JOB_HOME}/{path}" if relative else path
+
+
+def settled(path: PathOrAddress) -> PathOrAddress:
+    """A path of a command line. In a job, a relative one is below ~/raybench.
+
+    A submitted job runs in a copy of the working directory which has another name after every
+    edit, so its results would begin anew there.
+    """
+    if IN_A_JOB not in os.environ:
+        return path
+    lasting = os.path.expanduser(on_the_head(str(path)))
+    if lasting != str(path):
+        print(f"raybench: {path} of this job is {lasting}, which outlasts it", file=sys.stderr)
+    return type(path)(lasting)
 
 
 def _beside(path: Path) -> str:

@@ -25,7 +25,18 @@ SETTINGS = {
 }
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
-# Ray 2.60 starts clusters with token authentication and leaves the token here, but its clients
-# send it only when told to.
-if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").exists():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def use_token() -> None:
+    """Lets Ray's clients send the token, if there is one; before Ray is imported.
+
+    Ray 2.60 starts clusters with token authentication and leaves the token in the home, but its
+    clients send it only when told to.
+    """
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+if os.environ.get("RAY_ADDRESS"):
+    use_token()

@@ -38,6 +38,12 @@ class Ready:
     constraints: Sequence[Constraint]
 
 
+def name_of(options: Compare) -> str:
+    """The name of the study, and of its folder."""
+    model, data_set = options.model.replace(":", "."), Path(options.data).name
+    return options.name or "-".join([model, data_set, _goal(options.goal)])
+
+
 def prepare(options: Compare, clock: Clock) -> Ready:
     """Checks what can be told within seconds, then measures a short run of every arm."""
     goal = _goal(options.goal)
@@ -56,8 +62,7 @@ def prepare(options: Compare, clock: Clock) -> Ready:
     require_folder(options.results)
     if options.teacher:
         trained.find(options.teacher)
-    slug = "-".join([options.model.replace(":", "."), Path(options.data).name, goal])
-    folder = options.results / (options.name or slug)
+    folder = options.results / name_of(options)
     base = _baseline(options)
     wanted = [name.strip() for name in options.techniques.split(",") if name.strip()]
     teacher = options.teacher or str((folder / TEACHER).absolute())
