@@ -8,6 +8,12 @@ from pathlib import Path
 from raybench.arguments.nearest import nearest
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what it can make or fetch again."""
+    chosen = os.environ.get("RAYBENCH_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "raybench"
+
+
 def require_file(path: Path | str, kind: str = "file") -> None:
     """Raises ValueError: there is no such file to read."""
     path = Path(path)
