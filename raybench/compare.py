@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from raybench import Command
@@ -17,13 +17,14 @@ from raybench.reports import verdict
 from raybench.reports.page import as_html
 from raybench.reports.verdict import Verdict
 from raybench.results.read import read
+from raybench.results.remote.place import Place, opened, require
 from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress
 from raybench.search.sweep import Sweep
 from raybench.verdict import finish, prepared, words
 from raybench.verdict.finish import Finished
 from raybench.verdict.options import Compare
-from raybench.verdict.ready import Ready, prepare
+from raybench.verdict.ready import Ready, name_of, prepare
 from raybench.verdict.study import SPENT, Clock, Study
 
 PAGE = "verdict.html"
@@ -54,13 +55,14 @@ def compare(**options: Any) -> Verdict:
         OSError: the results cannot be written.
         KeyboardInterrupt: it was interrupted; the same call resumes it.
     """
-    paths = {"results": Path(options["results"])} if "results" in options else {}
+    paths = {"results": str(options["results"])} if "results" in options else {}
     asked, clock = Compare(**{**options, **paths}), Clock(began=time.monotonic())
-    ready = prepare(asked, clock)
-    print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, asked.price_per_hour))
-    if asked.plan:
-        raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
-    finished = _studied(ready, asked, clock)
+    with _opened(asked) as place:
+        ready = prepare(asked, clock, place)
+        print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, asked.price_per_hour))
+        if asked.plan:
+            raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
+        finished = _studied(ready, asked, clock, place)
     if finished is None:
         raise KeyboardInterrupt("interrupted; the same call goes on")
     told = verdict.read(ready.folder)
@@ -72,12 +74,13 @@ def run(options: Compare) -> int:
     """The exit code: 0, 1 no recipe, 2 usage, 130 interrupted and resumable."""
     clock = Clock(began=time.monotonic())
     try:
-        ready = prepare(options, clock)
-        price = options.price_per_hour
-        print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, price))
-        if options.plan:
-            return 0
-        finished = _studied(ready, options, clock)
+        with _opened(options) as place:
+            ready = prepare(options, clock, place)
+            price = options.price_per_hour
+            print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, price))
+            if options.plan:
+                return 0
+            finished = _studied(ready, options, clock, place)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
@@ -85,11 +88,16 @@ def run(options: Compare) -> int:
         return 2
     if finished is None:
         return 130
-    print(words.result_text(finished, ready.plan.design, ready.folder, clock.spent_s()))
+    print(words.result_text(finished, ready.plan.design, ready.shown, clock.spent_s()))
     return 0 if finished.choice.meets else 1
 
 
-def _studied(ready: Ready, options: Compare, clock: Clock) -> Finished | None:
+def _opened(options: Compare) -> AbstractContextManager[Place]:
+    require(options.results)
+    return opened(options.results, name_of(options), command="compare")
+
+
+def _studied(ready: Ready, options: Compare, clock: Clock, place: Place) -> Finished | None:
     """Runs what is left of the study and writes its verdict; None if it was interrupted."""
     from raybench.cluster.execute import execute
     from raybench.cluster.session import concurrency, session
@@ -117,6 +125,7 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> Finished | None:
         sampler="random",
         proposer=lambda _, sampling: proposer(sampling=sampling),
     )
+    sweep.store.check, sweep.store.flush = place.check, place.flush
     study = sweep.proposals
     assert isinstance(study, Study)
     study.remember = lambda seconds: sweep.store.put(SPENT, {"seconds": seconds})

@@ -21,6 +21,8 @@ from raybench.artefact.breakdown import breakdown, totals
 from raybench.data import Inputs
 from raybench.experiment import Experiment, Parallel
 from raybench.reports import text
+from raybench.results.remote import fetched
+from raybench.results.remote.address import is_remote
 from raybench.training import measure
 from raybench.training.score import evaluate
 
@@ -43,13 +45,13 @@ class Export:
     The accuracies of the decoded file and of the graph are measured on the test split.
     """
 
-    file: Annotated[Path, tyro.conf.Positional]
-    """The trained model, as --store or --keep wrote it, or packed."""
+    file: Annotated[str, tyro.conf.Positional]
+    """The trained model, as --store or --keep wrote it, or packed; or its address."""
     model: str = ""
     """The import path of the file's model if it is your own, `package.module:factory`: no file may
     have code imported by itself."""
     out: Path | None = None
-    """The packed file to write. Default: the model's name with .packed."""
+    """The packed file to write. Default: the model's name with .packed, here for an address."""
     onnx: Path | None = None
     """The int8 ONNX graph to write."""
     data: str = ""
@@ -76,15 +78,17 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     if options.images < 1:
         raise ValueError(f"--images is {options.images}: 1 or more")
-    if options.file.suffix == ".onnx":
+    if options.file.endswith(".onnx"):
         raise ValueError(f"{options.file} is an ONNX graph: name the model it was made from")
-    out = options.out or options.file.with_suffix(SUFFIX)
+    file = fetched.file(options.file)
+    beside = Path(file.name) if is_remote(options.file) else file
+    out = options.out or beside.with_suffix(SUFFIX)
     for path in (out, options.onnx):
         require_new_file(path)
-    experiment, classes, seen, inputs = artefact.about(options.file)
+    experiment, classes, seen, inputs = artefact.about(file)
     if options.model not in ("", experiment.model):
         raise ValueError(f"{options.file} holds a model of {experiment.model}, not {options.model}")
-    model = artefact.load(options.file, options.model)
+    model = artefact.load(file, options.model)
     content = packed.encode(model, experiment, classes, seen=seen, inputs=inputs)
     back = read_back(content, model, experiment, classes)
     figures: dict[str, Any] = {"packed": str(out)}

@@ -20,6 +20,7 @@ from raybench.artefact import onnx_graph, served_graph
 from raybench.data import Inputs
 from raybench.data.contents import Encoded
 from raybench.data.pixels import decoded, without_warnings
+from raybench.results.remote import fetched
 
 Classify = Callable[[Tensor], Tensor]
 """Pixels (B, size, size, 3) of uint8 -> logits (B, classes)."""
@@ -38,8 +39,8 @@ class Predict:
     Images are read as in training: upright, RGB, the largest square at the centre, scaled.
     """
 
-    file: Annotated[Path, tyro.conf.Positional]
-    """The trained model: packed, safetensors, or an ONNX graph that raybench wrote."""
+    file: Annotated[str, tyro.conf.Positional]
+    """The trained model: packed, safetensors or ONNX, by file or address."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Image files."""
     model: str = ""
@@ -50,7 +51,7 @@ class Predict:
     """One JSON object an image, with the probability of every class that is printed."""
 
 
-def opened(path: Path, model: str = "") -> tuple[Inputs, Classify]:
+def opened(path: Path | str, model: str = "") -> tuple[Inputs, Classify]:
     """What a trained model takes, and a function that classifies such images.
 
     Args:
@@ -58,7 +59,9 @@ def opened(path: Path, model: str = "") -> tuple[Inputs, Classify]:
 
     Raises:
         ValueError: no trained model, or one whose file does not tell what it takes.
+        OSError: the store at an address refuses or does not answer.
     """
+    path = fetched.file(path)
     require_file(path)
     if path.suffix == ".onnx":
         return _graph(path)

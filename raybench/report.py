@@ -18,6 +18,7 @@ from raybench.reports.summary import summary
 from raybench.reports.sweeps import sweeps
 from raybench.reports.text import as_text
 from raybench.results.read import is_sweep, read
+from raybench.results.remote.address import above_of, is_remote, name_of, require
 
 REST = "--wide"
 
@@ -30,6 +31,7 @@ class Report:
 
       python -m raybench.report results
       python -m raybench.report results/pruning --wide
+      python -m raybench.report s3://bucket/runs/pruning
       python -m raybench.report results/pruning --html pruning.html
       python -m raybench.report results/pruning results/pruning-runs --html both.html
       python -m raybench.report results/experts --threshold 0.6
@@ -38,8 +40,8 @@ class Report:
       python -m raybench.report --columns
     """
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = ()
-    """Folders of sweeps, results/NAME; or results, for a list of its sweeps."""
+    folders: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = ()
+    """Folders or addresses of sweeps, results/NAME; or results, for a list of its sweeps."""
     threshold: float = 0.75
     """Accuracy, 0 to 1, for which a table shows the first epoch above it."""
     wide: bool = False
@@ -68,7 +70,9 @@ def run(options: Report) -> int:
         if not 0 <= options.threshold <= 1:
             raise ValueError(f"--threshold is {options.threshold:g}: an accuracy, 0 to 1")
         require_new_file(options.html)
-        chapters = [chapter for folder in options.folders for chapter in _told(folder, options)]
+        for folder in options.folders:
+            require(folder, others=None)
+        chapters = [chapter for folder in options.folders for chapter in _read(folder, options)]
         if options.html is not None:
             # Imported here, because tables need neither Plotly nor Optuna.
             from raybench.reports.page import document
@@ -81,17 +85,39 @@ def run(options: Report) -> int:
     return 0
 
 
-def _told(folder: Path, options: Report) -> Sequence[Chapter]:
-    """Prints what lies in the folder; returns its sweeps, for the page."""
+def _read(folder: str, options: Report) -> Sequence[Chapter]:
+    """Prints what lies at the folder or address; returns its sweeps, for the page."""
     if options.rebuild:
-        # Imported here, because the techniques declare the columns and need torch.
-        from raybench.search.rebuild import rebuild
+        _rebuild(folder)
+    if not is_remote(folder):
+        return _told(Path(folder), options)
+    # Imported here, because folders need no file systems.
+    from raybench.results.remote.fetched import tables
 
-        for remark in rebuild(folder):
-            print(f"raybench.report: {remark}", file=sys.stderr)
+    with tables(folder) as copy:
+        return _told(copy, options, folder)
+
+
+def _rebuild(folder: str) -> None:
+    # Imported here, because the techniques declare the columns and need torch.
+    from raybench.results.remote.place import opened
+    from raybench.search.rebuild import rebuild
+
+    if not is_remote(folder):
+        remarks = rebuild(Path(folder))
+    else:
+        above, name = above_of(folder), name_of(folder)
+        with opened(above, name, command="report", models=False) as place:
+            remarks = rebuild(place.folder)
+    for remark in remarks:
+        print(f"raybench.report: {remark}", file=sys.stderr)
+
+
+def _told(folder: Path, options: Report, shown: str = "") -> Sequence[Chapter]:
+    """Prints what lies in the folder; `shown` is its address."""
     within = sorted(path.parents[1] for path in folder.glob("*/trials/trials.parquet"))
     if within and not is_sweep(folder):
-        title = f"The sweeps in {folder}"
+        title = f"The sweeps in {shown or folder}"
         print(as_text(title, sweeps(folder), wide=options.wide, rest=REST))
         return [_chapter(sweep, options) for sweep in within] if options.html else []
     chapter = _chapter(folder, options)

@@ -15,7 +15,7 @@ import tyro
 
 from raybench import Command, data, models
 from raybench.arguments.parse import parse as command_line
-from raybench.arguments.paths import require_folder, require_new_file, settled
+from raybench.arguments.paths import require_new_file, settled
 from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import (
@@ -32,6 +32,8 @@ from raybench.experiment import (
 from raybench.models.check import check as check_model
 from raybench.reports.percent import ACCURACIES
 from raybench.results.read import Results, read
+from raybench.results.remote import address as addresses
+from raybench.results.remote.place import require
 from raybench.results.rows import Row
 from raybench.training import measure, process, runs
 from raybench.training.checkpoint import remark, usable
@@ -69,8 +71,8 @@ class Train:
     """State of the run, written every epoch. If the file exists, the run resumes from it."""
     gpus: float | None = None
     """GPUs of each worker if there are several. Default: 1 if the cluster has GPUs."""
-    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
-    """Folder of all results."""
+    results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
+    """Folder of all results, or an address such as s3://bucket/runs."""
     store: Path | None = None
     """File for the trained model; `raybench.artefact.load` reads it."""
 
@@ -168,8 +170,10 @@ def train(experiment: Experiment, **options: Any) -> Results:
         OSError: the results cannot be written.
         RuntimeError: the training failed; its row says why.
     """
-    paths = {n: Path(options[n]) for n in ("store", "checkpoint", "results") if options.get(n)}
-    return _trained(_spread(Train(experiment=experiment, **{**options, **paths})))
+    given: dict[str, Any] = {n: Path(options[n]) for n in ("store", "checkpoint") if options.get(n)}
+    if "results" in options:
+        given["results"] = str(options["results"])
+    return _trained(_spread(Train(experiment=experiment, **{**options, **given})))
 
 
 def run(arguments: list[str]) -> int:
@@ -187,7 +191,7 @@ def run(arguments: list[str]) -> int:
     except RuntimeError as error:
         print(f"raybench.train: {error}", file=sys.stderr)
         code = 1
-    folder = runs.folder_of(options.experiment, options.results)
+    folder = addresses.under(options.results, runs.name_of(options.experiment))
     print(f"Parquet: {folder}/trials, {folder}/epochs")
     return code
 
@@ -196,7 +200,7 @@ def _trained(options: Train) -> Results:
     """Runs the experiment, prints a line an epoch and appends its row. Raises as `train`."""
     experiment = options.experiment
     require_resources(options.gpus)
-    require_folder(options.results)
+    require(options.results)
     require_new_file(options.store)
     if options.checkpoint is not None:
         require_new_file(options.checkpoint)
@@ -208,8 +212,8 @@ def _trained(options: Train) -> Results:
     dtype, reason = measure.pick_dtype(experiment.recipe.precision, device)
     images = data.load(experiment)
     check_model(experiment.model, classes=images.classes, image_size=experiment.image_size)
-    folder = runs.folder_of(experiment, options.results)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not addresses.is_remote(options.results):
+        Path(options.results, runs.name_of(experiment)).mkdir(parents=True, exist_ok=True)
     print(
         f"{experiment.model} on {experiment.data} ({len(images.train):,} / "
         f"{len(images.validation):,} / {len(images.test):,} images), {experiment.recipe.epochs} "
@@ -231,7 +235,7 @@ def _trained(options: Train) -> Results:
         raise
     except Exception as error:
         failure = error
-    number = runs.record(folder, experiment, images.sha256, epochs, failure)
+    folder, number = runs.keep(options.results, experiment, images.sha256, epochs, failure)
     if failure is not None:
         raise RuntimeError(f"{type(failure).__name__}: {failure}") from failure
     return read(folder).only(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,12 +14,13 @@ from optuna import Trial
 
 from raybench import Command
 from raybench.arguments.parse import parse as command_line
-from raybench.arguments.paths import require_folder, require_name, settled, shipped
+from raybench.arguments.paths import require_name, settled, shipped
 from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
 from raybench.experiment import Experiment
 from raybench.reports.summary import reading, summary
 from raybench.results.read import Results, read
+from raybench.results.remote.place import Place, opened, require
 from raybench.search.overrides import Overrides
 from raybench.search.progress import Progress, left
 from raybench.search.rungs import Rungs
@@ -35,6 +37,7 @@ class Tune:
       python -m raybench.tune --space search_spaces/pruning.py
       python -m raybench.tune --space search_spaces/pruning.py --data cifar10 --trials 100
       python -m raybench.tune --space search_spaces/pruning.py --model my_models.nets:small_net
+      python -m raybench.tune --space search_spaces/pruning.py --results s3://bucket/runs
       ray job submit --working-dir . -- python -m raybench.tune --space search_spaces/pruning.py
 
     A larger --trials extends a finished sweep. Results are in DIR/NAME as Parquet.
@@ -58,8 +61,8 @@ class Tune:
     """Data-parallel workers of each trial."""
     gpus: float | None = None
     """GPUs of each worker, fractions allowed. Default: 1 if the cluster has GPUs."""
-    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
-    """Folder of all sweeps. With several nodes, all of them must see it."""
+    results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
+    """Folder of all sweeps, or an address such as s3://bucket/runs."""
     seed: int = 0
     """Seed of the search; also added to the seed of every experiment."""
     concurrent: int | None = None
@@ -77,9 +80,10 @@ class Tune:
     sampler: Literal["model", "tpe", "random"] = "model"
     """How trials are suggested: by a model that also learns from stopped trials, by Optuna's TPE,
     or at random. Use `random` as the baseline."""
-    warm_start: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
-    """Older sweeps to begin with, of this space or one that shares parameters and objectives; other
-    data or another model are allowed. What they say counts as far as the new trials agree."""
+    warm_start: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR")] = ()
+    """Older sweeps to begin with (folders or addresses), of this space or one that shares
+    parameters and objectives; other data or another model are allowed. What they say counts as far
+    as the new trials agree."""
 
 
 USUAL: Usual = {
@@ -116,7 +120,7 @@ def tune(
         KeyboardInterrupt: it was interrupted; the same call resumes it.
     """
     if "results" in options:
-        options["results"] = Path(options["results"])
+        options["results"] = str(options["results"])
     if isinstance(space, Path | str):
         asked = Tune(space=Path(space), **options)
         _require(asked)
@@ -129,10 +133,11 @@ def tune(
         searched = of_function(
             space, objectives, enqueue, options["name"], _overrides(asked), constraints
         )
-    sweep = _swept(searched, asked)
+    with _opened(asked) as place:
+        sweep = _swept(searched, asked, place)
     if sweep.unfinished:
         raise KeyboardInterrupt(f"interrupted with {left(sweep)}")
-    return read(_folder(asked))
+    return read(place.folder)
 
 
 def run(options: Tune) -> int:
@@ -140,8 +145,10 @@ def run(options: Tune) -> int:
     try:
         # Checks that do not need Ray come first, so that errors appear within seconds.
         _require(options)
-        sweep = _swept(load(shipped(options.space), _overrides(options)), options)
-        return _outcome(sweep, _folder(options))
+        searched = load(shipped(options.space), _overrides(options))
+        with _opened(options) as place:
+            sweep = _swept(searched, options, place)
+        return _outcome(sweep, place)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
@@ -153,13 +160,15 @@ def _require(options: Tune) -> None:
     """Raises ValueError: a value makes no sense, whatever the space."""
     require_resources(options.gpus, options.concurrent)
     require_name("--name", options.name)
-    require_folder(options.results)
+    require(options.results)
     if options.silent is not None and not options.silent > 0:
         raise ValueError(f"--silent is {options.silent}: seconds, above 0")
 
 
-def _folder(options: Tune) -> Path:
-    return options.results / (options.name or options.space.stem)
+def _opened(options: Tune) -> AbstractContextManager[Place]:
+    name = options.name or options.space.stem
+    # Only the models of the front can be dropped again.
+    return opened(options.results, name, models=options.keep != "all")
 
 
 def _overrides(options: Tune) -> Overrides:
@@ -173,10 +182,10 @@ def _overrides(options: Tune) -> Overrides:
     )
 
 
-def _swept(space: Space, options: Tune) -> Sweep:
+def _swept(space: Space, options: Tune, place: Place) -> Sweep:
     """The sweep after its trials, closed; some are left where it was interrupted."""
     sweep = Sweep(
-        _folder(options),
+        place.folder,
         space,
         trials=options.trials,
         overrides=_overrides(options),
@@ -186,6 +195,7 @@ def _swept(space: Space, options: Tune) -> Sweep:
         sampler=options.sampler,
         warm_start=options.warm_start,
     )
+    sweep.store.check, sweep.store.flush = place.check, place.flush
     for remark in sweep.store.remarks:
         print(f"raybench.tune: {remark}", file=sys.stderr)
     refused: Exception | None = None
@@ -234,16 +244,16 @@ def _execute(sweep: Sweep, options: Tune) -> None:
             )
 
 
-def _outcome(sweep: Sweep, folder: Path) -> int:
+def _outcome(sweep: Sweep, place: Place) -> int:
     tally = sweep.tally
     if sweep.proposals.remark:
         print(f"raybench.tune: {sweep.proposals.remark}")
     if sweep.unfinished:
         print(f"raybench.tune: interrupted with {left(sweep)}", file=sys.stderr)
         return 130
-    results = read(folder)
-    print(summary(results, rest=f"raybench.report {folder} --wide"))
-    print(reading(folder))
+    results = read(place.folder)
+    print(summary(results, rest=f"raybench.report {place.shown} --wide"))
+    print(reading(place.shown))
     return 1 if tally.counts["FAILED"] == tally.trials else 0
 
 

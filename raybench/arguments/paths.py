@@ -14,6 +14,12 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a sub
 PathOrAddress = TypeVar("PathOrAddress", str, Path)
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what it can make or fetch again."""
+    chosen = os.environ.get("RAYBENCH_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "raybench"
+
+
 def require_file(path: Path | str, kind: str = "file") -> None:
     """Raises ValueError: there is no such file to read."""
     path = Path(path)

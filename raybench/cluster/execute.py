@@ -23,6 +23,8 @@ from raybench.cluster.workers import WorkersActor
 from raybench.search.progress import Progress, left
 from raybench.search.sweep import Sweep
 
+FLUSH_S = 20.0  # for what is not yet at the results' address, once Ray is gone
+
 
 def execute(
     sweep: Sweep,
@@ -100,6 +102,7 @@ def _give_up(sweep: Sweep, progress: Progress, scratch: str, what: str) -> None:
     """Ends this process from the watchdog's thread; the main thread would wait for Ray forever."""
     with contextlib.suppress(Exception):
         sweep.store.snapshot()
+        sweep.store.flush(FLUSH_S)
     with contextlib.suppress(Exception):
         progress.__exit__()
     shutil.rmtree(scratch, ignore_errors=True)

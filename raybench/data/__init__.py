@@ -1,6 +1,5 @@
 """Images as arrays, and batches cut from them; start with `load`."""
 
-from raybench.data.cache import cache_folder
 from raybench.data.images import Images, batches, evaluation_batches, load, pixel_batches
 from raybench.data.inputs import Inputs
 from raybench.data.split import Split
@@ -10,7 +9,6 @@ __all__ = [
     "Inputs",
     "Split",
     "batches",
-    "cache_folder",
     "evaluation_batches",
     "load",
     "pixel_batches",

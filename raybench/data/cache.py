@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from raybench.arguments.paths import cache_folder
 from raybench.data import decoding, sources
 from raybench.data.contents import Contents
 from raybench.data.hold_out import split_rows
@@ -35,11 +35,6 @@ class Decoded:
     sha256: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-
-def cache_folder() -> Path:
-    chosen = os.environ.get("RAYBENCH_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "raybench"
 
 
 @lru_cache(maxsize=4)

@@ -54,7 +54,7 @@ def headline(results: Results) -> str:
     return "\n".join(lines)
 
 
-def reading(folder: Path) -> str:
+def reading(folder: Path | str) -> str:
     """The paths of the files, and a line of code that reads them."""
     return (
         f"Parquet: {folder}/trials/trials.parquet, {folder}/epochs/*.parquet\n"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from raybench.arguments.nearest import nearest
 from raybench.results import log, recovery, schema
 from raybench.results.front import front
+from raybench.results.remote.address import is_remote
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,19 @@ def is_sweep(folder: Path) -> bool:
 def read(folder: Path | str) -> Results:
     """The tables of the sweep in `folder`, such as `results/pruning`; it may still be running.
 
+    Args:
+        folder: a path, or an address such as s3://bucket/runs/pruning.
+
     Raises:
         ValueError: there are no tables, raybench did not write them, or one is damaged.
+        OSError: the store at the address refuses or does not answer.
     """
+    if is_remote(str(folder)):
+        # Imported here, because folders need no file systems.
+        from raybench.results.remote.fetched import tables
+
+        with tables(str(folder)) as copy:
+            return read(copy)
     folder = Path(folder)
     path = folder / "trials" / "trials.parquet"
     if not path.exists():
@@ -70,8 +81,10 @@ def read(folder: Path | str) -> Results:
         about = schema.about(trials.schema)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    together = pa.concat_tables(epochs) if epochs else pa.table({})
-    return Results(_frame(trials), _frame(together), about)
+    together = _frame(pa.concat_tables(epochs) if epochs else pa.table({}))
+    if len(parts) > 1:  # while a part is sealed, its other rows are in the next one too
+        together = together.drop_duplicates(["number", "epoch"], ignore_index=True)
+    return Results(_frame(trials), together, about)
 
 
 def _missing(folder: Path, path: Path) -> str:

@@ -73,6 +73,10 @@ class Rows(Mapping[Key, Row]):
         """All rows, in the order of their keys."""
         return self._sorted([*self._frozen, as_table(self._open.values(), self.schema)])
 
+    def open_table(self) -> pa.Table:
+        """The rows that are not frozen, in the order of their keys."""
+        return self._sorted([as_table(self._open.values(), self.schema)])
+
     def frozen_table(self) -> pa.Table:
         """The frozen rows, in the order of their keys."""
         return self._sorted(self._frozen)

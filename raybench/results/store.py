@@ -65,6 +65,10 @@ class Store:
         self._part = 0
         self._lock = threading.RLock()
         self._checksums: Row = {}  # of the tables' files
+        self.check: Callable[[], None] = lambda: None
+        """Called before each record; raises OSError where nothing may be written any more."""
+        self.flush: Callable[[float], None] = lambda limit_s: None
+        """Copies everything to where the results belong, within so many seconds."""
         for name in ("trials", "epochs", ".state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.remarks = recovery.made_whole(folder, trials, epochs)
@@ -90,6 +94,7 @@ class Store:
 
     def put(self, kind: str, content: Row) -> None:
         """Adds a record that is not a table row; only the listeners use it."""
+        self.check()
         self._add(kind, content)
 
     def put_trial(self, row: Row) -> None:
@@ -99,6 +104,7 @@ class Store:
             ValueError: a column is not declared or has another type, or the trial has ended;
                 nothing is written.
         """
+        self.check()
         self.validate("trials", row)
         number = row["number"]
         if number in self._finished:
@@ -119,6 +125,7 @@ class Store:
             ValueError: a column is not declared or has another type, or the trial has ended;
                 nothing is written.
         """
+        self.check()
         self.validate("epochs", row)
         if row["number"] in self._finished:
             raise ValueError(f"trial {row['number']} has ended; it can report no more epochs")
@@ -156,6 +163,7 @@ class Store:
         self._next_snapshot = time.monotonic() + max(SNAPSHOT_EVERY_S, cost / SNAPSHOT_SHARE)
 
     def snapshot_if_due(self) -> None:
+        self.check()
         new = self._log.records > self._snapshot_records
         if new and time.monotonic() >= self._next_snapshot:
             self.snapshot()
@@ -209,6 +217,8 @@ class Store:
     def _seal(self) -> None:
         """Seals a part with the epochs of all trials that have ended."""
         ended = [number for number in self._epochs_of if number in self._finished]
+        # First, so that a reader never misses the other rows.
+        self._write(self._epochs.open_table(), self._part_path(self._part + 1))
         crc = self._write(self._epochs.frozen_table(), self._part_path(self._part))
         self._add("sealed", {"part": self._part, "crc": crc, "numbers": ended}, safe=True)
         self._epochs.drop_frozen()

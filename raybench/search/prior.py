@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from raybench.results import log
 from raybench.results.front import ranks
 from raybench.results.log import Record
+from raybench.results.remote.fetched import with_log
 from raybench.search.suggestions import Suggestion
 
 Guests = list[Suggestion]
@@ -23,18 +24,20 @@ Guests = list[Suggestion]
 MOST = 96  # trials of each older sweep, the best ones
 
 
-def of_folders(folders: Sequence[Path], objectives: Mapping[str, str]) -> dict[str, Any]:
+def of_folders(folders: Sequence[Path | str], objectives: Mapping[str, str]) -> dict[str, Any]:
     """The content of a `prior` record.
 
     Raises:
-        ValueError: a folder holds no log, or no complete trial with these objectives.
+        ValueError: a folder or address holds no log, or no complete trial with these objectives.
+        OSError: the store at an address refuses or does not answer.
     """
     sweeps = []
     for folder in folders:
-        path = log.path_in(folder)
-        if not path.exists():
-            raise ValueError(f"--warm-start {folder}: it holds no sweep with a log")
-        trials = of_records(filter(None, log.read(path)), objectives)
+        with with_log(folder) as copy:
+            path = log.path_in(copy)
+            if not path.exists():
+                raise ValueError(f"--warm-start {folder}: it holds no sweep with a log")
+            trials = of_records(filter(None, log.read(path)), objectives)
         if not trials:
             names = ", ".join(objectives)
             raise ValueError(f"--warm-start {folder}: no trial is complete with {names}")

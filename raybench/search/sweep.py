@@ -64,7 +64,7 @@ class Sweep:
         evidence: int = Rungs.evidence,
         sampler: str = "model",
         proposer: Callable[[Space, Sampling], Proposer] = Proposals,
-        warm_start: Sequence[Path] = (),
+        warm_start: Sequence[Path | str] = (),
     ) -> None:
         if trials < 1:
             raise ValueError(f"--trials is {trials}: a sweep has 1 or more")

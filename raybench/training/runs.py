@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from raybench.experiment import Experiment, flatten, preset, tables
 from raybench.results import core, failures, schema
+from raybench.results.remote.place import opened
 from raybench.results.rows import Row
 from raybench.results.store import Store
 from raybench.training import measure
@@ -18,8 +19,40 @@ from raybench.training import measure
 LOCK_S = 60.0  # deadline for another run to finish writing its row
 
 
-def folder_of(experiment: Experiment, results: Path) -> Path:
-    return results / f"{experiment.family}-runs"
+def name_of(experiment: Experiment) -> str:
+    """The name of the folder of its family's runs."""
+    return f"{experiment.family}-runs"
+
+
+def keep(
+    results: str,
+    experiment: Experiment,
+    data_sha256: str,
+    epochs: list[Row],
+    failure: Exception | None,
+) -> tuple[Path, int]:
+    """Appends a run in the folder or at the address of all results, as `record` does.
+
+    Returns:
+        The folder with the run's row, and its number there.
+
+    Raises:
+        ValueError, OSError: as `record`; or the address cannot be written any more. The row is then
+            in the folder `results` of this machine.
+    """
+    name = name_of(experiment)
+    folder: Path | None = None
+    try:
+        with opened(results, name, command="train", models=False, wait_s=LOCK_S) as place:
+            folder = place.folder
+            number = record(folder, experiment, data_sha256, epochs, failure)
+    except (ValueError, OSError) as error:
+        if folder is not None:
+            raise
+        folder = Path("results", name)
+        record(folder, experiment, data_sha256, epochs, failure)
+        raise type(error)(f"{error}; the row of this run is in {folder}") from error
+    return folder, number
 
 
 def record(

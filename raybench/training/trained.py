@@ -2,10 +2,12 @@
 
 teacher.safetensors           a file, as `raybench.train --store` writes it
 results/sparsity_ladder#3     trial 3 of a sweep, if `--keep` has kept its model
+s3://bucket/runs/ladder#3     the same at an address; it is fetched into the cache
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from raybench.data import Images
 from raybench.data.seen import UnreadableSketch, data_names, meets, united
 from raybench.experiment import Experiment
 from raybench.models import avoid_slow_bf16
+from raybench.results.remote import fetched
+from raybench.results.remote.address import is_remote, under
 from raybench.training import measure
 
 
@@ -26,7 +30,10 @@ def find(address: str) -> Path:
 
     Raises:
         ValueError: there is none; the message lists the existing ones.
+        OSError: the store at an address refuses or does not answer.
     """
+    if is_remote(address):
+        return _fetched(address)
     path = Path(address)
     if path.is_file():
         return path
@@ -35,8 +42,23 @@ def find(address: str) -> Path:
         if path.is_dir():
             raise ValueError(f"{address} is a folder: name one of its trials, as in {address}#0")
         require_file(path)
-    files = {_number(file.stem): file for file in sorted(Path(folder).glob("models/*-*"))}
-    models = {number: file for number, file in files.items() if file.suffix != ".json"}
+    names = [file.name for file in sorted(Path(folder).glob("models/*-*"))]
+    return Path(folder, "models", _name(names, folder, trial))
+
+
+def _fetched(address: str) -> Path:
+    """The same at an address, in this machine's cache."""
+    folder, sign, trial = address.rpartition("#")
+    if not sign:
+        return fetched.file(address)
+    name = _name(fetched.names(under(folder, "models")), folder, trial)
+    return fetched.file(under(folder, "models", name))
+
+
+def _name(names: Iterable[str], folder: str, trial: str) -> str:
+    """The name of a trial's model among a sweep's files. Raises ValueError: there is none."""
+    files = {_number(Path(name).stem): name for name in names}
+    models = {number: name for number, name in files.items() if not name.endswith(".json")}
     if trial not in models:
         existing = f"there are {', '.join(sorted(models, key=int))}" if models else "there are none"
         raise ValueError(

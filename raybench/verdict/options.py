@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -62,8 +61,8 @@ class Compare:
     """Paired seeds at most, of arms that a few more can decide; without --budget 2 x --seeds."""
     name: str | None = None
     """Name of the study, and of its folder. Default: MODEL-DATA-GOAL."""
-    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
-    """Folder of all results."""
+    results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
+    """Folder of all results, or an address such as s3://bucket/runs."""
     concurrent: int | None = None
     """Trials at once. Default: what the machine holds."""
     gpus: float | None = None

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raybench import data, models
-from raybench.arguments.paths import require_folder, require_name
+from raybench.arguments.paths import require_name
 from raybench.arguments.resources import require_resources
 from raybench.experiment import Experiment, nearest
 from raybench.hardware import gpu
 from raybench.models.check import check as check_model
+from raybench.results.remote.address import is_remote, under
+from raybench.results.remote.place import Place
 from raybench.training import trained
 from raybench.verdict import base as bases
 from raybench.verdict import constraints as bounds
@@ -31,6 +33,8 @@ class Ready:
     """All that is known before the first trial."""
 
     folder: Path
+    shown: str
+    """The folder or address that was typed, for messages."""
     arms: Arms
     reasons: dict[str, str]
     plan: Plan
@@ -39,12 +43,13 @@ class Ready:
 
 
 def name_of(options: Compare) -> str:
-    """The name of the study, and of its folder."""
-    model, data_set = options.model.replace(":", "."), Path(options.data).name
-    return options.name or "-".join([model, data_set, _goal(options.goal)])
+    """The name of the study, and of its folder. Raises ValueError: no such goal, or no name."""
+    require_name("--name", options.name)
+    slug = [options.model.replace(":", "."), Path(options.data).name, _goal(options.goal)]
+    return options.name or "-".join(slug)
 
 
-def prepare(options: Compare, clock: Clock) -> Ready:
+def prepare(options: Compare, clock: Clock, place: Place) -> Ready:
     """Checks what can be told within seconds, then measures a short run of every arm."""
     goal = _goal(options.goal)
     limits = [bounds.parsed(text) for text in options.constraint]
@@ -58,14 +63,14 @@ def prepare(options: Compare, clock: Clock) -> Ready:
     if options.price_per_hour is not None and not options.price_per_hour >= 0:
         raise ValueError(f"--price-per-hour is {options.price_per_hour}: 0 or more")
     require_resources(options.gpus, options.concurrent)
-    require_name("--name", options.name)
-    require_folder(options.results)
     if options.teacher:
         trained.find(options.teacher)
-    folder = options.results / name_of(options)
+    folder = place.folder
     base = _baseline(options)
     wanted = [name.strip() for name in options.techniques.split(",") if name.strip()]
-    teacher = options.teacher or str((folder / TEACHER).absolute())
+    # By its address where there is one: it is a part of each trial's key, on any machine.
+    there = place.shown if is_remote(place.shown) else str(folder.absolute())
+    teacher = options.teacher or under(there, TEACHER)
     arms, reasons = bases.fitting(base, wanted, teacher, goal)
     design = prepared.design_of(
         arms,
@@ -101,7 +106,7 @@ def prepare(options: Compare, clock: Clock) -> Ready:
             begun.design, begun.costs, steps, slots, test_images, begun.short_s, begun.remarks
         )
     shrunk = {name: arms.settings[name] for name in fitted.design.settings}
-    return Ready(folder, Arms(base, shrunk), reasons, fitted, budget_s, limits)
+    return Ready(folder, place.shown, Arms(base, shrunk), reasons, fitted, budget_s, limits)
 
 
 def _goal(text: str) -> Goal:

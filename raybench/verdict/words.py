@@ -35,7 +35,7 @@ def plan_text(
     return "\n".join(lines)
 
 
-def result_text(finished: Finished, design: Design, folder: Path, spent_s: float) -> str:
+def result_text(finished: Finished, design: Design, folder: Path | str, spent_s: float) -> str:
     """The verdict in a sentence, the tables, and what to do with the recipe."""
     parts = [sentence(finished, design), ""]
     parts += [as_text(title, frame) for title, frame in tables(finished, design).items()]

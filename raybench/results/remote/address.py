@@ -1,0 +1,75 @@
+"""An address of results: a folder of this machine, or a URI such as s3://bucket/runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from raybench.arguments.nearest import nearest
+
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
+"""Those that pyarrow opens. fsspec opens others where its package for them is installed."""
+SLIPPED = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)}):/?(?P<rest>[^/].*)?", re.IGNORECASE)
+
+
+def is_remote(text: str) -> bool:
+    """Whether it is a URI. A colon and one slash are not: `require` refuses them."""
+    return "://" in text
+
+
+def scheme_of(address: str) -> str:
+    return address.partition("://")[0].lower()
+
+
+def under(address: str, *names: str) -> str:
+    """The address of something below `address`; a query such as ?region=eu-west-1 stays."""
+    if not is_remote(address):
+        return str(Path(address, *names))
+    base, mark, query = address.partition("?")
+    return "/".join([base.rstrip("/"), *names]) + mark + query
+
+
+def above_of(address: str) -> str:
+    """The address without its last name."""
+    base, mark, query = address.partition("?")
+    return base.rstrip("/").rpartition("/")[0] + mark + query
+
+
+def name_of(address: str) -> str:
+    """The last name in it: of results/pruning and of s3://bucket/pruning, pruning."""
+    return Path(address.partition("?")[0]).name
+
+
+def require(text: str, *, others: Sequence[str] | None = ()) -> None:
+    """Raises ValueError: it is neither a path nor an address that can be opened.
+
+    Args:
+        others: schemes beside `SCHEMES` that fsspec knows; None does not ask for the scheme.
+    """
+    if not is_remote(text):
+        slipped = SLIPPED.fullmatch(text)
+        if slipped:
+            rest = slipped["rest"] or "bucket/runs"
+            raise ValueError(
+                f"{text} is no address: write {slipped['scheme'].lower()}://{rest}, with two "
+                "slashes"
+            )
+        return
+    scheme = scheme_of(text)
+    if others is not None and scheme not in (*SCHEMES, *others):
+        advice = nearest(scheme, [*SCHEMES])
+        advice = f"; {advice}" if advice.startswith("did") else ""
+        raise ValueError(
+            f"{text}: no file system is known for {scheme}://{advice}. {', '.join(SCHEMES[:2])}, "
+            f"{', '.join(SCHEMES[3:-1])} and {SCHEMES[-1]} work, and what fsspec has a package for"
+        )
+    parts = urlsplit(text)
+    if parts.password or (scheme in ("s3", "gs", "gcs") and parts.username):
+        raise ValueError(
+            f"{scheme}://…@{parts.hostname}: an address with a password in it would be printed and "
+            "stored; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, instead"
+        )
+    if scheme != "file" and not parts.netloc:
+        raise ValueError(f"{text} names no bucket: write e.g. {scheme}://bucket/runs")

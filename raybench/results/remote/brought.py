@@ -1,0 +1,114 @@
+"""Makes the mirror folder and the store agree before a sweep is opened.
+
+The store is the truth. A local log that goes on where the store's ends (the process was killed
+before it had copied the rest) is kept and copied; one that went another way is set aside.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybench.results import log
+from raybench.results.remote import copied, segments
+from raybench.results.remote.copied import Signature
+from raybench.results.remote.object_store import ObjectStore, Stored
+
+
+@dataclass(frozen=True)
+class Brought:
+    """The mirror folder's state."""
+
+    start: int | None
+    """How many bytes of its log are in the store; None where the store's must be replaced."""
+    known: dict[str, Signature]
+    """Its files that the store has as well."""
+
+
+def bring(
+    store: ObjectStore, folder: Path, say: Callable[[str], None], *, models: bool = True
+) -> Brought:
+    """Brings the folder to what the store holds.
+
+    Args:
+        models: whether the models are needed here.
+
+    Raises:
+        StoreError: the store refuses or does not answer.
+    """
+    keys = store.listing()
+    remote = segments.assembled(store, keys)
+    local = _log(folder)
+    earlier = copied.read(folder)
+    if not remote.whole:
+        say(
+            f"{store.address}: a segment of the log is missing; its trials are restored from "
+            f"{'this machine' if _is_better(folder, remote) else 'the tables'}"
+        )
+        if _is_better(folder, remote):
+            return Brought(None, _fetched(store, folder, keys, earlier or {}, models=models))
+    if local and not remote.content and earlier:
+        _set_aside(folder, f"{store.address} is empty now", say)
+        local, earlier = b"", None
+    elif not local.startswith(remote.content) or not remote.whole:
+        if local and not remote.content.startswith(local):
+            _set_aside(folder, f"{store.address} has gone on elsewhere", say)
+        elif folder.exists():
+            shutil.rmtree(folder)
+        local, earlier = b"", None
+    if local or not remote.content:
+        known = _fetched(store, folder, keys, earlier or {}, models=models)
+        return Brought(len(remote.content), known)
+    known = _fetched(store, folder, keys, {}, models=models)
+    path = log.path_in(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.replace(path, remote.content)  # last: a folder without it is fetched again
+    copied.write(folder, known)
+    return Brought(len(remote.content), known)
+
+
+def _log(folder: Path) -> bytes:
+    path = log.path_in(folder)
+    return path.read_bytes() if path.exists() else b""
+
+
+def _is_better(folder: Path, remote: segments.Assembled) -> bool:
+    """Whether the local log has all that the store's damaged one still has."""
+    there, here = remote.content.split(segments.MISSING)[0], _log(folder)
+    survey = log.survey(log.path_in(folder))
+    return here.startswith(there) and not survey.damaged and len(here) >= len(remote.content)
+
+
+def _set_aside(folder: Path, why: str, say: Callable[[str], None]) -> None:
+    aside = folder.with_name(f"{folder.name}.apart-{time.time_ns()}")
+    folder.rename(aside)
+    say(f"{why}; what was only on this machine is kept in {aside}")
+
+
+def _fetched(
+    store: ObjectStore,
+    folder: Path,
+    keys: dict[str, Stored],
+    earlier: dict[str, Signature],
+    *,
+    models: bool,
+) -> dict[str, Signature]:
+    """Fetches the files that are missing here; the signatures of all that both sides have."""
+    wanted = [key for key in keys if copied.is_copied(key)]
+    if not models:
+        wanted = [key for key in wanted if not key.startswith("models/")]
+    here = copied.scan(folder)
+    with ThreadPoolExecutor(segments.AT_ONCE) as pool:
+        missing = [key for key in wanted if key not in here]
+        arrived = list(pool.map(lambda key: store.fetch(key, folder / key), missing))
+    both = {
+        key: copied.signature(folder / key) for key, ok in zip(missing, arrived, strict=True) if ok
+    }
+    for key, signature in here.items():
+        if key in keys and earlier.get(key) == signature and keys[key].size == signature[0]:
+            both[key] = signature
+    return both

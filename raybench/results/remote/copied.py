@@ -1,0 +1,77 @@
+"""Which files of a results folder are copied to its address, and which of them already are.
+
+trials/, epochs/, models/, the files of a study beside them, and from .state/ what a resumed sweep
+needs beside its log. Optuna's journal is derived from the log and stays here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from raybench.results import log
+
+RECORD = ".state/copied.json"
+FOLDERS = ("trials", "epochs", "models", ".state/checkpoints", ".state/failures")
+STATE_FILES = frozenset({".state/study.json"})
+PARTIAL = (".partial", ".tmp", ".lock")
+
+Signature = tuple[int, int]
+"""A file's bytes and the nanoseconds of its last change."""
+
+
+def is_copied(key: str) -> bool:
+    """Whether a file of a results folder belongs to the address as well."""
+    folder, _, name = key.rpartition("/")
+    if name.startswith(".") or name.endswith(PARTIAL):
+        return False
+    return folder in ("", *FOLDERS) or key in STATE_FILES
+
+
+def scan(folder: Path) -> dict[str, Signature]:
+    """The files of the folder that are copied, by their keys."""
+    return dict(_scan(folder))
+
+
+def _scan(folder: Path) -> Iterator[tuple[str, Signature]]:
+    for below in ("", ".state", *FOLDERS):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder / below) as entries:
+            for entry in entries:
+                key = f"{below}/{entry.name}" if below else entry.name
+                with contextlib.suppress(FileNotFoundError):  # it was dropped just now
+                    if is_copied(key) and entry.is_file():
+                        yield key, signature(entry)
+
+
+def signature(path: Path | os.DirEntry[str]) -> Signature:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def is_checkpoint(key: str) -> bool:
+    return key.startswith(".state/checkpoints/")
+
+
+def is_table(key: str) -> bool:
+    return key.startswith(("trials/", "epochs/"))
+
+
+def read(folder: Path) -> dict[str, Signature] | None:
+    """What `write` wrote; None where nothing of this folder was ever copied."""
+    try:
+        content = json.loads((folder / RECORD).read_text())
+        return {key: (size, when) for key, (size, when) in content.items()}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def write(folder: Path, known: dict[str, Signature]) -> None:
+    """Keeps the signatures of what the store has, so that a restart does not copy it again."""
+    path = folder / RECORD
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.replace(path, json.dumps(known).encode())

@@ -1,0 +1,103 @@
+"""What is read from an address, as files of this machine: tables, a log, a trained model."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from raybench.arguments.paths import cache_folder
+from raybench.results import log
+from raybench.results.remote import address as addresses
+from raybench.results.remote import lease, segments
+from raybench.results.remote.object_store import ObjectStore
+from raybench.results.remote.place import mirror_folder, named
+
+TABLES = re.compile(r"([^/]+/)?((trials|epochs)/[^/]+\.parquet|verdict\.(json|parquet))")
+"""Of a sweep, or of every sweep in a folder of sweeps."""
+ARRIVES_S = 60.0  # for an object of a study that runs now, and has just made it
+
+
+@contextlib.contextmanager
+def tables(address: str) -> Iterator[Path]:
+    """A folder with the tables and the verdict of a sweep, or of all sweeps at the address.
+
+    Raises:
+        ValueError, OSError: there is no such bucket, it refuses, or it does not answer.
+    """
+    store = _reachable(address)
+    with _folder(address) as folder:
+        wanted = [key for key in store.listing() if TABLES.fullmatch(key)]
+        with ThreadPoolExecutor(segments.AT_ONCE) as pool:
+            list(pool.map(lambda key: store.fetch(key, folder / key), wanted))
+        yield folder
+
+
+@contextlib.contextmanager
+def with_log(folder: Path | str) -> Iterator[Path]:
+    """A folder with the log of a sweep; a local one as it is. Raises as `tables`."""
+    address = str(folder)
+    if not addresses.is_remote(address):
+        yield Path(folder)
+        return
+    store = _reachable(address)
+    with _folder(address) as copy:
+        content = segments.assembled(store, store.listing(segments.FOLDER)).content
+        if content:
+            path = log.path_in(copy)
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+        yield copy
+
+
+def file(path: Path | str) -> Path:
+    """A trained model's file; a local one as it is, one at an address in this machine's cache.
+
+    Raises:
+        ValueError: there is no such object, and no study runs there that may put it soon.
+        OSError: the store refuses or does not answer.
+    """
+    address = str(path)
+    if not addresses.is_remote(address):
+        return Path(path)
+    above, name = addresses.above_of(address), addresses.name_of(address)
+    store = _reachable(above)
+    end = time.monotonic() + ARRIVES_S
+    while (stored := store.stored(name)) is None:
+        # A study's teacher is on its way from the machine of the study, which may be this one.
+        mirrored = mirror_folder(above) / name
+        if mirrored.exists():
+            return mirrored
+        if time.monotonic() >= end or not store.listing(lease.FOLDER):
+            raise ValueError(f"{address}: there is no such object")
+        time.sleep(0.5)
+    identity = hashlib.sha256(f"{address} {stored.size} {stored.when}".encode()).hexdigest()[:16]
+    copy = cache_folder() / "fetched" / identity / name
+    if not copy.exists() and not store.fetch(name, copy):
+        raise ValueError(f"{address}: there is no such object")
+    return copy
+
+
+def names(address: str) -> list[str]:
+    """The names of the objects right below an address. Raises StoreError."""
+    return sorted(key for key in _reachable(address).listing() if "/" not in key)
+
+
+def _reachable(address: str) -> ObjectStore:
+    store = ObjectStore(address)
+    store.require_there()
+    return store
+
+
+@contextlib.contextmanager
+def _folder(address: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="raybench-") as scratch:
+        folder = Path(scratch) / (addresses.name_of(address) or "results")
+        folder.mkdir()
+        with named(folder, address.rstrip("/")):
+            yield folder

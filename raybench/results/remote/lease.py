@@ -1,0 +1,251 @@
+"""Lease: who writes at an address. It replaces the lock file, which other machines do not see.
+
+    .state/lease/000007-3f0c9a11      put again every few seconds; by the store's clock it is
+                                      stale after a minute
+
+A writer that sees no fresh lease puts its own and lists once more. In a store that lists what it
+has stored, of two that do so at once at least one sees the other, and gives way. The generation
+grows with each writer: one that stood still for more than a minute finds a later one at its next
+renewal, and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from raybench.results.remote import segments
+from raybench.results.remote.explained import NoAnswer, StoreError
+from raybench.results.remote.object_store import ObjectStore, Stored
+
+FOLDER, CLOCK = ".state/lease", ".state/clock"
+STALE_S, RENEW_S = 60.0, 5.0
+MARGIN = 0.8  # share of the time until it is stale after which its owner writes nothing more
+NAME = re.compile(rf"{re.escape(FOLDER)}/(\d{{6}})-[0-9a-f]{{8}}")
+
+
+class LeaseLost(OSError):
+    """Another process writes at the address now."""
+
+
+class Lease:
+    """The right to write at an address, renewed by a thread until `release`.
+
+    Args:
+        wait_s: how long another writer may take to end; one that is alive is not waited for
+            longer.
+        machine: tells machines apart; the dead processes of this one need not become stale.
+
+    Raises:
+        ValueError: another process writes there.
+        StoreError: the store refuses or does not answer.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        wait_s: float = 0.0,
+        stale_s: float = STALE_S,
+        renew_s: float = RENEW_S,
+        machine: str = "",
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._store, self._stale_s, self._renew_s = store, stale_s, renew_s
+        self._machine, self._say = machine or this_machine(), say
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+        self.lost: LeaseLost | None = None
+        self.generation = 0
+        self._key, self._renewed = "", 0.0
+        self._acquire(wait_s)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def require(self) -> None:
+        """Raises LeaseLost, or NoAnswer where it could not be renewed for too long."""
+        if self.lost is not None:
+            raise self.lost
+        if _now() - self._renewed > MARGIN * self._stale_s:
+            raise NoAnswer(f"{self._store.address}: its lease could not be renewed")
+
+    def release(self) -> None:
+        """Ends it, so that the next writer need not wait."""
+        self._ended.set()
+        self._thread.join(timeout=30.0)
+        if self.lost is None:
+            self._store.delete(self._key)
+
+    # --- To get it ------------------------------------------------------------------------------
+
+    def _acquire(self, wait_s: float) -> None:
+        end, told = time.monotonic() + wait_s, False
+        while (other := self._tried()) is not None:
+            key, age = other
+            holder = self._holder(key)
+            if holder.get("machine") == self._machine and not _lives(holder):
+                self._store.delete(key)
+                continue
+            if not told:
+                self._say(
+                    f"{_named(holder)} wrote at {self._store.address} {max(0.0, age):.0f} s ago; "
+                    f"waiting for its end, or {self._stale_s - age:.0f} s more"
+                )
+                told = True
+            self._watch(key, age, holder, end)
+            time.sleep(random.uniform(0.0, 0.2))
+
+    def _tried(self) -> tuple[str, float] | None:
+        """Puts the lease; a fresh one of another writer and its age, or None where there is none.
+
+        Raises:
+            StoreError: the store refuses or does not answer.
+        """
+        keys = self._store.listing(".state")
+        before = {key: one for key, one in keys.items() if NAME.fullmatch(key)}
+        # Only looks: the lease of a process that is killed as it tries would end the writer.
+        if before and (other := self._fresh(before, self._clock())) is not None:
+            return other
+        taken = [int(found[1]) for key in before if (found := NAME.fullmatch(key))]
+        self.generation = 1 + max([segments.generation_in(keys), *taken])
+        self._key = f"{FOLDER}/{self.generation:06d}-{uuid.uuid4().hex[:8]}"
+        put_at = _now()
+        self._put()
+        leases = {k: one for k, one in self._store.listing(FOLDER).items() if NAME.fullmatch(k)}
+        if self._key not in leases:
+            raise StoreError(f"{self._store.address}: it does not list what was written to it")
+        if (other := self._fresh(leases, leases.pop(self._key).when)) is not None:
+            self._store.delete(self._key)
+            return other
+        for key in leases:
+            self._store.delete(key)
+        self._renewed = put_at
+        return None
+
+    def _fresh(self, leases: dict[str, Stored], now: float) -> tuple[str, float] | None:
+        """The lease that was renewed last, and its age; None where all are stale."""
+        fresh = {k: now - one.when for k, one in leases.items() if now - one.when < self._stale_s}
+        return min(fresh.items(), key=lambda pair: pair[1]) if fresh else None
+
+    def _clock(self) -> float:
+        """The time by the store's clock."""
+        key = f"{CLOCK}/{uuid.uuid4().hex}"
+        self._store.put(key, b"")
+        try:
+            stored = self._store.stored(key)
+        finally:
+            self._store.delete(key)
+        if stored is None:
+            raise StoreError(f"{self._store.address}: what was written to it is not there")
+        return stored.when
+
+    def _watch(self, key: str, age: float, holder: dict[str, Any], end: float) -> None:
+        """Returns when the other lease has ended or is stale. Raises ValueError: it is alive."""
+        began, first = time.monotonic(), self._store.stored(key)
+        while first is not None and age + time.monotonic() - began < self._stale_s:
+            time.sleep(min(1.0, self._renew_s / 4))
+            now = self._store.stored(key)
+            if now is None:
+                return
+            if now.when != first.when:
+                if time.monotonic() < end:
+                    first, began, age = now, time.monotonic(), 0.0
+                    continue
+                raise ValueError(
+                    f"another process writes at {self._store.address}: {_named(holder)}, since "
+                    f"{holder.get('since', 'some time')}. Stop it, or take another --name; if it "
+                    f"is killed, the address is free {self._stale_s:.0f} s later"
+                )
+
+    def _holder(self, key: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self._store.get(key) or b"{}")
+        except ValueError:
+            content = {}
+        return content if isinstance(content, dict) else {}
+
+    def _put(self) -> None:
+        about = {
+            "host": socket.gethostname(),
+            "machine": self._machine,
+            "pid": os.getpid(),
+            "began": _began(os.getpid()),
+            "since": self._since,
+        }
+        self._store.put(self._key, json.dumps(about).encode())
+
+    # --- To keep it -----------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._renew_s) and self.lost is None:
+            try:
+                self._renew()
+            except StoreError:
+                continue  # `require` tells when it has lasted too long
+
+    def _renew(self) -> None:
+        leases = {k for k in self._store.listing(FOLDER) if NAME.fullmatch(k)}
+        later = [k for k in leases if k > self._key and k != self._key]
+        if self._key not in leases or later:
+            # A lease that only tries is there for a moment and gives way by itself.
+            later = [k for k in later if self._store.stored(k) is not None]
+            if self._key not in leases or (later and self._stays(later)):
+                self.lost = LeaseLost(
+                    f"another process writes at {self._store.address} now, because this one was "
+                    "not heard of for a while; this one ends, and what it had not copied stays here"
+                )
+                return
+        put_at = _now()
+        self._put()
+        self._renewed = put_at
+
+    def _stays(self, keys: list[str]) -> bool:
+        """Whether one of these leases is still there after a moment."""
+        for _ in range(5):
+            if self._ended.wait(0.2):
+                return False
+            keys = [key for key in keys if self._store.stored(key) is not None]
+        return bool(keys)
+
+
+def this_machine() -> str:
+    """Differs between machines, starts of one, and containers that do not see each other."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()} {uuid.getnode()}"
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether a process of this machine still runs."""
+    pid = holder.get("pid")
+    return not isinstance(pid, int) or _began(pid) == holder.get("began", "")
+
+
+def _began(pid: int) -> str:
+    """When a process began, in clock ticks: ids of processes are used again. "" if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _named(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
+
+
+def _now() -> float:
+    """Seconds of a clock that also runs while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,188 @@
+"""Mirror: copies a results folder to its address while a sweep writes it.
+
+    read the tables ──▶ read the log ──▶ put log ──▶ put models ──▶ put tables ──▶ delete
+                                                                     ▲
+    the log is read after the tables and put before them: ───────────╯
+    whatever a table in the store tells, the log there tells too
+
+Checkpoints have a thread of their own: a large one must not delay the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from raybench.results import log
+from raybench.results.remote import copied
+from raybench.results.remote.copied import Signature
+from raybench.results.remote.lease import Lease
+from raybench.results.remote.object_store import ObjectStore
+from raybench.results.remote.outage import Outage
+from raybench.results.remote.segments import LogCopy
+
+EVERY_S = 2.0
+CHECKPOINT_EVERY_S = 15.0
+SHARE = 0.05  # of the time that copying tables or one checkpoint may take
+FLUSH_S = 120.0  # at the end: how long a store may not answer before the rest stays here
+SAY_EVERY_S = 10.0
+
+
+class Mirror:
+    """Copies from `start` to `close`.
+
+    Args:
+        start: how many bytes of the log are in the store already; None if it must be replaced.
+        known: the files that are there, with the signatures that they had here.
+        patience_s: how long the store may not answer before the sweep ends.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        folder: Path,
+        lease: Lease,
+        *,
+        start: int | None,
+        known: dict[str, Signature],
+        say: Callable[[str], None],
+        patience_s: float,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._store, self._folder, self._lease, self._say = store, folder, lease, say
+        self._known, self._every_s = known, every_s
+        self._log = LogCopy(store, log.path_in(folder), lease.generation, start, lease.require)
+        self._outage = Outage(store.address, folder, patience_s, say)
+        self._ended, self._one_cycle = threading.Event(), threading.Lock()
+        self._next_tables, self._checkpoint_due = 0.0, dict[str, float]()
+        self._threads = [
+            threading.Thread(target=self._run, args=(work, each), name=name, daemon=True)
+            for name, work, each in (
+                ("mirror", self.cycle, every_s),
+                ("checkpoints", self._checkpoints, max(1.0, every_s)),
+            )
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def check(self) -> None:
+        """Raises OSError where the sweep must end: another writes there, or nothing answers."""
+        if self._lease.lost is not None:
+            raise self._lease.lost
+        self._outage.check()
+
+    def cycle(self, *, last: bool = False) -> None:
+        """Copies what is new. Raises StoreError, and LeaseLost.
+
+        Args:
+            last: all of it, the tables and checkpoints too.
+        """
+        with self._one_cycle:
+            began = time.monotonic()
+            files = copied.scan(self._folder)
+            new = [key for key, signature in files.items() if self._known.get(key) != signature]
+            tables = {}
+            if last or began >= self._next_tables:
+                tables = self._read([key for key in new if copied.is_table(key)])
+            self._log.copy()
+            for key in new:
+                if not copied.is_table(key) and (last or not copied.is_checkpoint(key)):
+                    self._put_file(key, files[key])
+            began = time.monotonic()
+            # A part of the epochs is sealed once the next one has its other rows, and the trials
+            # are told last.
+            for key in sorted(tables, reverse=True, key=lambda k: (k.startswith("epochs"), k)):
+                self._lease.require()
+                self._store.put(key, tables[key])
+                self._known[key] = files[key]
+            if tables:
+                took = time.monotonic() - began
+                self._next_tables = time.monotonic() + min(60.0, took / SHARE)
+            for key in [key for key in self._known if key not in files]:
+                self._lease.require()
+                self._store.delete(key)
+                del self._known[key]
+
+    def flush(self, limit_s: float = FLUSH_S) -> None:
+        """Copies everything, within `limit_s` without an answer. Raises OSError: it could not."""
+        told = threading.Event()
+        teller = threading.Thread(target=self._tell, args=(told,), daemon=True)
+        teller.start()
+        try:
+            end = time.monotonic() + limit_s
+            while True:
+                try:
+                    self.cycle(last=True)
+                    return
+                except OSError as error:
+                    if self._lease.lost is not None or time.monotonic() >= end:
+                        raise self._outage.unfinished(error) from error
+                time.sleep(1.0)
+        finally:
+            told.set()
+            with contextlib.suppress(OSError):
+                copied.write(self._folder, self._known)
+
+    def close(self) -> None:
+        """Ends the threads and copies the rest. Raises OSError: it could not all be copied."""
+        self._ended.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(timeout=FLUSH_S)
+        if self._lease.lost is not None:
+            raise self._lease.lost
+        self.flush(0.0 if self._outage.over else FLUSH_S)
+
+    # --- The threads ----------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[], None], each_s: float) -> None:
+        pause = each_s
+        while not self._ended.wait(pause) and self._lease.lost is None and not self._outage.over:
+            try:
+                began = time.monotonic()
+                work()
+                self._outage.worked()
+                pause = max(each_s, time.monotonic() - began)
+            except OSError as error:
+                pause = self._outage.failed(error)
+
+    def _checkpoints(self) -> None:
+        """Copies the checkpoints that have changed and whose turn it is."""
+        files = copied.scan(self._folder)
+        for key in filter(copied.is_checkpoint, files):
+            began = time.monotonic()
+            if self._known.get(key) == files[key] or began < self._checkpoint_due.get(key, 0.0):
+                continue
+            self._put_file(key, files[key])
+            took = time.monotonic() - began
+            self._checkpoint_due[key] = began + max(CHECKPOINT_EVERY_S, took / SHARE)
+
+    def _put_file(self, key: str, signature: Signature) -> None:
+        self._lease.require()
+        try:
+            self._store.put_file(key, self._folder / key)
+        except FileNotFoundError:  # dropped since the scan
+            return
+        self._known[key] = signature
+
+    def _read(self, keys: list[str]) -> dict[str, bytes]:
+        contents = {}
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                contents[key] = (self._folder / key).read_bytes()
+        return contents
+
+    def _tell(self, ended: threading.Event) -> None:
+        """Says what is left, as long as that takes."""
+        while not ended.wait(SAY_EVERY_S):
+            files = copied.scan(self._folder)
+            left = [key for key, one in files.items() if self._known.get(key) != one]
+            megabytes = sum(files[key][0] for key in left) / 1e6
+            self._say(
+                f"copying to {self._store.address}: {len(left)} files, {megabytes:.1f} MB to go"
+            )

@@ -1,0 +1,162 @@
+"""ObjectStore: the objects below one address; each is seen whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from raybench.results.remote import file_systems
+from raybench.results.remote.explained import StoreError, explained, missing_bucket
+
+INCOMING = ".state/incoming"
+"""Where files are written before they are renamed, in file systems that show half of them."""
+PIECE = 4 << 20  # bytes that are read at once
+SMALL = 1 << 20  # bytes: below it, a copy in memory is cheaper than mapping the file
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as the store lists it."""
+
+    size: int
+    when: float
+    """Seconds since the epoch, by the store's clock."""
+
+
+class ObjectStore:
+    """The objects below an address; keys are relative, such as `trials/trials.parquet`.
+
+    Raises:
+        ValueError: the address is not one.
+        StoreError: its file system cannot be opened.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        with self._told():
+            opened = file_systems.opened(address)
+        self._files, self._base, self._whole = opened.files, opened.base, opened.whole
+
+    def require_there(self) -> None:
+        """Raises StoreError: the bucket does not exist, or does not answer."""
+        bucket = self._base.partition("/")[0]
+        with self._told():
+            if self._whole and self._files.get_file_info(bucket).type == fs.FileType.NotFound:
+                raise missing_bucket(self.address)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Writes an object. Raises StoreError."""
+        self._put(key, pa.py_buffer(content))
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Writes a file's content. Raises StoreError; FileNotFoundError: the file is gone.
+
+        A file larger than `SMALL` is mapped, so that memory stays bounded, and handed over in one
+        piece: pyarrow would complete an object of which only the first parts could be read.
+        """
+        if path.stat().st_size <= SMALL:
+            self._put(key, pa.py_buffer(path.read_bytes()))
+            return
+        with pa.memory_map(str(path)) as mapped:
+            self._put(key, mapped.read_buffer())
+
+    def get(self, key: str) -> bytes | None:
+        """An object's content; None where there is none. Raises StoreError."""
+        with self._told():
+            try:
+                with self._files.open_input_file(self._path(key)) as file:
+                    return bytes(file.readall())
+            except FileNotFoundError:
+                return None
+
+    def fetch(self, key: str, path: Path) -> bool:
+        """Writes an object's content into a file; whether there is one. Raises StoreError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with self._told():
+                try:
+                    with (
+                        self._files.open_input_stream(self._path(key)) as stream,
+                        partial.open("wb") as file,
+                    ):
+                        shutil.copyfileobj(stream, file, PIECE)
+                except FileNotFoundError:
+                    return False
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return True
+
+    def listing(self, below: str = "") -> dict[str, Stored]:
+        """The objects whose keys begin with `below` and a slash; all without it.
+
+        Raises:
+            StoreError: the bucket does not exist, refuses, or does not answer.
+        """
+        root = self._path(below) if below else self._base
+        with self._told():
+            selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
+            there = self._files.get_file_info(selector)
+        return {
+            info.path.removeprefix(self._base).lstrip("/"): Stored(
+                info.size, (info.mtime_ns or 0) / 1e9
+            )
+            for info in there
+            if info.type == fs.FileType.File and INCOMING not in info.path
+        }
+
+    def stored(self, key: str) -> Stored | None:
+        """An object's size and time; None where there is none. Raises StoreError."""
+        with self._told():
+            info = self._files.get_file_info(self._path(key))
+        if info.type != fs.FileType.File:
+            return None
+        return Stored(info.size, (info.mtime_ns or 0) / 1e9)
+
+    def delete(self, key: str) -> None:
+        """Deletes an object, if there is one. Raises StoreError."""
+        with self._told(), contextlib.suppress(FileNotFoundError):
+            self._files.delete_file(self._path(key))
+
+    def _put(self, key: str, content: pa.Buffer) -> None:
+        target = self._path(key)
+        path = target if self._whole else f"{self._base}/{INCOMING}/{uuid.uuid4().hex}"
+        with self._told():
+            if not self._whole:
+                for folder in (path, target):
+                    self._files.create_dir(folder.rpartition("/")[0], recursive=True)
+            with self._files.open_output_stream(path) as stream:
+                stream.write(content)
+            if not self._whole:
+                self._rename(path, target)
+
+    def _rename(self, path: str, target: str) -> None:
+        try:
+            self._files.move(path, target)
+        except file_systems.ERRORS:
+            # HDFS and some others do not rename onto a file; it is gone for a moment.
+            self._files.delete_file(target)
+            self._files.move(path, target)
+
+    def _path(self, key: str) -> str:
+        return f"{self._base}/{key}"
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what pyarrow raises into one line."""
+        try:
+            yield
+        except (StoreError, FileNotFoundError):
+            raise
+        except file_systems.ERRORS as error:
+            if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException):
+                raise
+            raise explained(error, self.address) from error
