@@ -31,7 +31,7 @@ MANY = 10**6  # trials: the study says when it is over
 USUAL: Usual = {
     Compare: (
         *("model", "data", "subset", "goal", "within", "constraint", "techniques", "budget"),
-        *("plan", "epochs", "name", "results", "concurrent"),
+        *("plan", "epochs", "name", "results", "max_concurrent"),
     )
 }
 
@@ -54,7 +54,7 @@ def compare(**options: Any) -> Verdict:
     """
     paths = {"results": Path(options["results"])} if "results" in options else {}
     asked, clock = Compare(**{**options, **paths}), Clock(began=time.monotonic())
-    ready = prepare(asked, clock)
+    ready = prepare(asked, clock, partial(_cluster_slots, asked))
     print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, asked.price_per_hour))
     if asked.plan:
         raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
@@ -70,7 +70,7 @@ def run(options: Compare) -> int:
     """The exit code: 0, 1 no recipe, 2 usage, 130 interrupted and resumable."""
     clock = Clock(began=time.monotonic())
     try:
-        ready = prepare(options, clock)
+        ready = prepare(options, clock, partial(_cluster_slots, options))
         price = options.price_per_hour
         print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, price))
         if options.plan:
@@ -90,7 +90,7 @@ def run(options: Compare) -> int:
 def _studied(ready: Ready, options: Compare, clock: Clock) -> Finished | None:
     """Runs what is left of the study and writes its verdict; None if it was interrupted."""
     from raybench.cluster.execute import execute
-    from raybench.cluster.session import concurrency, session
+    from raybench.cluster.session import session
 
     design = ready.plan.design
     clock.budget_s, clock.reserved_s = ready.budget_s, ready.plan.after_s
@@ -119,10 +119,15 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> Finished | None:
     assert isinstance(study, Study)
     study.remember = lambda seconds: sweep.store.put(SPENT, {"seconds": seconds})
     try:
-        with session():
-            concurrent, gpus = concurrency(1, options.gpus, options.concurrent)
-            with Progress(sweep) as progress:
-                execute(sweep, progress, workers=1, gpus=gpus, concurrent=concurrent)
+        with session(), Progress(sweep) as progress:
+            execute(
+                sweep,
+                progress,
+                gpus=options.gpus,
+                max_concurrent=options.max_concurrent,
+                wait_s=options.wait,
+                resized=study.resize,
+            )
         if sweep.unfinished and not study.late:
             print(
                 f"raybench.compare: interrupted after {sweep.tally.ended} trials; the same command "
@@ -145,6 +150,12 @@ def _studied(ready: Ready, options: Compare, clock: Clock) -> Finished | None:
     page = as_html(read(ready.folder), verdict=verdict.read(ready.folder))
     (ready.folder / PAGE).write_text(page)
     return finished
+
+
+def _cluster_slots(options: Compare) -> int:
+    from raybench.cluster.session import expected_slots
+
+    return expected_slots(options.gpus, options.max_concurrent)
 
 
 def _say(text: str) -> None:

@@ -29,6 +29,7 @@ from raybench.experiment import (
     tables,
     technique_types,
 )
+from raybench.hardware import gpu
 from raybench.models.check import check as check_model
 from raybench.reports.percent import ACCURACIES
 from raybench.results.read import Results, read
@@ -68,7 +69,7 @@ class Train:
     checkpoint: Path | None = None
     """State of the run, written every epoch. If the file exists, the run resumes from it."""
     gpus: float | None = None
-    """GPUs of each worker if there are several. Default: 1 if the cluster has GPUs."""
+    """GPUs of each worker; 0 hides them all. Default: 1 if there are any."""
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
     """Folder of all results."""
     store: Path | None = None
@@ -167,7 +168,9 @@ def train(experiment: Experiment, **options: Any) -> Results:
         RuntimeError: the training failed; its row says why.
     """
     paths = {n: Path(options[n]) for n in ("store", "checkpoint", "results") if options.get(n)}
-    return _trained(_spread(Train(experiment=experiment, **{**options, **paths})))
+    asked = _spread(Train(experiment=experiment, **{**options, **paths}))
+    with gpu.hidden(asked.gpus == 0):
+        return _trained(asked)
 
 
 def run(arguments: list[str]) -> int:
@@ -175,7 +178,8 @@ def run(arguments: list[str]) -> int:
     code = 0
     try:
         options = parse(arguments)
-        _trained(options)
+        with gpu.hidden(options.gpus == 0):
+            _trained(options)
     except KeyboardInterrupt:
         print("raybench.train: interrupted", file=sys.stderr)
         return 130
@@ -246,15 +250,15 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
         return
     from raybench.cluster.elastic import run_elastic
     from raybench.cluster.run_once import run_once
-    from raybench.cluster.session import concurrency, session
+    from raybench.cluster.session import session, wait_for_room
     from raybench.cluster.stages import Staged
 
     with session(), tempfile.TemporaryDirectory() as scratch:
+        gpus = wait_for_room(least, stages, experiment.pipeline.transport, options.gpus)
         if stages > 1:  # the trainer in this process drives actors
             process.prepare(threads=1)
             yield from _epochs(options, Staged)
             return
-        _, gpus = concurrency(least, options.gpus, 1)
         state = checkpoint or Path(scratch) / "checkpoint.pt"
         if least < most:
             yield from run_elastic(experiment, least, most, gpus, state, options.store)

@@ -15,6 +15,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from raybench import data
+from raybench.cluster.own_node import hide_foreign_gpus, leaving
 from raybench.cluster.stages import Staged
 from raybench.experiment import Experiment, from_json
 from raybench.parallel.ddp import Replicas
@@ -53,6 +54,10 @@ def report(epoch: Epoch, started: float) -> dict[str, Any]:
 
 class LostError(RuntimeError):
     """A process or node that ran the trial is gone, in one line; the trial has not failed."""
+
+
+class MovedError(LostError):
+    """The trial has left a node that is about to be taken away; its checkpoint is written."""
 
 
 def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
@@ -111,8 +116,9 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     saved = time.monotonic()
     train = trainer(experiment, Staged)
     for epoch in train(experiment, resume=resume, store=store):
-        # By the first worker's clock: either all workers save or none.
+        # Either all workers save or none: by the first one's clock, or before a node leaves.
         due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
+        due = due or leaving()
         if not epoch.last and workers.any(due or job.every_epoch):
             epoch.save(checkpoint)
             saved = time.monotonic()
@@ -134,6 +140,7 @@ class TrialActor(tune.Trainable):
     torch, mapping the images and oneDNN's first choice of kernels are paid once."""
 
     def setup(self, config: dict[str, Any]) -> None:
+        hide_foreign_gpus()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -142,6 +149,9 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        if leaving():
+            # The error ends this actor, whose place Tune would give to the next trial.
+            raise MovedError("its node is about to be taken away")
         try:
             return report(next(self._epochs), self._started) | self._first()
         except Exception as error:
