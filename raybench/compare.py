@@ -34,7 +34,7 @@ MANY = 10**6  # trials: the study says when it is over
 USUAL: Usual = {
     Compare: (
         *("model", "data", "subset", "goal", "within", "constraint", "techniques", "budget"),
-        *("plan", "epochs", "name", "results", "concurrent"),
+        *("plan", "epochs", "name", "results", "max_concurrent"),
     )
 }
 
@@ -58,7 +58,7 @@ def compare(**options: Any) -> Verdict:
     paths = {"results": str(options["results"])} if "results" in options else {}
     asked, clock = Compare(**{**options, **paths}), Clock(began=time.monotonic())
     with _opened(asked) as place:
-        ready = prepare(asked, clock, place)
+        ready = prepare(asked, clock, place, partial(_cluster_slots, asked))
         print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, asked.price_per_hour))
         if asked.plan:
             raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
@@ -75,7 +75,7 @@ def run(options: Compare) -> int:
     clock = Clock(began=time.monotonic())
     try:
         with _opened(options) as place:
-            ready = prepare(options, clock, place)
+            ready = prepare(options, clock, place, partial(_cluster_slots, options))
             price = options.price_per_hour
             print(words.plan_text(ready.plan, ready.reasons, ready.budget_s, price))
             if options.plan:
@@ -100,7 +100,7 @@ def _opened(options: Compare) -> AbstractContextManager[Place]:
 def _studied(ready: Ready, options: Compare, clock: Clock, place: Place) -> Finished | None:
     """Runs what is left of the study and writes its verdict; None if it was interrupted."""
     from raybench.cluster.execute import execute
-    from raybench.cluster.session import concurrency, session
+    from raybench.cluster.session import session
 
     design = ready.plan.design
     clock.budget_s, clock.reserved_s = ready.budget_s, ready.plan.after_s
@@ -130,10 +130,15 @@ def _studied(ready: Ready, options: Compare, clock: Clock, place: Place) -> Fini
     assert isinstance(study, Study)
     study.remember = lambda seconds: sweep.store.put(SPENT, {"seconds": seconds})
     try:
-        with session():
-            concurrent, gpus = concurrency(1, options.gpus, options.concurrent)
-            with Progress(sweep) as progress:
-                execute(sweep, progress, workers=1, gpus=gpus, concurrent=concurrent)
+        with session(), Progress(sweep) as progress:
+            execute(
+                sweep,
+                progress,
+                gpus=options.gpus,
+                max_concurrent=options.max_concurrent,
+                wait_s=options.wait,
+                resized=study.resize,
+            )
         if sweep.unfinished and not study.late:
             print(
                 f"raybench.compare: interrupted after {sweep.tally.ended} trials; the same command "
@@ -156,6 +161,12 @@ def _studied(ready: Ready, options: Compare, clock: Clock, place: Place) -> Fini
     page = as_html(read(ready.folder), verdict=verdict.read(ready.folder))
     (ready.folder / PAGE).write_text(page)
     return finished
+
+
+def _cluster_slots(options: Compare) -> int:
+    from raybench.cluster.session import expected_slots
+
+    return expected_slots(options.gpus, options.max_concurrent)
 
 
 def _say(text: str) -> None:

@@ -26,11 +26,11 @@ from raybench.experiment import (
     elastic_counts,
     preset,
     recipe_file,
-    tables,
     technique_types,
 )
+from raybench.hardware import gpu
 from raybench.models.check import check as check_model
-from raybench.reports.percent import ACCURACIES
+from raybench.reports.epoch_line import epoch_line
 from raybench.results.read import Results, read
 from raybench.results.remote import address as addresses
 from raybench.results.remote.place import require
@@ -39,8 +39,6 @@ from raybench.training import measure, process, runs
 from raybench.training.checkpoint import remark, usable
 from raybench.training.staged import MakeStages
 from raybench.training.trainer import check, trainer
-
-SHOWN = ("loss", "accuracy", "model_bytes", "images_per_s", "test_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ class Train:
     checkpoint: Path | None = None
     """State of the run, written every epoch. If the file exists, the run resumes from it."""
     gpus: float | None = None
-    """GPUs of each worker if there are several. Default: 1 if the cluster has GPUs."""
+    """GPUs of each worker; 0 hides them all. Default: 1 if there are any."""
     results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
     """Folder of all results, or an address such as s3://bucket/runs."""
     store: Path | None = None
@@ -173,7 +171,9 @@ def train(experiment: Experiment, **options: Any) -> Results:
     given: dict[str, Any] = {n: Path(options[n]) for n in ("store", "checkpoint") if options.get(n)}
     if "results" in options:
         given["results"] = str(options["results"])
-    return _trained(_spread(Train(experiment=experiment, **{**options, **given})))
+    asked = _spread(Train(experiment=experiment, **{**options, **given}))
+    with gpu.hidden(asked.gpus == 0):
+        return _trained(asked)
 
 
 def run(arguments: list[str]) -> int:
@@ -181,7 +181,8 @@ def run(arguments: list[str]) -> int:
     code = 0
     try:
         options = parse(arguments)
-        _trained(options)
+        with gpu.hidden(options.gpus == 0):
+            _trained(options)
     except KeyboardInterrupt:
         print("raybench.train: interrupted", file=sys.stderr)
         return 130
@@ -229,8 +230,7 @@ def _trained(options: Train) -> Results:
     try:
         for number, metrics in _reports(options):
             epochs.append({"epoch": number, **metrics})
-            shown = (_short(name, value) for name, value in _shown(experiment, metrics))
-            print(f"epoch {number}/{experiment.recipe.epochs}  {'  '.join(shown)}", flush=True)
+            print(epoch_line(experiment, number, metrics), flush=True)
     except ValueError:
         raise
     except Exception as error:
@@ -252,15 +252,15 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
         return
     from raybench.cluster.elastic import run_elastic
     from raybench.cluster.run_once import run_once
-    from raybench.cluster.session import concurrency, session
+    from raybench.cluster.session import session, wait_for_room
     from raybench.cluster.stages import Staged
 
     with session(), tempfile.TemporaryDirectory() as scratch:
+        gpus = wait_for_room(least, stages, experiment.pipeline.transport, options.gpus)
         if stages > 1:  # the trainer in this process drives actors
             process.prepare(threads=1)
             yield from _epochs(options, Staged)
             return
-        _, gpus = concurrency(least, options.gpus, 1)
         state = checkpoint or Path(scratch) / "checkpoint.pt"
         if least < most:
             yield from run_elastic(experiment, least, most, gpus, state, options.store)
@@ -278,21 +278,6 @@ def _epochs(options: Train, *stages: MakeStages) -> Iterator[tuple[int, dict[str
         if checkpoint and not epoch.last:
             epoch.save(checkpoint)
         yield epoch.number, epoch.metrics
-
-
-def _shown(experiment: Experiment, metrics: Row) -> Iterator[tuple[str, Any]]:
-    """The metrics of an epoch to print: the usual ones, the objectives, the techniques' columns."""
-    objectives = getattr(preset.load(experiment.family), "objectives", {})
-    reported = (name for name in tables.technique_columns() if not name.endswith("_coverage"))
-    for name in dict.fromkeys([*SHOWN, *objectives, *reported]):
-        if isinstance(metrics.get(name), int | float):
-            yield name, metrics[name]
-
-
-def _short(name: str, value: Any) -> str:
-    if name in ACCURACIES:
-        return f"{name} {100 * value:.2f} %"
-    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value:,}"
 
 
 sys.modules[__name__].__class__ = Command

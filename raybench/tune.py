@@ -60,13 +60,17 @@ class Tune:
     workers: int | None = None
     """Data-parallel workers of each trial."""
     gpus: float | None = None
-    """GPUs of each worker, fractions allowed. Default: 1 if the cluster has GPUs."""
+    """GPUs of each worker, fractions allowed; 0 hides them. Default: 1 if the cluster has GPUs, and
+    then nodes without one run no trial."""
     results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
     """Folder of all sweeps, or an address such as s3://bucket/runs."""
     seed: int = 0
     """Seed of the search; also added to the seed of every experiment."""
-    concurrent: int | None = None
-    """Trials at once. Default: as many as the cluster holds."""
+    max_concurrent: int | None = None
+    """Trials at once at most. Default: as many as the cluster holds at the time."""
+    wait: float | None = None
+    """How long in seconds to wait while no trial has room, for nodes that are to come. Default: 600
+    with an autoscaler, 60 in another cluster."""
     keep: Literal["best", "all", "none"] = "best"
     """Which trained models are kept; best is the Pareto front."""
     early_stopping: bool = True
@@ -89,7 +93,7 @@ class Tune:
 USUAL: Usual = {
     Tune: (
         *("space", "name", "trials", "epochs", "data", "model", "subset", "workers", "gpus"),
-        *("results", "concurrent", "keep", "early_stopping"),
+        *("results", "max_concurrent", "keep", "early_stopping"),
     )
 }
 
@@ -158,7 +162,7 @@ def run(options: Tune) -> int:
 
 def _require(options: Tune) -> None:
     """Raises ValueError: a value makes no sense, whatever the space."""
-    require_resources(options.gpus, options.concurrent)
+    require_resources(options.gpus, options.max_concurrent, options.wait)
     require_name("--name", options.name)
     require(options.results)
     if options.silent is not None and not options.silent > 0:
@@ -226,22 +230,22 @@ def parse(arguments: list[str]) -> Tune:
 def _execute(sweep: Sweep, options: Tune) -> None:
     # Imported here, because importing Ray takes a second and the checks above do not need it.
     from raybench.cluster.execute import execute
-    from raybench.cluster.session import concurrency, session
+    from raybench.cluster.session import session
 
-    workers, stages = sweep.space.workers, sweep.space.stages
-    with session():
-        # A trial has several workers or several stages, never both.
-        concurrent, gpus = concurrency(max(workers, stages), options.gpus, options.concurrent)
-        with Progress(sweep) as progress:
-            execute(
-                sweep,
-                progress,
-                workers=workers,
-                stages=stages,
-                gpus=gpus,
-                concurrent=concurrent,
-                silent_s=options.silent,
-            )
+    space = sweep.space
+    pipelines = [example.pipeline for example in space.examples]
+    with session(), Progress(sweep) as progress:
+        execute(
+            sweep,
+            progress,
+            workers=space.workers,
+            stages=space.stages,
+            transports={one.transport for one in pipelines if one.stages > 1},
+            gpus=options.gpus,
+            max_concurrent=options.max_concurrent,
+            wait_s=options.wait,
+            silent_s=options.silent,
+        )
 
 
 def _outcome(sweep: Sweep, place: Place) -> int:

@@ -171,8 +171,7 @@ def test_two_workers_in_a_sweep_and_alone(tmp_path: Path) -> None:
         (("--space", "search_spaces/pruning.py", "--trials", "0"), "--trials is 0"),
         (("--space", "search_spaces/pruning.py", "--data", "cifar1"), "did you mean 'cifar10'"),
         (("--space", "search_spaces/pruning.py", "--workers", "64"), "does not fit"),
-        (("--space", "search_spaces/pruning.py", "--concurrent", "99"), "--concurrent 99"),
-        (("--space", "search_spaces/pruning.py", "--concurrent", "0"), "--concurrent is 0"),
+        (("--space", "search_spaces/pruning.py", "--max-concurrent", "0"), "--max-concurrent is 0"),
         (("--space", "search_spaces/pruning.py", "--results", "/proc/1/nope"), "/proc/1/nope"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from small_sweep import (
@@ -20,6 +19,7 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
+from raybench.arguments.resources import require_resources
 from raybench.search.cells import EndlessError, cells
 from raybench.search.sweep import Sweep
 
@@ -147,9 +147,9 @@ class TestTheEnd:
             list(cells(load(ONE, IGNORED).sample))
 
 
-def test_trials_at_once_are_a_number(tmp_path: Path) -> None:
-    from raybench.cluster.session import concurrency
-
+def test_trials_at_once_are_a_number() -> None:
     for wanted in (0, -1):
-        with pytest.raises(ValueError, match=f"--concurrent is {wanted}: 1 or more"):
-            concurrency(1, None, wanted)
+        with pytest.raises(ValueError, match=f"--max-concurrent is {wanted}: 1 or more"):
+            require_resources(None, wanted)
+    with pytest.raises(ValueError, match="--wait is -1: seconds, 0 or more"):
+        require_resources(None, wait_s=-1)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 
 
-def require_resources(gpus: float | None, concurrent: int | None = None) -> None:
+def require_resources(
+    gpus: float | None, max_concurrent: int | None = None, wait_s: float | None = None
+) -> None:
     """Raises ValueError: the numbers make no sense, or this machine has no GPU."""
-    if concurrent is not None and concurrent < 1:
-        raise ValueError(f"--concurrent is {concurrent}: 1 or more trials run at once")
+    if max_concurrent is not None and max_concurrent < 1:
+        raise ValueError(f"--max-concurrent is {max_concurrent}: 1 or more trials run at once")
+    if wait_s is not None and not wait_s >= 0:
+        raise ValueError(f"--wait is {wait_s}: seconds, 0 or more")
     if gpus is None:
         return
     if not gpus >= 0:

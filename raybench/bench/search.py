@@ -158,6 +158,6 @@ def _sweep(folder: Path, overrides: Overrides, side: str, start: Path) -> Budget
         budget=budget - START_EPOCHS if side == "search" else budget,
     )
     with Progress(sweep) as progress:
-        execute(sweep, progress, workers=1, gpus=0.0, concurrent=2)
+        execute(sweep, progress, workers=1, gpus=0.0, max_concurrent=2)
     sweep.close()
     return sweep

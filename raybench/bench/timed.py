@@ -34,6 +34,6 @@ def run(
         folder, space, trials=trials, overrides=overrides, keep="none", early_stopping=False
     )
     with Progress(sweep) as progress:
-        execute(sweep, progress, workers=workers, gpus=0.0, concurrent=concurrent)
+        execute(sweep, progress, workers=workers, gpus=0.0, max_concurrent=concurrent)
     sweep.close()
     return sweep

@@ -18,6 +18,7 @@ SETTINGS = {
     "SPT_NOENV": "1",  # Ray's process titles must not overwrite the environment in /proc
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no progress.csv, result.json, tfevents per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # Room limits them; 1 would start them one by one
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots; we resume from study and rows
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # raybench prints one line about each loss
     "TUNE_RESULT_BUFFER_LENGTH": "0",

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from raybench.cluster import fit, live_nodes
 from raybench.cluster.files import served_alone
+from raybench.cluster.fit import Needs
 from raybench.cluster.trial import Job, LostError, raised
 from raybench.cluster.workers import DYING_S, WorkerGroup
 from raybench.experiment import Experiment, elastic_counts
@@ -102,10 +102,7 @@ def _heard(group: WorkerGroup) -> dict[str, Any] | None:
 
 def _fitting(counts: list[int], gpus: float) -> int:
     """The largest of the counts that the cluster holds now; 0 for none."""
-    has = ray.cluster_resources()
-    fits = int(has.get("CPU", 0.0))
-    if gpus:
-        fits = min(fits, int(has.get("GPU", 0.0) / gpus))
+    fits = fit.slots(live_nodes.live_nodes(), Needs(gpus=gpus))
     return max((count for count in counts if count <= fits), default=0)
 
 

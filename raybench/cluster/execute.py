@@ -8,16 +8,21 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Collection
 from functools import partial
 
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from raybench.cluster import fit
+from raybench.cluster.demand import Demand
 from raybench.cluster.files import served
 from raybench.cluster.losses import every_loss_an_actors
 from raybench.cluster.scheduler import Heartbeat, SweepScheduler
 from raybench.cluster.searcher import SweepSearcher
+from raybench.cluster.session import room_for
 from raybench.cluster.trial import TrialActor
+from raybench.cluster.tune_loop import never_blocking
 from raybench.cluster.watchdog import Watchdog
 from raybench.cluster.workers import WorkersActor
 from raybench.search.progress import Progress, left
@@ -30,30 +35,59 @@ def execute(
     sweep: Sweep,
     progress: Progress,
     *,
-    workers: int,
-    gpus: float,
-    concurrent: int,
+    workers: int = 1,
     stages: int = 1,
+    transports: Collection[str] = (),
+    gpus: float | None = None,
+    max_concurrent: int | None = None,
+    wait_s: float | None = None,
     silent_s: float | None = None,
+    resized: Callable[[int], None] = lambda slots: None,
 ) -> None:
     """Runs trials until the sweep has no more; an interrupt ends it after the current events.
 
     Args:
+        workers: the largest number of workers of a trial.
         stages: the largest number of stages of a trial; every slot holds a CPU for each of them.
+        transports: ways in which stages exchange activations.
+        gpus: GPUs of each worker or stage; None means 1 where the cluster has GPUs, else 0.
+        max_concurrent: trials at once at most; None for as many as the cluster holds.
+        wait_s: how long to wait for room when no trial has any; None for the cluster's usual time.
         silent_s: longest time without a report of any trial before Ray counts as gone.
+        resized: is told the number of trials that may run at once whenever it changes.
 
     Raises:
+        ValueError: no trial fits into the cluster.
         OSError: the results could no longer be written.
-        RuntimeError: Ray ended the run.
+        RuntimeError: Ray ended the run, or the room for trials is gone.
     """
-    searcher = SweepSearcher(sweep, threads=1, say=progress.say)
-    heartbeat = Heartbeat(searcher, progress)
+    together = "shm" in transports
+    room, demand = room_for(
+        workers=workers,
+        stages=stages,
+        together=together,
+        whole_gpus="nccl" in transports,
+        gpus=gpus,
+        max_concurrent=max_concurrent,
+        wait_s=wait_s,
+    )
+    gpus = room.needs.gpus
+    if idle := fit.idle_nodes(room.nodes, room.needs):
+        progress.say(
+            f"{len(idle)} of {len(room.nodes)} nodes run no trial: each takes {room.needs}, and "
+            "they have too few GPUs; --gpus 0 uses the CPUs of all nodes instead"
+        )
+    searcher = SweepSearcher(sweep, room, threads=1, say=progress.say)
+    heartbeat = Heartbeat(searcher, progress, demand, resized)
     if stages > 1:
         # The trial itself drives the stages and evaluates between their epochs; it holds no CPU.
         # The stages run in its placement group, which ends with the slot.
         bundle = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": 1.0}
         trainable = tune.with_resources(
-            TrialActor, tune.PlacementGroupFactory([{}] + [bundle] * stages)
+            TrialActor,
+            tune.PlacementGroupFactory(
+                [{}] + [bundle] * stages, strategy="STRICT_PACK" if together else "PACK"
+            ),
         )
     elif workers == 1:
         trainable = tune.with_resources(TrialActor, {"CPU": 1, "GPU": gpus})
@@ -72,7 +106,6 @@ def execute(
                 scheduler=SweepScheduler(searcher),
                 num_samples=-1,  # the searcher decides when the sweep ends
                 reuse_actors=True,
-                max_concurrent_trials=concurrent,
             ),
             run_config=tune.RunConfig(
                 name=sweep.name,
@@ -85,26 +118,29 @@ def execute(
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
+        give_up = partial(_give_up, sweep, progress, demand, scratch)
         with (
             served(sweep.folder, sweep.folder / ".state" / "seen") as searcher.home,
-            Watchdog(partial(_give_up, sweep, progress, scratch), silent_s) as watchdog,
+            demand,
+            Watchdog(give_up, silent_s) as watchdog,
         ):
             heartbeat.heard = watchdog.heard
             # The search's small matrices would take the cores from the trials: 48 ms a trial
             # instead of 22.
-            with every_loss_an_actors(), threadpool_limits(limits=1):
+            with every_loss_an_actors(), never_blocking(), threadpool_limits(limits=1):
                 tuner.fit()
     if searcher.failure is not None:
         raise searcher.failure
 
 
-def _give_up(sweep: Sweep, progress: Progress, scratch: str, what: str) -> None:
+def _give_up(sweep: Sweep, progress: Progress, demand: Demand, scratch: str, what: str) -> None:
     """Ends this process from the watchdog's thread; the main thread would wait for Ray forever."""
     with contextlib.suppress(Exception):
         sweep.store.snapshot()
         sweep.store.flush(FLUSH_S)
     with contextlib.suppress(Exception):
         progress.__exit__()
+    demand.withdraw()
     shutil.rmtree(scratch, ignore_errors=True)
     print(f"raybench.tune: {what}; {left(sweep)}", file=sys.stderr, flush=True)
     os._exit(130)

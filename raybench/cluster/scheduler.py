@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
+from ray.exceptions import RayError, RpcError
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from raybench.cluster.demand import Demand
 from raybench.cluster.searcher import SweepSearcher
+from raybench.cluster.tune_loop import Actors
 from raybench.search.progress import Progress
 from raybench.search.task import Task
 
@@ -27,6 +30,14 @@ class SweepScheduler(FIFOScheduler):
     def __init__(self, searcher: SweepSearcher) -> None:
         super().__init__()
         self.searcher = searcher
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Chooses none: Tune starts pending trials in their order.
+
+        A trial chosen here would take the actor of a trial that has just ended, and its own actor,
+        which is starting, would be ended; with short trials, a new node would never be used.
+        """
+        self.searcher.actors = Actors(tune_controller._tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         try:
@@ -72,11 +83,19 @@ class SweepScheduler(FIFOScheduler):
 
 
 class Heartbeat(Callback, Stopper):
-    """Called between Tune's events: writes snapshots, draws progress, ends a broken sweep."""
+    """Called between Tune's events, ten times a second: writes snapshots, counts the slots, asks
+    for more of them, draws progress, ends a broken sweep."""
 
-    def __init__(self, searcher: SweepSearcher, progress: Progress) -> None:
-        self.searcher = searcher
-        self.progress = progress
+    def __init__(
+        self,
+        searcher: SweepSearcher,
+        progress: Progress,
+        demand: Demand,
+        resized: Callable[[int], None] = lambda slots: None,
+    ) -> None:
+        self.searcher, self.room = searcher, searcher.room
+        self.progress, self.demand = progress, demand
+        self._resized, self._slots = resized, -1
         self.heard: Callable[[], None] = lambda: None
         """Called whenever a trial starts or reports."""
 
@@ -95,7 +114,33 @@ class Heartbeat(Callback, Stopper):
             self.searcher.sweep.store.snapshot_if_due()
         except OSError as error:
             self.searcher.failure = error
+        # Where the GCS does not answer, the watchdog decides.
+        with contextlib.suppress(RayError, RpcError):
+            self._look_at_the_cluster()
         self.progress.update()
+
+    def _look_at_the_cluster(self) -> None:
+        searcher, room = self.searcher, self.room
+        room.look()
+        if room.slots != self._slots:
+            self._slots = room.slots
+            self._resized(room.slots)
+        self.demand.tell(room.wanted(searcher.sweep.unfinished), room.slots)
+        # With others' work on all nodes, trials are given out and find no place.
+        no_place = searcher.actors is not None and not searcher.actors.begun
+        stuck = no_place if searcher.tasks else searcher.short and not room.slots
+        waited = room.waits
+        if (error := room.wait(stuck, self.demand.hopeless)) is not None:
+            searcher.failure = error
+        self.progress.waiting = f"waiting for room: a trial {room}" if room.waits else ""
+        if room.waits and not waited:
+            self.progress.say(room.waiting)
+        if stuck:
+            self.heard()
+        # At this moment no trial is on the way to an idle actor.
+        fewer = len(searcher.tasks) >= room.slots
+        if searcher.actors is not None and (fewer or searcher.nothing_left):
+            searcher.actors.release_idle()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False

@@ -9,7 +9,9 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from raybench.cluster.files import Home
-from raybench.cluster.trial import Job, LostError, lost, reason
+from raybench.cluster.room import Room
+from raybench.cluster.trial import Job, LostError, MovedError, lost, reason
+from raybench.cluster.tune_loop import Actors
 from raybench.search.sweep import Sweep
 from raybench.search.task import Task
 
@@ -21,9 +23,9 @@ class SweepSearcher(Searcher):
     repeats configurations after a restore.
     """
 
-    def __init__(self, sweep: Sweep, threads: int, say: Callable[[str], None]) -> None:
+    def __init__(self, sweep: Sweep, room: Room, threads: int, say: Callable[[str], None]) -> None:
         super().__init__()
-        self.sweep = sweep
+        self.sweep, self.room = sweep, room
         self._say = say
         self.threads = threads
         self.tasks: dict[str, Task] = {}  # by Tune's trial id
@@ -33,14 +35,21 @@ class SweepSearcher(Searcher):
         """Where the files of the trials are; None if all processes see them."""
         self.failure: Exception | None = None
         """The error in this process that ended the sweep, such as a full disk."""
+        self.short = self.dry = False
+        """Whether the last trial that could have run had no room; whether there was none to run."""
+        self.actors: Actors | None = None
 
     def suggest(self, trial_id: str) -> Any:
+        self.short = len(self.tasks) >= self.room.slots
+        if self.short and self.failure is None and (self.tasks or self.sweep.unfinished):
+            return None
         task = None
         try:
             if self.failure is None:
                 task = self.sweep.ask()
         except Exception as error:
             self.failure = error
+        self.dry = task is None
         if task is None:
             # A running trial may be lost, and must then be handed out again.
             over = self.failure is not None or not self.tasks
@@ -55,6 +64,12 @@ class SweepSearcher(Searcher):
         )
         return job.config()
 
+    @property
+    def nothing_left(self) -> bool:
+        """Whether all trials have been given out; one of them may still be lost."""
+        sweep = self.sweep
+        return self.dry and (sweep.proposals.over or sweep.tally.trials >= sweep.trials)
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
@@ -63,7 +78,9 @@ class SweepSearcher(Searcher):
             return
         cause = self.errors.pop(trial_id, None) or LostError("its worker process died")
         try:
-            if (what := lost(cause)) is not None:
+            if isinstance(cause, MovedError):
+                self.lose(task.number, str(cause), counted=False)
+            elif (what := lost(cause)) is not None:
                 self.lose(task.number, what)
             else:
                 trace = "".join(traceback.format_exception(cause))
@@ -71,9 +88,9 @@ class SweepSearcher(Searcher):
         except Exception as broken:
             self.failure = broken
 
-    def lose(self, number: int, what: str) -> None:
-        """Records that a trial's worker or node is gone."""
-        if self.sweep.lost(number, what):
+    def lose(self, number: int, what: str, *, counted: bool = True) -> None:
+        """Records that a trial's worker or node is gone, or is about to be."""
+        if self.sweep.lost(number, what, counted=counted):
             self._say(f"trial {number} goes on from its last checkpoint: {what}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Ray itself: joining a cluster or starting one here, and how many trials fit into it."""
+"""Ray itself: joining a cluster or starting one here, and the room for trials in it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
-from raybench.cluster import SETTINGS
+from raybench.cluster import SETTINGS, fit, live_nodes
+from raybench.cluster.demand import Demand
+from raybench.cluster.fit import Needs
 from raybench.cluster.guardian import Guardian
+from raybench.cluster.room import LOOK_S, Room
+
+AUTOSCALED_S = 600.0  # for a cloud to start a machine, and Ray on it
+JOINING_S = 60.0  # for the nodes of a cluster that has just been started by hand
 
 
 @contextmanager
@@ -69,38 +76,78 @@ def session() -> Iterator[None]:
             guardian.close()
 
 
-def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[int, float]:
-    """How many trials run at once, and the GPUs of each worker.
+def room_for(
+    *,
+    workers: int = 1,
+    stages: int = 1,
+    together: bool = False,
+    whole_gpus: bool = False,
+    gpus: float | None = None,
+    max_concurrent: int | None = None,
+    wait_s: float | None = None,
+) -> tuple[Room, Demand]:
+    """The room for trials in this session's cluster, and the way to ask for more.
 
     Args:
         workers: workers of one trial; each takes a CPU.
-        gpus: GPUs of one worker; None means 1 where the cluster has GPUs, else 0.
-        wanted: trials at once, or None for as many as the cluster holds.
+        stages: stages of one trial; a trial has several workers or several stages, never both.
+        together: whether all stages must be on one node.
+        whole_gpus: whether the stages talk through NCCL; several workers always do, on GPUs.
+        gpus: GPUs of each worker or stage; None means 1 where the cluster has GPUs, else 0.
+        max_concurrent: trials at once at most.
+        wait_s: how long to wait for room; None for as long as nodes usually take to come.
 
     Raises:
-        ValueError: no trial fits, or fewer than `wanted` fit.
+        ValueError: no trial fits, and none will.
     """
-    if wanted is not None and wanted < 1:
-        raise ValueError(f"--concurrent is {wanted}: 1 or more trials run at once")
-    has = ray.cluster_resources()
-    cpus, all_gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
-    each = gpus if gpus is not None else (1.0 if all_gpus else 0.0)
-    fits = int(cpus // workers)
-    if each:
-        fits = min(fits, int(all_gpus / each) // workers)
-    if 0 < each < 1 and workers > 1:
-        raise ValueError(
-            f"{workers} workers of {each:g} GPU each: every parallel.strategy uses NCCL on GPUs, "
-            "which needs a whole GPU per worker; take --gpus 1, or --gpus 0 for gloo"
-        )
-    if fits < 1:
-        raise ValueError(
-            f"a trial of {workers} worker(s) with 1 CPU and {each:g} GPU each does not fit into "
-            f"the cluster, which has {cpus:g} CPUs and {all_gpus:g} GPUs; take fewer --workers"
-        )
-    if wanted is not None and wanted > fits:
-        raise ValueError(
-            f"--concurrent {wanted} does not fit: the cluster holds {fits} trial(s) of "
-            f"{workers} worker(s) at once"
-        )
-    return fits if wanted is None else wanted, each
+    here = not os.environ.get("RAY_ADDRESS")
+    types = None if here else live_nodes.node_types()
+    needs = Needs(
+        parts=max(workers, stages),
+        gpus=fit.default_gpus(live_nodes.live_nodes(), types) if gpus is None else gpus,
+        together=together,
+        kind="worker" if stages == 1 else "stage",
+    )
+    fit.require_sensible(needs, whole_gpus=workers > 1 or whole_gpus)
+    if here:
+        wait_s = 0.0  # no other node can come
+    elif wait_s is None:
+        wait_s = AUTOSCALED_S if types or live_nodes.autoscales() else JOINING_S
+    room = Room(needs, nodes=live_nodes.live_nodes, most=max_concurrent, wait_s=wait_s, types=types)
+    return room, Demand(needs, here=here)
+
+
+def wait_for_room(workers: int, stages: int, transport: str, gpus: float | None) -> float:
+    """Returns when one trial has room: the GPUs of each of its workers or stages.
+
+    Raises:
+        ValueError: it does not fit, or had no room for as long as nodes usually take to come.
+    """
+    together, whole_gpus = transport == "shm", stages > 1 and transport == "nccl"
+    room, demand = room_for(
+        workers=workers, stages=stages, together=together, whole_gpus=whole_gpus, gpus=gpus
+    )
+    with demand:
+        while not room.slots:
+            waited = room.waits
+            demand.tell(1, 0)
+            if (error := room.wait(True, demand.hopeless)) is not None:
+                raise error
+            if room.waits and not waited:
+                print(f"raybench: {room.waiting}", file=sys.stderr, flush=True)
+            time.sleep(LOOK_S)
+            room.look()
+    return room.needs.gpus
+
+
+def expected_slots(gpus: float | None, max_concurrent: int | None) -> int:
+    """Trials of one worker that the cluster of RAY_ADDRESS will run at once, once it has grown.
+
+    Where Ray does not tell which nodes may come, and there is no room yet, it is `max_concurrent`.
+
+    Raises:
+        ValueError: no trial fits, and none will.
+    """
+    with session():
+        room, _ = room_for(gpus=gpus, max_concurrent=max_concurrent, wait_s=JOINING_S)
+        return room.expected or max_concurrent or 1

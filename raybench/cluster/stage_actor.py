@@ -14,6 +14,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from raybench import data
 from raybench.cluster.network import choose_interface
 from raybench.cluster.object_store import StoreLink
+from raybench.cluster.own_node import hide_foreign_gpus
 from raybench.experiment import Experiment, from_json
 from raybench.parallel.pipeline import shared_memory
 from raybench.parallel.pipeline.shared_memory import SharedLink
@@ -44,6 +45,7 @@ class StageActor:
     """Holds one stage of one trial after another."""
 
     def __init__(self) -> None:
+        hide_foreign_gpus()
         process.prepare(threads=1)
         choose_interface()
         self._run: StageRun | None = None

@@ -15,6 +15,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskE
 
 from raybench import data
 from raybench.cluster.files import Home
+from raybench.cluster.own_node import hide_foreign_gpus, leaving
 from raybench.cluster.stages import Staged
 from raybench.cluster.trial_files import trial_files
 from raybench.experiment import Experiment, from_json
@@ -55,6 +56,10 @@ def report(epoch: Epoch, started: float) -> dict[str, Any]:
 
 class LostError(RuntimeError):
     """A process or node that ran the trial is gone, in one line; the trial has not failed."""
+
+
+class MovedError(LostError):
+    """The trial has left a node that is about to be taken away; its checkpoint is written."""
 
 
 def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
@@ -115,8 +120,9 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     with trial_files(job.checkpoint, job.model, job.home) as files:
         resume, saved = files.resume(), time.monotonic()
         for epoch in train(experiment, resume=resume, store=files.model):
-            # By the first worker's clock: either all workers save or none.
+            # Either all workers save or none: by the first one's clock, or before a node leaves.
             due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
+            due = due or leaving()
             if not epoch.last and workers.any(due or job.every_epoch):
                 epoch.save(files.checkpoint)
                 if workers.rank == 0:
@@ -142,6 +148,7 @@ class TrialActor(tune.Trainable):
     torch, mapping the images and oneDNN's first choice of kernels are paid once."""
 
     def setup(self, config: dict[str, Any]) -> None:
+        hide_foreign_gpus()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -150,6 +157,9 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        if leaving():
+            # The error ends this actor, whose place Tune would give to the next trial.
+            raise MovedError("its node is about to be taken away")
         try:
             return report(next(self._epochs), self._started) | self._first()
         except Exception as error:

@@ -29,6 +29,7 @@ from ray.train.torch import TorchTrainer
 
 from raybench.cluster import trial
 from raybench.cluster.network import NetworkConfig
+from raybench.cluster.own_node import hide_foreign_gpus
 from raybench.cluster.trial import Job, LostError
 from raybench.experiment import from_json
 from raybench.training import process
@@ -93,6 +94,7 @@ class Mailbox:
 
 def serve(config: dict[str, Any]) -> None:
     """The loop of every worker of the TorchTrainer: job after job, until it gets None."""
+    hide_foreign_gpus()
     mailbox, rank = config["mailbox"], ray.train.get_context().get_world_rank()
     while (job_config := ray.get(mailbox.next_job.remote(rank))) is not None:
         job = Job(**job_config)

@@ -7,18 +7,44 @@ needs.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def hide() -> None:
+    """Hides all GPUs from this process, and from those that it starts."""
+    os.environ[VISIBLE] = ""
+
+
+@contextmanager
+def hidden(whether: bool) -> Iterator[None]:
+    """Hides all GPUs inside the context, if `whether`."""
+    before = os.environ.get(VISIBLE)
+    if whether:
+        hide()
+    try:
+        yield
+    finally:
+        if whether and before is None:
+            os.environ.pop(VISIBLE, None)
+        elif whether and before is not None:
+            os.environ[VISIBLE] = before
+
 
 def available() -> bool:
-    return torch.cuda.is_available()
+    # torch asks the driver once, perhaps before they were hidden.
+    return os.environ.get(VISIBLE) != "" and torch.cuda.is_available()
 
 
 def count() -> int:
-    return torch.cuda.device_count()
+    return torch.cuda.device_count() if available() else 0
 
 
 def name() -> str:

@@ -35,6 +35,8 @@ class Progress:
         self._next = self._began + LINE_EVERY_S
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
+        self.waiting = ""
+        """What the sweep waits for, where no trial can run."""
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -74,6 +76,8 @@ class Progress:
             unit = " %" if name in ACCURACIES else ""
             parts.append(f"best {name} {_short(name, tally.best)}{unit}")
         parts.append(f"{_span(time.monotonic() - self._began)} gone")
+        if self.waiting:
+            parts.append(self.waiting)
         left = self.seconds_left()
         if left is not None:
             parts.append(f"about {_span(left)} left")

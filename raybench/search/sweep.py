@@ -169,18 +169,18 @@ class Sweep:
             path.unlink(missing_ok=True)
         self.store.snapshot_if_due()
 
-    def lost(self, number: int, what: str) -> bool:
+    def lost(self, number: int, what: str, *, counted: bool = True) -> bool:
         """A trial whose worker or node is gone: it will be given out again, from its checkpoint.
 
         Returns:
-            Whether it will; after `RETRIES` times it has failed.
+            Whether it will; after `RETRIES` times that counted it has failed.
         """
         retries = self.store.trials[number].get("retries", 0)
         self.store.put_trial({"number": number, "last_failure": what})
-        if retries == RETRIES:
+        if counted and retries == RETRIES:
             self.finish(number, "FAILED", f"lost {RETRIES + 1} times, the last time: {what}")
             return False
-        self.store.put_trial({"number": number, "retries": retries + 1})
+        self.store.put_trial({"number": number, "retries": retries + counted})
         self._waiting.append(number)
         return True
 

@@ -63,7 +63,10 @@ class Compare:
     """Name of the study, and of its folder. Default: MODEL-DATA-GOAL."""
     results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
     """Folder of all results, or an address such as s3://bucket/runs."""
-    concurrent: int | None = None
-    """Trials at once. Default: what the machine holds."""
+    max_concurrent: int | None = None
+    """Trials at once at most. Default: what the machine or the cluster holds."""
+    wait: float | None = None
+    """How long in seconds to wait while no trial has room, for nodes that are to come. Default: 600
+    with an autoscaler, 60 in another cluster."""
     gpus: float | None = None
-    """GPUs of each trial, fractions allowed. Default: 1 where there is any."""
+    """GPUs of each trial, fractions allowed; 0 hides them. Default: 1 where there is any."""

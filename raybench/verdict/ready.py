@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,8 +49,14 @@ def name_of(options: Compare) -> str:
     return options.name or "-".join(slug)
 
 
-def prepare(options: Compare, clock: Clock, place: Place) -> Ready:
-    """Checks what can be told within seconds, then measures a short run of every arm."""
+def prepare(
+    options: Compare, clock: Clock, place: Place, cluster_slots: Callable[[], int]
+) -> Ready:
+    """Checks what can be told within seconds, then measures a short run of every arm.
+
+    Args:
+        cluster_slots: trials at once in the cluster of RAY_ADDRESS; not called without one.
+    """
     goal = _goal(options.goal)
     limits = [bounds.parsed(text) for text in options.constraint]
     budget_s = plan.seconds_of(options.budget) if options.budget else None
@@ -62,7 +68,7 @@ def prepare(options: Compare, clock: Clock, place: Place) -> Ready:
         raise ValueError(f"--within is {options.within}: points of accuracy, 0 or more")
     if options.price_per_hour is not None and not options.price_per_hour >= 0:
         raise ValueError(f"--price-per-hour is {options.price_per_hour}: 0 or more")
-    require_resources(options.gpus, options.concurrent)
+    require_resources(options.gpus, options.max_concurrent, options.wait)
     if options.teacher:
         trained.find(options.teacher)
     folder = place.folder
@@ -84,13 +90,14 @@ def prepare(options: Compare, clock: Clock, place: Place) -> Ready:
     )
     same = prepared.asked(arms, replace(design, most_seeds=options.most_seeds))
     begun = prepared.kept(folder, same, design)
-    slots, steps, test_images = _slots(options), costs.steps_of(base), len(data.load(base).test)
+    here, steps, test_images = _slots(options), costs.steps_of(base), len(data.load(base).test)
+    slots = cluster_slots() if os.environ.get("RAY_ADDRESS") else here
     if begun is None:
         print(
             f"raybench.compare: a short run of the baseline and {len(arms.settings)} techniques",
             file=sys.stderr,
         )
-        measured = costs.measured(arms, slots)
+        measured = costs.measured(arms, min(slots, here))
         whole = Plan(design, measured, steps, slots, test_images, clock.spent_s())
         fitted = plan.fitted(whole, budget_s)
         kept = prepared.Kept(
@@ -142,8 +149,8 @@ def _baseline(options: Compare) -> Experiment:
 
 
 def _slots(options: Compare) -> int:
-    """Trials at once, before Ray has said what it holds."""
+    """Trials at once on this machine, before Ray has said what it holds."""
     fits = os.cpu_count() or 1
     if gpu.available() and options.gpus != 0:
         fits = min(fits, int(gpu.count() / (options.gpus or 1)))
-    return options.concurrent or max(1, fits)
+    return max(1, min(fits, options.max_concurrent or fits))

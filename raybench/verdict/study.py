@@ -116,6 +116,10 @@ class Study:
             wanted = min(wanted, len(self.history) + round(self._slots * left / each))
         return max(known if not math.isfinite(left) else len(self.history), wanted)
 
+    def resize(self, slots: int) -> None:
+        """Takes the number of trials that may run at once, as nodes come and go."""
+        self._slots = max(1, slots)
+
     def state(self) -> State:
         return state(self.design, self.history)
 
