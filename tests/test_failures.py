@@ -11,6 +11,7 @@ from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench import train
+from raybench.reports.epoch_line import epoch_line
 from raybench.results.read import read
 from raybench.search.sweep import Sweep
 from trainers import pruning
@@ -51,8 +52,8 @@ class TestTrain:
 
     def test_prints_what_techniques_report(self):
         metrics = {"loss": 1.0, "distillation_loss": 0.5, "factors": "4", "distill_coverage": 1.0}
-        shown = dict(train._shown(pruning.base, metrics))
-        assert shown == {"loss": 1.0, "distillation_loss": 0.5}
+        line = epoch_line(pruning.base, 2, metrics)
+        assert line == f"epoch 2/{pruning.base.recipe.epochs}  loss 1  distillation_loss 0.5"
 
 
 class TestSweep:
