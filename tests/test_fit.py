@@ -202,3 +202,14 @@ def test_the_arithmetic_needs_no_ray() -> None:
     """These files are imported before Ray is, and by tests that start none."""
     for module in (fit, sys.modules[Asking.__module__], sys.modules[Room.__module__]):
         assert not any(getattr(value, "__name__", "") == "ray" for value in vars(module).values())
+
+
+def test_a_dead_actors_cpus_may_come_back_late_on_one_machine() -> None:
+    cluster = Cluster(node(2))
+    room = cluster.room(Needs(), wait_s=0)
+    assert room.slots == 2
+    assert room.wait(True) is None
+    cluster.now += 59
+    assert room.wait(True) is None
+    cluster.now += 2
+    assert "which others use" in str(room.wait(True))

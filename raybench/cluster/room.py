@@ -14,6 +14,7 @@ from raybench.cluster.fit import Needs, Node
 LOOK_S = 1.0  # between two looks at the nodes
 NOTICE_S = 2.0
 HOPELESS_S = 20.0  # of no room for a single trial, after the autoscaler has refused it
+TAKEN_S = 60.0  # at least, while the nodes could hold a trial: a dead actor's CPUs come back late
 
 
 class Room:
@@ -83,7 +84,8 @@ class Room:
             return None
         if self._stuck_since is None:
             self._stuck_since = now
-        limit = min(self.wait_s, HOPELESS_S) if hopeless else self.wait_s
+        limit = max(self.wait_s, TAKEN_S) if self.slots else self.wait_s
+        limit = min(limit, HOPELESS_S) if hopeless else limit
         if now - self._stuck_since <= limit:
             return None
         error: type[Exception] = RuntimeError if self._had_room else ValueError
