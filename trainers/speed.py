@@ -22,17 +22,17 @@ from raybench.techniques.progressive import Progressive
 plain = Experiment(
     family="speed",
     model="resnet20",
-    recipe=Recipe(epochs=16, batch=128, lr=0.2, weight_decay=5e-4, warmup=0.1),
+    recipe=Recipe(epochs=8, batch=128, lr=0.2, weight_decay=5e-4, warmup=0.1),
 )
 
 base = replace(
     plain,
     recipe=replace(
-        plain.recipe, epochs=8, schedule="linear", warmup=0.2, label_smoothing=0.1, crop=2
+        plain.recipe, epochs=5, schedule="linear", warmup=0.2, label_smoothing=0.1, crop=2
     ),
-    progressive=Progressive(first=0.5, until=0.6),
-    muon=Muon(lr=0.05),
-    ema=Ema(decay=0.98),
+    progressive=Progressive(first=0.5, until=0.8),
+    muon=Muon(lr=0.1),
+    ema=Ema(decay=0.95),
 )
 
 objectives = {"accuracy": "max", "train_s": "min"}
