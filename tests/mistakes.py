@@ -40,6 +40,10 @@ TUNE = [
     ("--space spaces/good.py --early-stopping yes", "--name or --no-name"),
 ]
 TRAIN = [
+    ("--recipe.epochs 0", "recipe.epochs is 0"),
+    ("pruning --seed 99999999999999999999", "seed is 99999999999999999999"),
+    ("pruning --data=", "--data is empty"),
+    ("pruning --recipe-file", "--recipe-file needs a value"),
     ("prunning", "no family 'prunning'; did you mean 'pruning'?"),
     ("pruning --prune.sparsity 0.8", "did you mean '--prune.final-sparsity'?"),
     ("pruning --prune.final-sparsity 80", "prune.final_sparsity is 80"),
@@ -135,7 +139,7 @@ EXPORT = [
     ("net.packed --out notes.md/net.packed", "notes.md is a file"),
 ]
 PREDICT = [
-    ("", "FILE"),
+    ("", "FILE is missing: The trained model"),
     ("net.packed", "name one image or more"),
     ("net.packed nowhere.png", "no image nowhere.png"),
     ("net.packed photos", "photos is a folder"),
@@ -148,6 +152,9 @@ PREDICT = [
 ]
 OTHERS = [
     ("bench setp", "no bench 'setp'; did you mean 'step'?"),
+    ("bench", "NAME is missing: input, step"),
+    ("bench input --page nowhere.md", "there is no file nowhere.md"),
+    ("techniques --pair prune prune", "--pair is prune twice"),
     ("bench step --jsn", "did you mean '--json'?"),
     ("techniques --pair prune", "--pair takes two names"),
     ("techniques --pair prune monarc", "did you mean 'monarch'?"),

@@ -74,13 +74,13 @@ class TestPlainPruning:
     def test_has_a_row_a_sparsity(self, written):
         table = family_table(written(LADDER))
         assert table["sparsity"].tolist() == ["dense", "60 %", "90 %"]
-        assert table["is"].tolist() == ["base", "pruned", "pruned"]
+        assert table["kind"].tolist() == ["base", "pruned", "pruned"]
         assert table["trials"].tolist() == [2, 2, 1]
         assert table["test accuracy, %"].tolist() == [90.5, 90.0, 85.0]
         assert table["±"].tolist()[:2] == [0.71, 0.57]
         assert pd.isna(table["±"][2])
         assert table["best, %"].tolist() == [91.0, 90.4, 85.0]
-        assert table["to dense, points"].tolist() == [0.0, -0.5, -5.5]
+        assert table["vs dense, points"].tolist() == [0.0, -0.5, -5.5]
         assert table["file bytes"].tolist() == [1000, 510, 125]
         assert table["smaller"].tolist() == [1.0, 1.96, 8.0]
         assert table["s/epoch"].tolist() == [10.0] * 3
@@ -93,9 +93,9 @@ class TestPlainPruning:
 
     def test_without_a_dense_twin_there_is_nothing_to_compare_with(self, written):
         table = family_table(written(LADDER[2:]))
-        assert table["to dense, points"].isna().all()
+        assert table["vs dense, points"].isna().all()
         assert table["smaller"].isna().all()
-        assert table["than torch.save"].tolist() == [2.16, 8.8]
+        assert table["vs torch.save"].tolist() == [2.16, 8.8]
 
     def test_a_random_search_is_shown_in_bands(self, written):
         runs = [
@@ -114,7 +114,9 @@ class TestPlainPruning:
 class TestSuperModel:
     def test_has_a_row_for_what_a_network_is(self, written):
         table = family_table(written(BOTH))
-        found = list(table[["model", "is", "sparsity", "bits"]].itertuples(index=False, name=None))
+        found = list(
+            table[["model", "kind", "sparsity", "bits"]].itertuples(index=False, name=None)
+        )
         assert found == [
             ("resnet20", "base", "dense", "32"),
             ("resnet20", "pruned", "60 %", "32"),
@@ -128,14 +130,16 @@ class TestSuperModel:
 
     def test_its_file_is_compared_with_the_dense_twin_and_with_torch_save(self, written):
         row = (
-            family_table(written(BOTH)).set_index(["model", "is"]).loc[("resnet20", "super model")]
+            family_table(written(BOTH))
+            .set_index(["model", "kind"])
+            .loc[("resnet20", "super model")]
         )
         assert row["smaller"] == 10.0
-        assert row["than torch.save"] == 11.0
-        assert row["to dense, points"] == -1.5
+        assert row["vs torch.save"] == 11.0
+        assert row["vs dense, points"] == -1.5
 
     def test_the_references_words_stand_beside_its_own_rows_alone(self, written):
-        table = family_table(written(BOTH)).set_index(["model", "is", "sparsity"])
+        table = family_table(written(BOTH)).set_index(["model", "kind", "sparsity"])
         said = table[["reference: accuracy", "reference: smaller"]]
         for (model, kind, band), (accuracy, smaller) in REFERENCE.items():
             key = (model, kind, f"{100 * band:g} %")
@@ -176,8 +180,8 @@ class TestPrecision:
         runs += [self.run("bf16", 0, 10.0, **SPARSE)]
         model, changes, seed, _, size, more = runs[1]
         runs[1] = (model, changes, seed, 0.8, size, more)
-        table = family_table(written(runs)).set_index(["is", "precision"])
-        assert table.loc[("pruned", "bfloat16"), "to dense, points"] == 10.0
+        table = family_table(written(runs)).set_index(["kind", "precision"])
+        assert table.loc[("pruned", "bfloat16"), "vs dense, points"] == 10.0
 
 
 def test_a_trial_reports_what_torch_save_would_leave(tiny):

@@ -40,7 +40,7 @@ def test_every_command_of_a_page_works_in_its_order(page, clone):
         done = subprocess.run(
             command,
             cwd=clone,
-            env={**os.environ, "PYTHONPATH": str(clone)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(clone), str(ROOT)])},
             capture_output=True,
             text=True,
             timeout=1800,

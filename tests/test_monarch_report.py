@@ -106,7 +106,7 @@ class TestTable:
             "monarch 2 both sparse_to_dense 0.75": 71.5,
             "monarch 4 both": 77.0,
         }
-        assert table["to dense, points"].tolist() == [0.0, -12.0, -0.5, 5.0]
+        assert table["vs dense, points"].tolist() == [0.0, -12.0, -0.5, 5.0]
         assert table.loc["dense", "±"] == 2.0
         assert table.loc["monarch 4 both", "±"] == 2.83
         assert table["±"].isna().tolist() == [False, True, True, False]
@@ -121,7 +121,7 @@ class TestTable:
         table = family_table(written())
         lonely = table.loc[(BASE, "monarch 4 both")]
         assert pd.isna(lonely["speed-up"])
-        assert pd.isna(lonely["to dense, points"])
+        assert pd.isna(lonely["vs dense, points"])
         assert lonely["test accuracy, %"] == 50.0
         assert table.loc[(MIXER, "dense"), "speed-up"] == 1.0
 

@@ -68,6 +68,16 @@ class TestSources:
         monkeypatch.setenv("RAYBENCH_DATA", str(tmp_path / "root"))
         assert load("beans").classes == 2
 
+    def test_a_dot_is_the_folder_that_one_is_in(self, load, tmp_path, monkeypatch):
+        write_folder(tmp_path / "root", {"other": 20, "others": 20})
+        write_folder(tmp_path / "here", {"a": 20, "b": 20})
+        monkeypatch.setenv("RAYBENCH_DATA", str(tmp_path / "root"))
+        monkeypatch.chdir(tmp_path / "here")
+        for name in (".", "./", "../here"):
+            assert load(name).class_names == ("a", "b")
+        with pytest.raises(ValueError, match="--data is empty"):
+            load("")
+
     @pytest.mark.parametrize(
         "names",
         [

@@ -167,14 +167,14 @@ class TestSpaces:
         table = planned_table("super_model_ladder.py", trials=30)
         assert table["trials"].tolist() == [3] * 10
         found = table[table["reference: accuracy"] != ""]
-        told = zip(found["model"], found["is"], found["sparsity"], strict=True)
+        told = zip(found["model"], found["kind"], found["sparsity"], strict=True)
         assert set(told) == {(m, kind, f"{100 * band:g} %") for m, kind, band in REFERENCE}
-        assert (table.loc[table["is"] == "super model", "bits"] == "8").all()
+        assert (table.loc[table["kind"] == "super model", "bits"] == "8").all()
 
     def test_a_ladders_taught_arms_are_rows_of_their_own(self):
         table = planned_table("compression_ladder.py", trials=21)
         assert table["trials"].tolist() == [3] * 7
-        assert table.groupby(["is", "teacher"]).size().to_dict() == {
+        assert table.groupby(["kind", "teacher"]).size().to_dict() == {
             ("base", ""): 1,
             ("base", "yes"): 1,
             ("pruned", ""): 2,
@@ -182,10 +182,10 @@ class TestSpaces:
             ("super model", "yes"): 1,
         }
         # Of trials 0, 1, 2, … in order: the dense one without a teacher is what all stand against.
-        dense = table[(table["is"] == "base") & (table["teacher"] == "")]
-        assert dense["to dense, points"].tolist() == [0.0]
+        dense = table[(table["kind"] == "base") & (table["teacher"] == "")]
+        assert dense["vs dense, points"].tolist() == [0.0]
         assert (
-            table["to dense, points"]
+            table["vs dense, points"]
             == table["test accuracy, %"] - dense["test accuracy, %"].iloc[0]
         ).all()
 
@@ -236,5 +236,5 @@ def test_a_sweep_on_digits_ends_with_a_front_of_three_objectives(tmp_path, monke
             assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
     table = preset.load("super_model").table(results.trials, results.epochs, 0.5)
     assert table["trials"].sum() == 2
-    assert (table["than torch.save"] > 1).all()
+    assert (table["vs torch.save"] > 1).all()
     assert table["latency ms"].notna().all()

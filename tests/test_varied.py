@@ -130,13 +130,13 @@ class TestFamilyTables:
         runs = [lr(one, rate) for one in (pruning.base, sparse) for rate in (0.1, 0.2)]
         results = written(*runs, accuracies=(0.9, 0.5, 0.8, 0.45))
         table = summary.family_table(results, 0.5)
-        pruned = table[table["is"] == "pruned"].set_index("recipe.lr")
-        assert pruned["to dense, points"].to_dict() == {0.1: -10.0, 0.2: -5.0}
+        pruned = table[table["kind"] == "pruned"].set_index("recipe.lr")
+        assert pruned["vs dense, points"].to_dict() == {0.1: -10.0, 0.2: -5.0}
 
     def test_a_random_search_is_compared_with_the_dense_trial_that_it_has(self, written):
         sparse = lr(replace(pruning.base, prune=Prune()), 0.2)
         table = summary.family_table(written(pruning.base, sparse, accuracies=(0.9, 0.8)), 0.5)
-        assert table.loc[table["is"] == "pruned", "to dense, points"].tolist() == [-10.0]
+        assert table.loc[table["kind"] == "pruned", "vs dense, points"].tolist() == [-10.0]
 
     def test_a_teacher_is_told_where_no_column_has_it(self, written):
         taught = replace(switch_vit.base, distill=Distill(teacher="teacher.safetensors"))

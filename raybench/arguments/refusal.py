@@ -33,7 +33,7 @@ def refusal(box: str, kind: Any, default: Any = None) -> str:
         return f"{match[2]} is {match[1]!r}; {nearest(match[1], choices)}"
     if match := re.match(r"Missing value for argument '(\S+)'", text):
         return f"{match[1]} needs a value, and got none"
-    if match := re.match(r"Missing from .*?: (\S+)(?: \S+)? (.*?)\(required\)", text):
+    if match := re.match(r"Missing from .*?: (\S+)(?: [A-Z]{2,}\S*)? (.*?)\(required\)", text):
         return f"{match[1]} is missing: {match[2].strip()}"
     if match := re.match(
         r"Error parsing (\S+): (.*?)(?: Argument helptext: .*| For full .*)?$", text

@@ -17,6 +17,7 @@ import tyro
 from raybench import bench
 from raybench.arguments.nearest import nearest
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import require_file
 from raybench.bench import page as pages
 from raybench.training import measure
 
@@ -87,6 +88,7 @@ def run(options: Bench) -> int:
             raise ValueError("--scenario belongs to the bench search")
         names = [options.name]
         if options.page is not None and options.name != "gpu":
+            require_file(options.page)
             there = pages.benches(options.page)
             names = there if options.name == "all" else names
             if names[0] not in there:

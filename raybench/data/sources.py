@@ -43,8 +43,11 @@ def find(name: str, cache: Path) -> Source:
     """
     if name == "digits":
         return Source(["scikit-learn digits"], _digits, mirror=False)
+    if not name:
+        raise ValueError("--data is empty: name a data set or a folder")
     root = os.environ.get("RAYBENCH_DATA")
-    if root and (Path(root) / name).is_dir():
+    is_typed_path = name.split(os.sep)[0] in (".", "..")  # `.` is the folder that one is in
+    if root and not is_typed_path and (Path(root) / name).is_dir():
         source = _folder(Path(root) / name)
         if name == "cifar10":
             return replace(source, contents=lambda: _named(source.contents(), CIFAR10_NAMES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ def read(path: Path) -> Experiment:
 
 def named_in(arguments: list[str]) -> Path | None:
     """The value of --recipe-file; that file sets the defaults of the other flags."""
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, after in pairwise([*arguments, ""]):
         flag, sign, value = argument.partition("=")
         if flag == "--recipe-file":
-            return Path(value if sign else after)
+            value = value if sign else after
+            return Path(value) if value else None
     return None

@@ -153,6 +153,8 @@ def run(arguments: list[str]) -> int:
         if options.pair:
             if len(options.pair) != 2:
                 raise ValueError(f"--pair takes two names, but got {len(options.pair)}")
+            if options.pair[0] == options.pair[1]:
+                raise ValueError(f"--pair is {options.pair[0]} twice: name two techniques")
             print(pair(*options.pair))
         else:
             print(matrix())

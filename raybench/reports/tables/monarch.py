@@ -53,7 +53,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
                 "trials": len(group),
                 "test accuracy, %": round(accuracy.mean(), 2),
                 "±": round(accuracy.std(ddof=1), 2) if len(group) > 1 else None,
-                "to dense, points": round(accuracy.mean() - 100 * dense["test_accuracy"].mean(), 2)
+                "vs dense, points": round(accuracy.mean() - 100 * dense["test_accuracy"].mean(), 2)
                 + 0.0
                 if len(dense)
                 else None,

@@ -32,7 +32,7 @@ KINDS = {  # pruned, quantized
     (True, True): "super model",
 }
 OPTIONAL = (
-    "than torch.save",
+    "vs torch.save",
     "latency ms",
     "faster than fp32",
     "reference: accuracy",
@@ -68,12 +68,12 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     done["band"] = asked.round(3) if grid else (asked * 10 // 1) / 10
     bits, budget = _filled(done, "quantize.bits", 0), _filled(done, "quantize.budget_bytes", 0)
     done["bits"] = [_bits(int(b), int(most)) for b, most in zip(bits, budget, strict=True)]
-    done["is"] = [KINDS[s > 0, b != FULL] for s, b in zip(asked, done["bits"], strict=True)]
+    done["kind"] = [KINDS[s > 0, b != FULL] for s, b in zip(asked, done["bits"], strict=True)]
     done["left"] = _filled(done, "channels", 1.0).round(2)
     done["taught"] = _taught(done)
     done["precision_used"] = done["precision_used"].fillna("")
     done["twin"] = _twins(done)
-    keys = ["model", "is", "band", "bits", "left", "taught", "precision_used"]
+    keys = ["model", "kind", "band", "bits", "left", "taught", "precision_used"]
     extra = varied(done, SHOWN)
     # Rows of a few columns are cut ten times as fast as those of all 180.
     used = {*keys, *extra, "twin", *MEASURED}
@@ -103,7 +103,7 @@ def _row(
     extra: list[str],
 ) -> dict[str, Any]:
     model, kind, band, bits, left, taught, precision, *more = key
-    base = done[(done["model"] == model) & (done["is"] == "base") & (done["left"] == 1)]
+    base = done[(done["model"] == model) & (done["kind"] == "base") & (done["left"] == 1)]
     base = base[~base["taught"]]
     in_precision = base[base["precision_used"] == precision]
     dense = alike(in_precision if len(in_precision) else base, group.iloc[0], extra)
@@ -116,7 +116,7 @@ def _row(
     )
     return {
         "model": model,
-        "is": kind,
+        "kind": kind,
         "sparsity": "dense" if kind in ("base", "quantized") else percent,
         "bits": bits,
         "channels": f"{100 * left:.0f} %",
@@ -127,10 +127,10 @@ def _row(
         "test accuracy, %": round(accuracy.mean(), 2),
         "±": round(accuracy.std(ddof=1), 2) if len(group) > 1 else None,
         "best, %": round(accuracy.max(), 2),
-        "to dense, points": round(accuracy.mean() - against, 2) if len(dense) else None,
+        "vs dense, points": round(accuracy.mean() - against, 2) if len(dense) else None,
         "file bytes": int(size),
         "smaller": _ratio(_median(dense, "model_bytes"), size),
-        "than torch.save": _ratio(_median(group, "torch_save_bytes"), size),
+        "vs torch.save": _ratio(_median(group, "torch_save_bytes"), size),
         "latency ms": _median(group, "latency_ms"),
         "s/epoch": round(float(group["s_per_epoch"].median()), 1),
         "faster than fp32": _faster(group, done, precision),
