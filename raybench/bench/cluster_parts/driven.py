@@ -61,11 +61,14 @@ class Driven:
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The trials' and epochs' records so far, in their order."""
-        path = log.path_in(self.folder)
+        for kind, _, content in self.timed_records():
+            if kind in ("trial", "epoch"):
+                yield kind, content
+
+    def timed_records(self) -> Iterator[log.Record]:
+        """All records so far, with their times."""
         with contextlib.suppress(OSError):
-            for record in log.read(path):
-                if record and record[0] in ("trial", "epoch"):
-                    yield record[0], record[2]
+            yield from (record for record in log.read(log.path_in(self.folder)) if record)
 
     def epochs(self) -> int:
         """How many epochs have been reported, those twice that were trained twice."""
