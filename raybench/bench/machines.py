@@ -33,10 +33,10 @@ PORT = 6379
 OBJECTS = 200_000_000  # bytes of each machine's object store
 TOKEN = "raybench-" + "0" * 55
 HEALTH = {
-    # A node that is silent for 9 to 12 s is lost; with the defaults it takes up to a minute.
+    # A node that is silent for 6 to 9 s is lost; with the defaults it takes up to a minute.
     "RAY_health_check_initial_delay_ms": "5000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
 FIRST = """

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 import uuid
 from typing import Any
 
@@ -24,6 +25,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import (
     get_current_placement_group,
     placement_group,
+    placement_group_table,
     remove_placement_group,
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -38,6 +40,7 @@ from raybench.training.runner import Diverged
 from raybench.training.staged import Report, merged
 
 FREE_S = 4.0  # deadline for the cluster to have room for the stages
+ROOM_S = 20.0  # deadline for a lost node's stages to find room elsewhere
 READY_S = 120.0  # deadline for a stage to start, or to begin a trial
 BALANCE_S = 600.0  # deadline for all blocks to be timed
 LEAVE_S = 10.0  # deadline for the others to notice a dead stage; the rest are replaced as well
@@ -72,6 +75,15 @@ class Pool:
         """Replaces an actor that died or hangs."""
         ray.kill(self.actors[rank])
         self.actors[rank] = self._actor()
+
+    def is_placed(self) -> bool:
+        """Whether Ray finds room for what was on a lost node, within `ROOM_S`."""
+        end = time.monotonic() + ROOM_S
+        while placement_group_table(self._group)["state"] != "CREATED":
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # the session may be over
@@ -129,7 +141,7 @@ class Staged:
         try:
             self.cuts = self._balanced()
             self._begin()
-        except RayError:  # a stage died before this trial: the next trial gets new actors
+        except (RayError, PeerLost):  # stages are gone: the next trial gets new actors
             release()
             raise
 
@@ -155,8 +167,10 @@ class Staged:
             for rank in gone:
                 self._pool.renew(rank)
             try:
+                if not self._pool.is_placed():
+                    raise PeerLost("a stage of a lost node finds no room")
                 self._begin()
-            except RayError:
+            except (RayError, PeerLost):
                 release()
                 raise
         raise PeerLost(f"stages died {RESTARTS + 1} times in epoch {number}")
@@ -248,12 +262,12 @@ def _got(calls: list[Any], deadline_s: float) -> list[Any]:
     """The results of the calls; our own errors are raised again as they were.
 
     Raises:
-        RuntimeError: the deadline passed.
+        PeerLost: the deadline passed, for example because a lost stage finds no room.
     """
     try:
         return list(ray.get(calls, timeout=deadline_s))
     except GetTimeoutError as error:
-        raise RuntimeError(f"stages gave no answer in {deadline_s:g} s") from error
+        raise PeerLost(f"stages gave no answer in {deadline_s:g} s") from error
     except ValueError as error:  # Ray derives its class from the cause's and adds a traceback
         raise ValueError(_first_line(error)) from error
 

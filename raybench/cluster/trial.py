@@ -99,8 +99,8 @@ def reason(error: BaseException) -> str:
 
 def lost(error: BaseException) -> str | None:
     """What was lost, in one line, if the trial's process or node is gone; else None."""
-    if isinstance(error, LostError):
-        return str(error)
+    if isinstance(error, LostError):  # Ray's own text is a traceback
+        return str(error.cause if isinstance(error, RayTaskError) else error)
     if isinstance(error, PeerLost):
         return "a stage's process died"
     if isinstance(error, GetTimeoutError):
@@ -163,6 +163,9 @@ class TrialActor(tune.Trainable):
         try:
             return report(next(self._epochs), self._started) | self._first()
         except Exception as error:
+            if (what := lost(error)) is not None:
+                # The error ends this actor with its placement group, which may have lost a node.
+                raise LostError(what) from error
             return failure(error, self._started) | self._first()
 
     def cleanup(self) -> None:

@@ -35,6 +35,7 @@ from raybench.experiment import from_json
 from raybench.training import process
 
 START_S = 300.0  # deadline for a group of workers to start
+ROOM_S = 20.0  # how long the nodes may hold too little for it, as after the loss of one
 STOP_S = 30.0  # deadline for a stopped trial to release its workers
 COLLECTIVE_S = 120  # deadline of one collective operation
 DYING_S = 15.0  # for a group to end after a worker has reported a broken connection
@@ -210,20 +211,39 @@ class WorkerGroup:
 
         self._thread = threading.Thread(target=fit, daemon=True)
         self._thread.start()
-        if not self._wait_until_idle(START_S):
-            if not self._thread.is_alive():
+        if not self._wait_until_idle(START_S, ROOM_S):
+            alive = self._thread.is_alive()
+            self._kill()
+            if not alive:
                 raise LostError("a worker process of its group died at its start")
-            raise RuntimeError(f"{self.workers} workers were not ready after {START_S:g} s")
+            raise LostError(f"its {self.workers} workers found no room in the cluster")
 
-    def _wait_until_idle(self, deadline: float = STOP_S) -> bool:
-        """Waits until all workers wait for a job; False at the deadline."""
-        end = time.monotonic() + deadline
+    def _wait_until_idle(self, deadline: float = STOP_S, room_s: float | None = None) -> bool:
+        """Waits until all workers wait for a job; False at the deadline.
+
+        Args:
+            room_s: also False after the nodes have held too little for so long.
+        """
+        end = fits = time.monotonic()
+        end += deadline
         while time.monotonic() < end and self._thread.is_alive():
             with contextlib.suppress(RayError):
                 if ray.get(self._mailbox.idle.remote(), timeout=deadline) == self.workers:
                     return True
+            if room_s is not None:
+                now = time.monotonic()
+                fits = now if self._fits() else fits
+                if now - fits > room_s:
+                    return False
             time.sleep(0.005)
         return False
+
+    def _fits(self) -> bool:
+        """Whether the living nodes hold enough for the group."""
+        has = ray.cluster_resources()
+        if has.get("CPU", 0.0) < self.workers:
+            return False
+        return has.get("GPU", 0.0) >= self.workers * self.gpus
 
     def _kill(self) -> None:
         ray.kill(self._mailbox)  # workers that wait for it get an error and leave

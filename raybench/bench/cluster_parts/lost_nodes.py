@@ -1,0 +1,82 @@
+"""A node is killed under a trial: is the trial lost, and when does work go on?
+
+    one_worker   the node of the trial's actor
+    workers      the node of one of a group's two workers
+    stages       a node with a stage; the trial's actor is on it, or on the other one
+
+There is room for the trial on a node that is idle, so the time is that of noticing and starting.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from statistics import median
+
+import pandas as pd
+
+from raybench.bench.cluster_parts.driven import Driven, until, with_process
+from raybench.bench.cluster_parts.works import KINDS
+from raybench.bench.machines import Machines
+
+TITLES = {
+    "one_worker": "ray::ResourceTrainable",
+    "workers": "ray::RayTrainWorker",
+    "stages": "ray::StageActor",
+}
+EPOCHS = {"one_worker": 150, "workers": 200, "stages": 150}
+KILLS = 3  # of nodes under each kind: a trial goes on at most three times
+MOVES_S = 120.0
+ENDS_S = 600.0
+claims = {
+    "lost": "0",
+    **{f"node_recover_s_{kind}": "at most 30" for kind in TITLES},
+}
+
+
+def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
+    """Trials lost, and the median seconds from a node's death to the trial's next report."""
+    figures: dict[str, float] = {"lost": 0, "restarted": 0}
+    draw = random.Random(seed)
+    for kind in TITLES:
+        times, lost, again = _killed(kind, kills, draw)
+        figures["lost"] += lost
+        figures["restarted"] += again
+        figures[f"node_recover_s_{kind}"] = median(times or [float("inf")])
+        figures[f"node_recover_s_{kind}_max"] = max(times or [float("inf")])
+        figures[f"node_kills_{kind}"] = len(times)
+    return figures
+
+
+def _killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int, int]:
+    """Seconds until work goes on; trials lost; epochs trained again from the first one."""
+    space, more = KINDS[kind]
+    times: list[float] = []
+    with Machines() as cluster:
+        cluster.head(cpus=0)
+        for _ in range(3 if kind != "one_worker" else 2):
+            cluster.node(cpus=1)
+        cluster.ready()
+        driven = Driven(cluster, space, 1, "--epochs", str(EPOCHS[kind]), "--keep", "all", *more)
+        for _ in range(kills):
+            before = driven.epochs()
+            # So that a state was saved since: every 15 s.
+            if not until(lambda: driven.epochs() > before + 2, MOVES_S, driven):  # noqa: B023
+                break
+            time.sleep(draw.uniform(15.0, 18.0))
+            again = driven.goes_on()
+            victims = with_process(cluster, TITLES[kind])
+            if not victims:
+                break
+            killed = time.monotonic()
+            draw.choice(victims).kill()
+            if until(lambda: driven.goes_on() > again, MOVES_S, driven):  # noqa: B023
+                times.append(time.monotonic() - killed)
+            cluster.node(cpus=1)
+            cluster.ready()
+        driven.wait(ENDS_S)
+        trials = pd.read_parquet(driven.folder / "trials")
+        starts = sum(row["epoch"] == 1 for record, row in driven.records() if record == "epoch")
+        lost = 1 - int((trials["status"] == "COMPLETE").sum())
+        print(driven.log[-1500:])
+    return times, lost, starts - 1
