@@ -163,7 +163,7 @@ def test_a_trial_that_no_node_can_hold_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="the largest node that may come holds 4 CPUs"):
         Cluster(node(0)).room(Needs(parts=5, together=True, kind="stage"), types=types)
     assert Cluster(node(0)).room(Needs(parts=6), types=types).slots == 0  # both will come
-    with pytest.raises(ValueError, match="needs 1 CPU and 1 GPU; .*--gpus 0"):
+    with pytest.raises(ValueError, match=r"needs 1 CPU and 1 GPU; .*--gpus 0"):
         Cluster(node(2)).room(Needs(gpus=1), types=types)
 
 

@@ -24,6 +24,7 @@ HIDDEN = {
     "__main__",
     "gpu_parts",
     "page",
+    "own_cluster",
     "photos",
     "real_space",
     "staged_space",
