@@ -26,6 +26,7 @@ HIDDEN = {
     "gpu_parts",
     "machines",
     "page",
+    "own_cluster",
     "photos",
     "real_space",
     "staged_space",

@@ -129,12 +129,11 @@ class Heartbeat(Callback, Stopper):
         # With others' work on all nodes, trials are given out and find no place.
         no_place = searcher.actors is not None and not searcher.actors.begun
         stuck = no_place if searcher.tasks else searcher.short and not room.slots
-        waited = room.waits
         if (error := room.wait(stuck, self.demand.hopeless)) is not None:
             searcher.failure = error
-        self.progress.waiting = f"waiting for room: a trial {room}" if room.waits else ""
-        if room.waits and not waited:
+        if room.waits and not self.progress.waiting:
             self.progress.say(room.waiting)
+        self.progress.waiting = f"waiting for room: a trial {room}" if room.waits else ""
         if stuck:
             self.heard()
         # At this moment no trial is on the way to an idle actor.

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from raybench.cluster.files import Home
 from raybench.cluster.room import Room
-from raybench.cluster.trial import Job, LostError, MovedError, lost, reason
+from raybench.cluster.trial import LEAVING, Job, LostError, MovedError, lost, reason
 from raybench.cluster.tune_loop import Actors
 from raybench.search.sweep import Sweep
 from raybench.search.task import Task
@@ -79,7 +79,7 @@ class SweepSearcher(Searcher):
         cause = self.errors.pop(trial_id, None) or LostError("its worker process died")
         try:
             if isinstance(cause, MovedError):
-                self.lose(task.number, str(cause), counted=False)
+                self.lose(task.number, LEAVING, counted=False)
             elif (what := lost(cause)) is not None:
                 self.lose(task.number, what)
             else:

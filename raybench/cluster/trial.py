@@ -28,6 +28,7 @@ from raybench.training.trainer import trainer
 OF_A_NODE = re.compile(r"(its|the) node (has died|was|is dead)|NodeDiedError|node is either dead")
 """Matches Ray's messages about a lost node. Its usual messages about a process mention "node
 deaths" as advice, so these words alone mean nothing."""
+LEAVING = "its node is about to be taken away"
 CHECKPOINT_EVERY_S = 15.0  # the most work of a trial that is repeated after a kill
 
 
@@ -159,7 +160,7 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if leaving():
             # The error ends this actor, whose place Tune would give to the next trial.
-            raise MovedError("its node is about to be taken away")
+            raise MovedError(LEAVING)
         try:
             return report(next(self._epochs), self._started) | self._first()
         except Exception as error:
