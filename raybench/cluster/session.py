@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private import ray_constants
 
 from raybench.cluster import SETTINGS
 from raybench.cluster.guardian import Guardian
@@ -35,6 +36,7 @@ def session() -> Iterator[None]:
     passed = [*SETTINGS, "RAYBENCH_DATA", "RAYBENCH_CACHE", "RAYBENCH_COMMIT"]
     environment = {name: os.environ[name] for name in passed if name in os.environ}
     guardian = None if joins else Guardian()
+    _reachable_from_others(joins)
     try:
         ray.init(
             address=address or "local",
@@ -67,6 +69,16 @@ def session() -> Iterator[None]:
         ray.shutdown()
         if guardian is not None:
             guardian.close()
+
+
+def _reachable_from_others(reachable: bool) -> None:
+    """Whether the Ray that is started next takes part in a cluster.
+
+    A Ray of this process's own listens on the loopback interface alone; otherwise its ports would
+    be open to the network. Ray decides so by itself on Windows and macOS.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(reachable))  # for its processes
+    ray_constants.ENABLE_RAY_CLUSTER = reachable  # Ray has read the variable already
 
 
 def concurrency(workers: int, gpus: float | None, wanted: int | None) -> tuple[int, float]:
