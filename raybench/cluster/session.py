@@ -12,13 +12,16 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-from raybench.cluster import SETTINGS
+from raybench.cluster import SETTINGS, joining
 from raybench.cluster.guardian import Guardian
 
 
 @contextmanager
-def session() -> Iterator[None]:
+def session(*, compare: bool = True) -> Iterator[None]:
     """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine and stops it at the end.
+
+    Args:
+        compare: whether a cluster whose nodes have other versions than this process is refused.
 
     Raises:
         ValueError: RAY_ADDRESS is a Ray Client address, whose driver cannot see local files; or
@@ -31,6 +34,8 @@ def session() -> Iterator[None]:
             "the cluster with `ray job submit --working-dir . -- python -m raybench.tune …`"
         )
     joins = bool(address)
+    if joins:
+        joining.require_answer(address)
     # A submitted job already has its runtime environment and cannot change it.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     passed = [*SETTINGS, "RAYBENCH_DATA", "RAYBENCH_CACHE", "RAYBENCH_COMMIT"]
@@ -48,12 +53,9 @@ def session() -> Iterator[None]:
     except BaseException as error:
         if guardian is not None:
             guardian.close()
-        if not isinstance(error, ConnectionError):
-            raise
-        raise ValueError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). Is it up? If it requires "
-            "a token, set RAY_AUTH_MODE=token. Unset RAY_ADDRESS to run here"
-        ) from error
+        if advice := joining.refusal(address, error):
+            raise ValueError(advice) from error
+        raise
     # These loggers would print over our own table. Tune logs each lost trial as its own error.
     for name, level in (("ray", logging.ERROR), ("ray.tune", logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)
@@ -63,6 +65,8 @@ def session() -> Iterator[None]:
     # Ray would end the process with its own stack trace; we end as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
+        if joins and compare:
+            joining.require_same_versions()
         yield
     finally:
         sys.stdout.flush()
