@@ -14,6 +14,7 @@ COMMANDS = {
     "export": "packs a trained model, and writes its ONNX graph",
     "predict": "classifies images with a trained model",
     "techniques": "prints which techniques can be combined",
+    "doctor": "tells whether this machine or a cluster is fit for a sweep",
     "bench": "measures the claims of the documentation on this machine",
 }
 

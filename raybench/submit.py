@@ -66,6 +66,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     own: list[str] = []
     others: list[str] = []
     switches = {f"--{f.name.replace('_', '-')}": f.type == "bool" for f in fields(Submit)}
+    switches |= {name.replace("--", "--no-", 1): True for name, is_ in switches.items() if is_}
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)

@@ -45,6 +45,8 @@ def head(*, dashboard: bool, home: Path | None = None) -> Iterator[Head]:
         environment["HOME"] = str(home)
         _ray(environment, "get-auth-token", "--generate")
         environment["RAY_AUTH_MODE"] = "token"
+    # The default of 15 starves the workers on a machine that is busy with other tests.
+    environment["RAY_worker_niceness"] = "0"
     # A job's `python` is found by the head's PATH.
     environment["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
     # A short path: those of Ray's sockets may not exceed 107 bytes.

@@ -10,6 +10,7 @@ import pytest
 
 from raybench import compare, export, predict, report, submit, train, tune
 from raybench.bench import __main__ as bench
+from raybench.doctor import __main__ as doctor
 from raybench.reports import technique_matrix
 from raybench.search.overrides import Overrides
 from raybench.search.space import load
@@ -43,6 +44,7 @@ def parse(command: str) -> None:
         "train": train,
         "report": report,
         "bench": bench,
+        "doctor": doctor,
         "compare": compare,
         "submit": submit,
         "export": export,

@@ -15,6 +15,7 @@ from raybench.__main__ import COMMANDS
 from raybench.arguments.explanations import explanations
 from raybench.arguments.refusal import flags, refusal
 from raybench.bench import __main__ as bench
+from raybench.doctor import __main__ as doctor
 from raybench.experiment import Experiment, Parallel, Pipeline, Recipe, technique_types
 from raybench.reports import technique_matrix
 from raybench.verdict.options import Compare
@@ -29,10 +30,11 @@ PARSE = {
     "predict": predict.parse,
     "techniques": technique_matrix.parse,
     "bench": bench.parse,
+    "doctor": doctor.parse,
 }
 OPTIONS = [
     *(Compare, tune.Tune, train.Train, report.Report, export.Export, predict.Predict),
-    *(technique_matrix.Techniques, bench.Bench, submit.Submit),
+    *(technique_matrix.Techniques, bench.Bench, submit.Submit, doctor.Doctor),
 ]
 PARTS = {"experiment", "recipe", "parallel", "pipeline"} | set(technique_types())
 """Fields that hold other dataclasses: the docstrings of these explain them."""

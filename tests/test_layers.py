@@ -28,6 +28,7 @@ ROOMS = [
     ["raybench.training"],
     ["raybench.search", "raybench.reports"],
     ["raybench.verdict"],
+    ["raybench.doctor"],
     ["raybench.cluster"],
     ["trainers"],
     ["raybench.bench"],

@@ -24,6 +24,7 @@ from raybench import artefact, compare, data, export, predict, report, submit, t
 from raybench.__main__ import main
 from raybench.bench import __main__ as bench
 from raybench.cluster import session
+from raybench.doctor import __main__ as doctor
 from raybench.reports import technique_matrix
 from raybench.search import space as spaces
 from raybench.search.sweep import Sweep
@@ -42,6 +43,7 @@ RUNS = {
     "predict": lambda typed: predict.run(predict.parse(typed)),
     "bench": lambda typed: bench.run(bench.parse(typed)),
     "techniques": technique_matrix.run,
+    "doctor": doctor.run,
 }
 SMALL = replace(base.recipe, batch=8, crop=0)
 SPACES = {

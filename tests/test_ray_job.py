@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 300.0
-SPACE = ["--space", "search_spaces/pruning.py", "--epochs", "1", "--subset", "0.1"]
+SPACE = ["--space", "tests/job_space.py"]
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,17 @@ def test_a_sweep_is_submitted_and_its_results_are_fetched(node: Head, tmp_path: 
     size = re.search(r"uploads \S+: \d+ files, (\d+\.\d+) MB", done.stderr)
     assert size is not None
     assert float(size[1]) <= 2
-    assert "results: ~/raybench/results/pruning" in done.stderr
+    assert "results: ~/raybench/results/job_space" in done.stderr
     assert "without a token" not in done.stderr
     fetched = submit(node, *sweep, "--fetch", str(tmp_path))
     assert fetched.returncode == 0, fetched.stdout + fetched.stderr
-    trials = pd.read_parquet(tmp_path / "pruning" / "trials")
+    trials = pd.read_parquet(tmp_path / "job_space" / "trials")
     assert trials["status"].tolist() == ["COMPLETE", "COMPLETE"]
     assert trials["test_accuracy"].notna().all()
     assert set(trials["commit"]) - {""}
-    assert len(pd.read_parquet(tmp_path / "pruning" / "epochs")) == 2
-    kept = sorted((tmp_path / "pruning" / "models").iterdir())
-    there = Path(node.environment["HOME"], "raybench/results/pruning/models")
+    assert len(pd.read_parquet(tmp_path / "job_space" / "epochs")) == 2
+    kept = sorted((tmp_path / "job_space" / "models").iterdir())
+    there = Path(node.environment["HOME"], "raybench/results/job_space/models")
     assert [file.read_bytes() for file in kept] == [
         (there / file.name).read_bytes() for file in kept
     ]

@@ -33,6 +33,7 @@ class TestCommandLine:
             (f"{SPACE} --fetch=x --exclude a", "--fetch=x --exclude a", SPACE),
             ("--detach -- train pruning --stop", "--detach", "train pruning --stop"),
             ("compare --help", "--help", "compare"),
+            (f"{SPACE} --no-stop", "--no-stop", SPACE),
         ],
     )  # fmt: skip
     def test_options_of_submit_are_told_from_those_of_the_command(self, typed, own, others):

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private import ray_constants
 
-from raybench.cluster import SETTINGS, fit, live_nodes
+from raybench.cluster import SETTINGS, fit, joining, live_nodes
 from raybench.cluster.demand import Demand
 from raybench.cluster.fit import Needs
 from raybench.cluster.guardian import Guardian
@@ -23,8 +24,11 @@ JOINING_S = 60.0  # for the nodes of a cluster that has just been started by han
 
 
 @contextmanager
-def session() -> Iterator[None]:
+def session(*, compare: bool = True) -> Iterator[None]:
     """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine and stops it at the end.
+
+    Args:
+        compare: whether a cluster whose nodes have other versions than this process is refused.
 
     Raises:
         ValueError: RAY_ADDRESS is a Ray Client address, whose driver cannot see local files; or
@@ -37,11 +41,14 @@ def session() -> Iterator[None]:
             "the cluster with `ray job submit --working-dir . -- python -m raybench.tune …`"
         )
     joins = bool(address)
+    if joins:
+        joining.require_answer(address)
     # A submitted job already has its runtime environment and cannot change it.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     passed = [*SETTINGS, "RAYBENCH_DATA", "RAYBENCH_CACHE", "RAYBENCH_COMMIT"]
     environment = {name: os.environ[name] for name in passed if name in os.environ}
     guardian = None if joins else Guardian()
+    _reachable_from_others(joins)
     try:
         ray.init(
             address=address or "local",
@@ -53,12 +60,9 @@ def session() -> Iterator[None]:
     except BaseException as error:
         if guardian is not None:
             guardian.close()
-        if not isinstance(error, ConnectionError):
-            raise
-        raise ValueError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}). Is it up? If it requires "
-            "a token, set RAY_AUTH_MODE=token. Unset RAY_ADDRESS to run here"
-        ) from error
+        if advice := joining.refusal(address, error):
+            raise ValueError(advice) from error
+        raise
     # These loggers would print over our own table. Tune logs each lost trial as its own error.
     for name, level in (("ray", logging.ERROR), ("ray.tune", logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)
@@ -68,12 +72,24 @@ def session() -> Iterator[None]:
     # Ray would end the process with its own stack trace; we end as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
+        if joins and compare:
+            joining.require_same_versions()
         yield
     finally:
         sys.stdout.flush()
         ray.shutdown()
         if guardian is not None:
             guardian.close()
+
+
+def _reachable_from_others(reachable: bool) -> None:
+    """Whether the Ray that is started next takes part in a cluster.
+
+    A Ray of this process's own listens on the loopback interface alone; otherwise its ports would
+    be open to the network. Ray decides so by itself on Windows and macOS.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(reachable))  # for its processes
+    ray_constants.ENABLE_RAY_CLUSTER = reachable  # Ray has read the variable already
 
 
 def room_for(

@@ -21,6 +21,8 @@ def load(name: str) -> ModuleType:
 
     path = name if "." in name else f"trainers.{name}"
     try:
+        if not all(part.isidentifier() for part in path.split(".")):
+            raise ModuleNotFoundError(name=path)  # such as a path, which would be a relative import
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not path.startswith(error.name):

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raybench.hardware import gpu
+from raybench.hardware.versions import versions
 
 CPU_FEATURES = ("avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 
@@ -192,17 +192,8 @@ def provenance() -> dict[str, str]:
     the hash of the sources is always there.
     """
     root = Path(__file__).parent.parent.parent
-    digest = hashlib.sha256()
-    for file in sorted([*root.glob("raybench/**/*.py"), *root.glob("trainers/**/*.py")]):
-        digest.update(file.read_bytes())
     commit = os.environ.get("RAYBENCH_COMMIT") or _git_commit(root)
-    packages = {name: _version(name) for name in ("torch", "torchvision", "timm", "ray", "optuna")}
-    return {
-        "commit": commit,
-        "source_sha256": digest.hexdigest(),
-        "python": platform.python_version(),
-        **packages,
-    }
+    return {"commit": commit, **versions()}
 
 
 def _git_commit(root: Path) -> str:
@@ -218,10 +209,3 @@ def _git_commit(root: Path) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return described.stdout.strip() if described.returncode == 0 else ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
