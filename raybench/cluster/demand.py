@@ -4,7 +4,7 @@
     withdraw()          ──▶ nothing more is asked for, and idle nodes are stopped after a while
 
 A request stays until the next one, also after the end of the process that has made it, so it is
-withdrawn however the sweep ends.
+withdrawn however the sweep ends: here, or by a process of its own if this one is killed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 
+import ray
 from ray.autoscaler.sdk import request_resources
 
 from raybench.cluster import live_nodes
 from raybench.cluster.asking import Asking
 from raybench.cluster.fit import Needs
+from raybench.cluster.withdrawal import Withdrawal
 
 AGAIN_S = 60.0  # another sweep in this cluster may have asked instead
 ANSWER_S = 2.0  # between two looks at the autoscaler's answer
@@ -40,25 +42,34 @@ class Demand:
         self._asking = Asking()
         self._said: int | None = None
         self._said_at = self._looked_at = -float("inf")
+        self._guard: Withdrawal | None = None
         self._version: int | None = None  # of the cluster's state when it was last said
 
     def __enter__(self) -> Demand:
+        if not self._here:
+            self._guard = Withdrawal(ray.get_runtime_context().gcs_address)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.withdraw()
+        withdrawn = self.withdraw()
+        if self._guard is not None:
+            self._guard.close(withdrawn=withdrawn)
 
     @property
     def hopeless(self) -> bool:
         """Whether the autoscaler has said that it has no room for a single trial."""
         return self._asking.hopeless
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `tell` again."""
+        return not self._here and self._clock() - self._looked_at >= ANSWER_S
+
     def tell(self, wanted: int, held: int) -> None:
         """Asks for room for `wanted` trials, of which there is room for `held`."""
-        now = self._clock()
-        if self._here or now - self._looked_at < ANSWER_S:
+        if not self.due:
             return
-        self._looked_at = now
+        self._looked_at = now = self._clock()
         self._hear()
         if self._version is not None and wanted > held:
             return  # it has not looked at the last request
@@ -69,19 +80,20 @@ class Demand:
             refuses = live_nodes.refused_bundles() is not None
             self._version = live_nodes.state_version() if refuses else None
 
-    def withdraw(self) -> None:
-        """Asks for nothing more; gives up after `LEAVE_S`, since Ray may be gone."""
+    def withdraw(self) -> bool:
+        """Asks for nothing more; False if Ray has not answered within `LEAVE_S`."""
         if self._said is None:
-            return
+            return True
+        answered = threading.Event()
 
         def ask_for_nothing() -> None:
             with contextlib.suppress(Exception):
                 request_resources(bundles=[])
+                answered.set()
 
         self._said = None
-        asking = threading.Thread(target=ask_for_nothing, daemon=True)
-        asking.start()
-        asking.join(LEAVE_S)
+        threading.Thread(target=ask_for_nothing, daemon=True).start()
+        return answered.wait(LEAVE_S)
 
     def _hear(self) -> None:
         """Takes the autoscaler's answer to the last request, if it has looked at it."""

@@ -19,6 +19,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from raybench.cluster.fit import Node
 
 ANSWER_S = 5
+ENOUGH = 1000  # nodes of a type: no trial is larger
 OWN_TYPE = "node_"  # Ray's own name for a node that no autoscaler has started
 
 
@@ -99,8 +100,7 @@ def node_types() -> list[Node] | None:
 
 
 def _of_type(name: str, has: Mapping[str, float], most: int) -> list[Node]:
-    # Without a limit, as many as a trial could need.
-    count = most if most >= 0 else 1000
+    count = min(most, ENOUGH) if most >= 0 else ENOUGH
     node = Node(cpus=float(has.get("CPU", 0)), gpus=float(has.get("GPU", 0)), name=name)
     return [node] * count
 

@@ -125,7 +125,8 @@ class Heartbeat(Callback, Stopper):
         if room.slots != self._slots:
             self._slots = room.slots
             self._resized(room.slots)
-        self.demand.tell(room.wanted(searcher.sweep.unfinished), room.slots)
+        if self.demand.due:  # a study takes a while to say what is left
+            self.demand.tell(room.wanted(searcher.sweep.unfinished), room.slots)
         # With others' work on all nodes, trials are given out and find no place.
         no_place = searcher.actors is not None and not searcher.actors.begun
         stuck = no_place if searcher.tasks else searcher.short and not room.slots
