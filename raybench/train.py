@@ -251,7 +251,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
     from raybench.cluster.session import concurrency, session
     from raybench.cluster.stages import Staged
 
-    with session(), tempfile.TemporaryDirectory() as scratch:
+    with session("raybench.train"), tempfile.TemporaryDirectory() as scratch:
         if stages > 1:  # the trainer in this process drives actors
             process.prepare(threads=1)
             yield from _epochs(options, Staged)

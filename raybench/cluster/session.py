@@ -7,20 +7,23 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 from ray._private import ray_constants
 
 from raybench.cluster import SETTINGS, joining
 from raybench.cluster.guardian import Guardian
+from raybench.cluster.watchdog import watched
 
 
 @contextmanager
-def session(*, compare: bool = True) -> Iterator[None]:
+def session(watched_for: str = "", *, compare: bool = True) -> Iterator[None]:
     """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine and stops it at the end.
 
     Args:
+        watched_for: a command that ends with one line if Ray is gone; "" for one that watches
+            Ray by itself.
         compare: whether a cluster whose nodes have other versions than this process is refused.
 
     Raises:
@@ -67,7 +70,8 @@ def session(*, compare: bool = True) -> Iterator[None]:
     try:
         if joins and compare:
             joining.require_same_versions()
-        yield
+        with watched(watched_for) if watched_for else nullcontext():
+            yield
     finally:
         sys.stdout.flush()
         ray.shutdown()
