@@ -255,7 +255,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
     from raybench.cluster.session import session, wait_for_room
     from raybench.cluster.stages import Staged
 
-    with session(), tempfile.TemporaryDirectory() as scratch:
+    with session("raybench.train"), tempfile.TemporaryDirectory() as scratch:
         gpus = wait_for_room(least, stages, experiment.pipeline.transport, options.gpus)
         if stages > 1:  # the trainer in this process drives actors
             process.prepare(threads=1)

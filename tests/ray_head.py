@@ -79,6 +79,38 @@ def head(*, dashboard: bool, home: Path | None = None) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def worker(node: Head, **environment: str) -> Iterator[int]:
+    """Another node of the head's cluster, on this machine; the id of its process.
+
+    Args:
+        environment: what differs from the head's.
+    """
+    log = Path(tempfile.mkdtemp(prefix="rb-")) / "worker.log"
+    command = [
+        *(str(BIN / "ray"), "start", "--block", f"--address={node.address}", "--num-cpus=2"),
+        f"--dashboard-agent-listen-port={_free_port()}",
+    ]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            env={**node.environment, **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + READY_S
+        while "Ray runtime started" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        _end(process)
+        shutil.rmtree(log.parent, ignore_errors=True)
+
+
 def _ray(environment: dict[str, str], *arguments: str) -> None:
     command = [str(BIN / "ray"), *arguments]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=READY_S)
@@ -94,13 +126,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def lose(leader: int) -> None:
     """SIGKILL to every process of a head, as when its machine is switched off."""
-    for pid in _session(leader):
+    for pid in processes(leader):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _session(leader: int) -> list[int]:
-    """Processes of the session that the head was started in."""
+def processes(leader: int) -> list[int]:
+    """Processes of the session that a node was started in."""
     listed = subprocess.run(["ps", "-eo", "pid,sid"], capture_output=True, text=True, timeout=20)
     rows = [line.split() for line in listed.stdout.splitlines()[1:]]
     return [int(pid) for pid, session in rows if int(session) == leader]

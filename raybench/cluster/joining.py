@@ -75,11 +75,10 @@ def _versions() -> dict[str, str]:
 
 
 def versions_of_nodes(deadline_s: float) -> dict[str, dict[str, str] | Exception]:
-    """Address of every other live node -> what it tells; nodes that do not answer are left out."""
-    own = ray.get_runtime_context().get_node_id()
+    """Address of every live node -> what it tells; nodes that do not answer are left out."""
     asked = {}
     for node in ray.nodes():
-        if node["Alive"] and node["NodeID"] != own:
+        if node["Alive"]:
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[_versions.options(scheduling_strategy=here).remote()] = node["NodeManagerAddress"]
     told: dict[str, dict[str, str] | Exception] = {}

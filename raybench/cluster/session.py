@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 from ray._private import ray_constants
@@ -18,16 +18,19 @@ from raybench.cluster.demand import Demand
 from raybench.cluster.fit import Needs
 from raybench.cluster.guardian import Guardian
 from raybench.cluster.room import LOOK_S, Room
+from raybench.cluster.watchdog import watched
 
 AUTOSCALED_S = 600.0  # for a cloud to start a machine, and Ray on it
 JOINING_S = 60.0  # for the nodes of a cluster that has just been started by hand
 
 
 @contextmanager
-def session(*, compare: bool = True) -> Iterator[None]:
+def session(watched_for: str = "", *, compare: bool = True) -> Iterator[None]:
     """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine and stops it at the end.
 
     Args:
+        watched_for: a command that ends with one line if Ray is gone; "" for one that watches
+            Ray by itself.
         compare: whether a cluster whose nodes have other versions than this process is refused.
 
     Raises:
@@ -74,7 +77,8 @@ def session(*, compare: bool = True) -> Iterator[None]:
     try:
         if joins and compare:
             joining.require_same_versions()
-        yield
+        with watched(watched_for) if watched_for else nullcontext():
+            yield
     finally:
         sys.stdout.flush()
         ray.shutdown()

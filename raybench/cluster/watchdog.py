@@ -7,14 +7,18 @@ ends the sweep: it writes the results so far, and the same command resumes.
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+INTERRUPTED = 130
 LOOK_EVERY_S = 1.0
 GONE_S = {"raylet": 1.5, "GCS": 5.0}  # without an answer; a raylet's socket answers far sooner
 SLEPT_S = 5.0  # if the wait of a second takes this long, this process was stopped meanwhile
@@ -48,6 +52,13 @@ class Watchdog:
     def heard(self) -> None:
         """A trial has reported, or another has begun."""
         self._heard = time.monotonic()
+
+    def gone(self) -> str | None:
+        """What does not answer now, in a sentence: for an error that Ray's end may have caused."""
+        for name, answers in {"raylet": self._raylet_answers, "GCS": self._gcs_answers}.items():
+            if not answers():
+                return f"Ray's {name} is gone"
+        return None
 
     def _watch(self) -> None:
         looks = {"raylet": self._raylet_answers, "GCS": self._gcs_answers}
@@ -88,3 +99,21 @@ class Watchdog:
         except Exception:  # of several kinds; each means that there was no answer
             return False
         return True
+
+
+@contextmanager
+def watched(command: str) -> Iterator[None]:
+    """Ends this process with one line if Ray is gone, also where that shows as another error."""
+
+    def end(what: str) -> None:
+        text = f"{what}; the same command begins again, or goes on from its --checkpoint"
+        print(f"{command}: {text}", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
+
+    with Watchdog(end) as watchdog:
+        try:
+            yield
+        except Exception:
+            if what := watchdog.gone():
+                end(what)
+            raise
