@@ -15,6 +15,7 @@ from typing import Any
 from raybench.bench.machines import Machine, Machines
 from raybench.bench.victim import finished
 from raybench.results import log
+from raybench.results.log import Record
 
 RESULTS = "/tmp/results"
 ENDS_S = 60.0  # deadline for an interrupted command to end
@@ -65,7 +66,7 @@ class Driven:
             if kind in ("trial", "epoch"):
                 yield kind, content
 
-    def timed_records(self) -> Iterator[log.Record]:
+    def timed_records(self) -> Iterator[Record]:
         """All records so far, with their times."""
         with contextlib.suppress(OSError):
             yield from (record for record in log.read(log.path_in(self.folder)) if record)
