@@ -1,4 +1,4 @@
-"""python -m raybench.predict: what a trained model sees in images."""
+"""python -m raybench.predict: classifies images with a trained model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Predict:
 
 
 def opened(path: Path, model: str = "") -> tuple[Inputs, Classify]:
-    """What a trained model takes, and a function that classifies such images.
+    """The inputs of a trained model, and a function that classifies such images.
 
     Args:
         model: names the model where it is one by import path.

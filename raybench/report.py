@@ -82,7 +82,7 @@ def run(options: Report) -> int:
 
 
 def _told(folder: Path, options: Report) -> Sequence[Chapter]:
-    """Prints what lies in the folder; returns its sweeps, for the page."""
+    """Prints the tables of the folder; returns its sweeps, for the page."""
     if options.rebuild:
         # Imported here, because the techniques declare the columns and need torch.
         from raybench.search.rebuild import rebuild

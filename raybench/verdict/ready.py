@@ -1,4 +1,4 @@
-"""What `raybench.compare` knows before its first trial: arms, design, plan, constraints."""
+"""The state of `raybench.compare` before its first trial: arms, design, plan, constraints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from raybench.verdict.study import TEACHER, Clock
 
 @dataclass(frozen=True)
 class Ready:
-    """All that is known before the first trial."""
+    """Everything that is known before the first trial."""
 
     folder: Path
     arms: Arms
@@ -39,7 +39,7 @@ class Ready:
 
 
 def prepare(options: Compare, clock: Clock) -> Ready:
-    """Checks what can be told within seconds, then measures a short run of every arm."""
+    """Checks what takes seconds to check, then measures a short run of every arm."""
     goal = _goal(options.goal)
     limits = [bounds.parsed(text) for text in options.constraint]
     budget_s = plan.seconds_of(options.budget) if options.budget else None
@@ -127,12 +127,12 @@ def _baseline(options: Compare) -> Experiment:
     if options.epochs is not None:
         recipe = replace(recipe, epochs=options.epochs)
     experiment = replace(experiment, recipe=recipe)
-    data.load(experiment)  # whether it holds a batch
+    data.load(experiment)  # raises if there are fewer images than a batch
     return experiment
 
 
 def _slots(options: Compare) -> int:
-    """Trials at once, before Ray has said what it holds."""
+    """Trials at once, as estimated before Ray starts."""
     fits = os.cpu_count() or 1
     if gpu.available() and options.gpus != 0:
         fits = min(fits, int(gpu.count() / (options.gpus or 1)))
