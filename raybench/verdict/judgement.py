@@ -190,7 +190,9 @@ def _why(
             return "fewer than two seeds have a model on both sides"
         if goal != "accuracy" and gain is None:
             return f"its {goal} was not measured"
-        return f"{more} more seeds would decide" if more else "over 1,000 seeds would be needed"
+        if more is None or not more:
+            return "over 1,000 seeds would be needed"
+        return "1 more seed would decide" if more == 1 else f"{more} more seeds would decide"
     if goal == "accuracy":
         return "more accurate" if verdict == "pays" else f"no gain of {LEAST_POINTS:g} points"
     points_lost = f"{within:g} point{'' if within == 1 else 's'}"
