@@ -1,4 +1,4 @@
-"""python -m raybench.predict: what a trained model sees in images."""
+"""python -m raybench.predict: classifies images with a trained model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Predict:
 
 
 def opened(path: Path | str, model: str = "") -> tuple[Inputs, Classify]:
-    """What a trained model takes, and a function that classifies such images.
+    """The inputs of a trained model, and a function that classifies such images.
 
     Args:
         model: names the model where it is one by import path.

@@ -86,7 +86,7 @@ def run(options: Report) -> int:
 
 
 def _read(folder: str, options: Report) -> Sequence[Chapter]:
-    """Prints what lies at the folder or address; returns its sweeps, for the page."""
+    """Prints the tables at a folder or address; returns its sweeps, for the page."""
     if options.rebuild:
         _rebuild(folder)
     if not is_remote(folder):
@@ -114,7 +114,7 @@ def _rebuild(folder: str) -> None:
 
 
 def _told(folder: Path, options: Report, shown: str = "") -> Sequence[Chapter]:
-    """Prints what lies in the folder; `shown` is its address."""
+    """Prints the tables of the folder; `shown` is its address."""
     within = sorted(path.parents[1] for path in folder.glob("*/trials/trials.parquet"))
     if within and not is_sweep(folder):
         title = f"The sweeps in {shown or folder}"

@@ -1,12 +1,13 @@
-"""Which techniques are worth having together: Monarch, pruning, few bits, experts?
+"""Which techniques are worth combining: Monarch, pruning, few bits, experts?
 
     python -m raybench.tune --space search_spaces/any_technique.py                   # digits
     python -m raybench.tune --space search_spaces/any_technique.py --data cifar10 --epochs 30
 
 One small ViT, and each technique on or off: the search may combine all of them. The plain ViT is
 the first trial, and the others are compared with it.
-Cost: dense, a core trains about 150 images a second; experts and rounded weights take longer.
-Expected: bits and zeros give the bytes; Monarch gives bytes and seconds, and costs accuracy.
+Cost: a core trains about 150 images a second with dense layers; experts and rounded weights take
+longer.
+Expected: few bits and zeros save bytes; Monarch saves bytes and seconds, and costs accuracy.
 """
 
 from dataclasses import replace

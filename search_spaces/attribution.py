@@ -1,13 +1,13 @@
-"""Which ingredient of the super model gives what: accuracy, bytes, seconds?
+"""Which ingredient of the super model contributes accuracy, bytes or seconds?
 
     python -m raybench.tune --space search_spaces/attribution.py --trials 21 \\
         --data cifar10 --epochs 30 --no-early-stopping
     python -m raybench.report results/attribution --attribution
 
-Not a search but a design: all five ingredients of the reference's super model, the same less one,
-for each of the five, and none, at equal epochs over three seeds.
-Cost: on CIFAR-10 21 x 30 epochs of 80 to 90 s a core in bf16, 15 of the 21 trials on two workers;
-fp32, rounded weights and cutout take longer.
+A fixed design instead of a search, with equal epochs over three seeds: all five ingredients of the
+reference's super model, all but one for each of the five, and none.
+Cost: on CIFAR-10 21 x 30 epochs of 80 to 90 s on one core in bf16, 15 of the 21 trials on two
+workers; fp32, rounded weights and cutout take longer.
 Expected: quantization and pruning give the bytes, mixed precision and the second worker the
 seconds, augmentation the accuracy.
 """

@@ -1,18 +1,18 @@
-"""What do chunks bring a pipeline of two stages, and what does it cost to send fewer bits?
+"""What do chunks gain in a pipeline of two stages, and what does it cost to send fewer bits?
 
     python -m raybench.tune --space search_spaces/chunks.py                    # digits
     python -m raybench.tune --space search_spaces/chunks.py --data cifar10 --epochs 30
 
-Threads and data-parallel workers on as many cores stand beside stages in the table of
-`results/pipeline-runs`, where these leave their rows:
+The table of `results/pipeline-runs` compares stages with threads and with data-parallel workers on
+the same number of cores. These commands add their rows:
 
     python -m raybench.train pipeline --pipeline.stages 1 --pipeline.chunks 1    # threads
     python -m raybench.train pipeline --pipeline.stages 1 --pipeline.chunks 1 --workers 2
 
 Cost: every trial holds two cores. One core trains 60 images a second of ResNet-18 and MobileNetV2
-and 217 of VGG-11 (`python -m raybench.bench step`), and an epoch of digits has 1,280.
+and 217 of VGG-11 (`python -m raybench.bench step`); an epoch of digits has 1,280.
 Expected: at best 1.33, 1.60 and 1.78 times the speed of 1 chunk with 2, 4 and 8 chunks; with 8,
-convolutions of few images take back a part of it.
+convolutions on few images lose a part of the gain.
 """
 
 from dataclasses import replace

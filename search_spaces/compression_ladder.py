@@ -1,4 +1,4 @@
-"""What do zeros and few bits cost a ResNet-20 that is trained already, over three seeds?
+"""What do zeros and few bits cost a trained ResNet-20, over three seeds?
 
     for seed in 0 1 2; do
         python -m raybench.train pruning --data cifar10 --recipe.epochs 6 --seed $seed \\
@@ -7,10 +7,10 @@
     python -m raybench.tune --space search_spaces/compression_ladder.py --trials 21 \\
         --data cifar10 --subset 0.5 --epochs 2 --no-early-stopping
 
-Not a search but a design, as `sparsity_ladder.py`: seven arms by three seeds. Every arm begins with
-the trained network of its seed, which is the teacher as well where there is one, and has the same
-epochs, so that the dense one is a fair twin.
-Cost: on CIFAR-10 3 x 6 epochs of 80 to 90 s a core, and 21 x 2 of half of the images.
+A fixed design instead of a search, like `sparsity_ladder.py`: seven arms by three seeds. Every arm
+starts from the trained network of its seed, which is also the teacher of the distilled arm. All
+arms train for the same number of epochs, so the dense one is a fair baseline.
+Cost: on CIFAR-10 3 x 6 epochs of 80 to 90 s on one core, and 21 x 2 epochs of half of the images.
 Expected: 60 % and 8 bits within 0.3 points of dense, 80 % and 4 bits within 1 with a teacher.
 """
 

@@ -1,12 +1,12 @@
-"""Is Monarch as accurate as dense layers, and better than low-rank ones of its size?
+"""Is Monarch as accurate as dense layers, and better than low-rank layers of the same size?
 
     python -m raybench.tune --space search_spaces/monarch_ladder.py --trials 12 \\
         --data cifar10 --subset 0.2 --epochs 6 --no-early-stopping
 
-Not a search but a design: dense, Monarch, low-rank and sparse-to-dense by three seeds, which
-`enqueue` puts in front of any suggestion.
+A fixed design instead of a search: `enqueue` lists dense, Monarch, low-rank and sparse-to-dense by
+three seeds.
 Cost: a dense trial of 9,000 images and 6 epochs takes a core 6 minutes, the low-rank one 4.
-Expected: Monarch within 0.3 points of dense and above low-rank; sparse-to-dense ends at dense.
+Expected: Monarch is within 0.3 points of dense and above low-rank; sparse-to-dense equals dense.
 """
 
 from dataclasses import replace

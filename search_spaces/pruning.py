@@ -5,7 +5,7 @@
 
 Cost: 20 trials on the embedded digits take about three minutes on two cores; an epoch of CIFAR-10
 takes a core about 80 s for ResNet-20 and 170 s for ResNet-44.
-Expected: up to 60 % sparsity costs nothing, from 80 % on the front bends; ResNet-44 bends later.
+Expected: up to 60 % sparsity costs nothing; accuracy falls from 80 % on, with ResNet-44 later.
 8 bits cost nothing at any sparsity.
 """
 

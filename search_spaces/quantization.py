@@ -3,10 +3,11 @@
     python -m raybench.tune --space search_spaces/quantization.py                   # digits
     python -m raybench.tune --space search_spaces/quantization.py --data cifar10 --epochs 30
 
-`begin` at 1 rounds after training; before, the rest of training goes on with rounded weights. Batch
-norms take their statistics anew. With a budget the layers share its bytes by their sensitivity.
+`begin=1` rounds after training; with a smaller value, training continues with rounded weights from
+there on. Batch-norm statistics are recomputed. A budget of bytes is divided by the sensitivity of
+the layers.
 Cost: an epoch with rounded weights takes about one and a half times as long as one without.
-Expected: 8 bits cost nothing either way, from 4 bits down training for them pays.
+Expected: 8 bits cost nothing either way; with 4 bits and fewer, training with rounded weights pays.
 """
 
 from dataclasses import replace

@@ -4,10 +4,11 @@
     python -m raybench.tune --space search_spaces/strategies.py --data beans --workers 2
 
 Cost: on the embedded digits, at 32 pixels and with a ViT of 4 blocks, a trial of one epoch takes
-seconds on two cores, and 13 to 25 s more where it has another number of workers than the last one.
-`replace(base, ...)` below takes the base, ViT-B/16 on Beans, where there are GPUs.
+seconds on two cores, and 13 to 25 s more if its number of workers differs from the previous
+trial's. On GPUs remove model, data and image_size from `replace(base, ...)` below for the base,
+ViT-B/16 on Beans.
 Expected: zero1 is as fast as ddp and holds half of the optimizer's state with two workers; zero3
-is a sixth slower and holds half of all. On one worker there is nothing to share.
+is a sixth slower and holds half of everything. With one worker there is nothing to share.
 """
 
 from dataclasses import replace

@@ -6,15 +6,15 @@
     RAYBENCH_START=net.safetensors RAYBENCH_TEACHER=net.safetensors python -m raybench.tune \\
         --space search_spaces/super_model.py --data cifar10 --epochs 10
 
-Sparsity, schedule, bits, augmentation, distillation, width, learning rate. The search begins with
-the dense network and three points that are known to be good: 60 % and 8 bits, 80 % and 4, 90 % and
-3. With a start, a
-trained model of the same data, every trial goes on from it, in its width; few epochs then do. A
-teacher is a trained model too, and without one there is no distillation. The latency is measured at
-the end of a trial; early stopping goes by the two objectives that every epoch has.
-Cost: the epochs of search_spaces/pruning.py, three to four times that for the wider network, and
-some ten seconds a trial for the graph and its latency.
-Expected: few bits and high sparsity beat the dense network in bytes and milliseconds, and keep its
+It searches sparsity, schedule, bits, augmentation, distillation, width and learning rate. The
+search starts with the dense network and three good points: 60 % and 8 bits, 80 % and 4, 90 % and 3.
+With RAYBENCH_START, a trained model of the same data, every trial starts from that model and keeps
+its width; few epochs are then enough. RAYBENCH_TEACHER is a trained model too; without it there is
+no distillation. Latency is measured at the end of a trial; early stopping uses the two objectives
+that every epoch has.
+Cost: an epoch takes as long as in search_spaces/pruning.py, three to four times that for the wider
+network. The graph and its latency take about ten seconds per trial.
+Expected: few bits and high sparsity beat the dense network in bytes and milliseconds at the same
 accuracy. The wide one takes a quarter more time in int8 than the narrow one in fp32.
 """
 
@@ -31,11 +31,11 @@ from trainers.super_model import base
 START = os.environ.get("RAYBENCH_START", "")
 TEACHER = os.environ.get("RAYBENCH_TEACHER", "")
 for address in filter(None, (START, TEACHER)):
-    trained.find(address)  # said at once where it is not there
+    trained.find(address)  # a missing file is reported at once
 MODELS = ["resnet20", "resnet20x2"]
 if START:
     MODELS = [artefact.about(trained.find(START)).experiment.model]
-    if models.is_import_path(MODELS[0]):  # a file's word is not enough to import code
+    if models.is_import_path(MODELS[0]):  # a file must not cause an import
         raise ValueError(f"{START} is of {MODELS[0]}: name it in a space of your own")
 
 objectives = {"accuracy": "max", "model_bytes": "min", "latency_ms": "min"}

@@ -1,1 +1,1 @@
-"""The families of experiments: one file each, with its base Experiment, objectives and table."""
+"""The presets: one file per family, with its base Experiment, objectives and table."""

@@ -1,4 +1,4 @@
-"""Pipeline: a model in stages on Ray actors, a batch in chunks that follow one another.
+"""Pipeline: a model in stages on Ray actors; each batch is sent through them in chunks.
 
 Reference: a student project trained MobileNetV2, ResNet-18 and VGG-11 on CIFAR-10 in 1 to 8 chunks
 (batch 512, lr 0.2, 100 epochs). With 4 bits between the stages and lr 0.4 it "got nan": a constant

@@ -1,8 +1,8 @@
-"""Parallel strategies: what each costs in memory and gives in samples a second.
+"""Parallel strategies: the memory and the samples per second of each.
 
 Reference: a student project fine-tuned a pretrained ViT on Beans through ColossalAI's plugins, on
-one GPU, where ZeRO shards nothing, and whose packages pin a torch of 2024. Here the strategies are
-torch's own parts, for any number of workers, and each trains the same model.
+one GPU, where ZeRO shards nothing; those packages pin a torch version of 2024. Here the strategies
+use torch's own parts, work with any number of workers, and all train the same model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ base = Experiment(
     ),
     parallel=Parallel(workers=2),
 )
-"""Two workers of 8 images each, as the reference's smaller batch. Weights are fresh ones;
+"""Two workers of 8 images each, the reference's smaller batch. Weights are fresh;
 `--start-from timm:hub` downloads pretrained ones, `timm:FILE` has them in a file."""
 
 objectives = {"samples_per_s": "max", "memory_bytes": "min"}

@@ -1,4 +1,4 @@
-"""The super model: the pruning family, with the latency of what is shipped.
+"""The super model: the pruning preset, with the latency of the shipped graph.
 
 Reference: a student project put augmentation, pruning, mixed precision, quantization and
 synchronous training together and reports a file 1.8 times smaller; it gives no latency.

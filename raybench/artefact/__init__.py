@@ -1,4 +1,4 @@
-"""The file of a trained model: it is shipped, and every table's accuracy and bytes describe it.
+"""The file of a trained model; accuracy and bytes in all tables are those of this file.
 
 A quantized model is stored as the packed file (`packed`), every other as safetensors with pruned
 weights left out (`sparse_safetensors`). The first bytes of a file tell which one it is. Both hold
@@ -24,7 +24,7 @@ from raybench.models import build, is_import_path, outline, with_source
 from raybench.techniques import Progress
 
 # Largest number of values that a file may claim for its model. Techniques and codecs make files
-# small, but 2,000 values in a byte would be a sparsity of 99.97 %.
+# small, but 2,000 values per byte would mean a sparsity of 99.97 %.
 LARGEST, SMALL, VALUES_A_BYTE = 2**31, 10**7, 2000
 
 

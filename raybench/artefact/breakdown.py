@@ -56,7 +56,7 @@ def breakdown(path: Path | str, model: str = "") -> pd.DataFrame:
 
 
 def totals(path: Path | str, model: str = "") -> dict[str, int | float | None]:
-    """Bytes of the file and of its rivals, and the ratios between them.
+    """Bytes of the file and of other formats, and the ratios between them.
 
     `fp32` is `torch.save` of the decoded state_dict without the tensors that quantization adds.
     `fp32_zstd` is the same compressed by zstd at level 19 (None above 64 MiB: it would take

@@ -28,7 +28,7 @@ CODECS = ("constant", "half", "grid", "sparse", "planes")  # a codec's number in
 ANY = np.arange(256)  # bytes, one bucket each
 MASK = np.arange(2)
 INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}  # by size in bytes
-GLANCE = 1024  # first values: they rule out most tensors that are not constant, or not fp16
+GLANCE = 1024  # values at the front, which rule out most tensors that are not constant, or not fp16
 
 
 def choose(name: str, tensors: Tensors) -> tuple[str, float]:

@@ -1,6 +1,6 @@
 """The checksum of an ONNX graph: the last metadata entry of its file.
 
-Fields of a protobuf message may stand in any order, so the entry is appended to the graph, and
+Fields of a protobuf message may come in any order, so the entry is appended to the graph, and
 every ONNX library still reads the file:
 
     graph  72 LEN  0a 08 "checksum"  12 20 <32 digits>

@@ -1,10 +1,10 @@
 """Latency of a network in ONNX Runtime and in eager PyTorch, on one thread.
 
 Runs of all sides are interleaved (A B C A B C …), so that other load on the machine affects all
-sides equally. Each timed run follows an untimed one of the same side: with another side's weights
-in the caches an int8 ResNet-20 took 0.46 ms for an image, with its own 0.34. Wall time is what a
-user waits for. Thread time excludes other processes: on a busy machine wall time varied by a factor
-of 2, thread time by 5 %.
+sides equally. Each timed run follows an untimed one of the same side: an int8 ResNet-20 took 0.46
+ms for an image with another side's weights in the caches, and 0.34 with its own. Wall time is the
+time that a user waits. Thread time excludes other processes: on a busy machine wall time varied by
+a factor of 2, thread time by 5 %.
 """
 
 from __future__ import annotations

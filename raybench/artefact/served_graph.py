@@ -1,8 +1,8 @@
-"""The graph that is served: it takes images as a library decodes them, and tells of itself.
+"""The served graph: takes images as a library decodes them; its metadata describes it.
 
     images (B, S, S, 3) uint8 ─ Cast ─ Mul ─ Add ─ Transpose ─▶ the network's graph ─▶ logits
 
-Normalizing is a part of the graph, so whoever serves it cannot get it wrong. Its metadata holds
+Normalization is a part of the graph, so no server can get it wrong. Its metadata holds
 `class_names` (a JSON list), `mean` and `std` (JSON lists, in units of 0 to 255), `image_size`,
 `channels`, `experiment` (JSON) and a checksum of the file (`graph_checksum`).
 """
@@ -79,7 +79,7 @@ def opened(graph: bytes) -> tuple[Inputs, onnxruntime.InferenceSession]:
 
 
 def metadata(graph: bytes) -> dict[str, Any]:
-    """What a served graph tells of itself. Raises as `opened` does."""
+    """The metadata of a served graph. Raises as `opened` does."""
     graph_checksum.require(graph)
     return _described(onnx_graph.session(graph))
 

@@ -1,4 +1,4 @@
-"""What a stored model costs where it is served: latency and accuracy of one and the same graph."""
+"""The cost of serving a stored model: latency and accuracy of the same graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RUNS = 200
 
 
 class Graphs(NamedTuple):
-    """The graph that is served, and the same network in fp32 where that is another one."""
+    """The served graph, and the same network in fp32 if that is another graph."""
 
     shipped: bytes
     fp32: bytes | None = None

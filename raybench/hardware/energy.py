@@ -1,4 +1,4 @@
-"""The energy that the machine has used, as far as it tells.
+"""The energy that the machine has used, if it has counters.
 
     processors   RAPL: /sys/class/powercap/intel-rapl:N/energy_uj, in microjoules (Intel and AMD)
     GPU          NVML: nvmlDeviceGetTotalEnergyConsumption, in millijoules (Volta and newer)

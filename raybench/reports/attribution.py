@@ -23,7 +23,7 @@ from raybench.reports.varied import is_input, of_technique
 from raybench.results.read import Results
 
 Columns = frozenset[str]
-TITLE = "What each ingredient gives to the others, seed by seed (mean, 95 % interval of t)"
+TITLE = "Contribution of each ingredient, seed by seed (mean, 95 % t interval)"
 OFF = {"<NA>", "nan", "None", "", "0", "0.0", "False", "1", "fp32"}
 """Values, as text, of an ingredient that is off: a technique, a recipe field, a second worker."""
 

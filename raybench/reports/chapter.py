@@ -1,4 +1,4 @@
-"""One sweep's part of a report: its results, and what is told about them."""
+"""One sweep's part of a report: its results and the texts about them."""
 
 from __future__ import annotations
 

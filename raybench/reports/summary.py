@@ -47,7 +47,8 @@ def headline(results: Results) -> str:
     """Counts by status, and the reasons of failures."""
     counts = results.trials["status"].value_counts()
     by_status = ", ".join(f"{count} {status.lower()}" for status, count in counts.items())
-    lines = [f"{results.about['sweep']}: {len(results.trials)} trials, {by_status}"]
+    total = len(results.trials)
+    lines = [f"{results.about['sweep']}: {total} {'trial' if total == 1 else 'trials'}, {by_status}"]
     failed = results.trials[results.trials["status"] == "FAILED"]
     for reason, count in failed["stop_reason"].value_counts().items():
         lines.append(f"  {count} failed: {reason}")

@@ -14,7 +14,7 @@ def sweeps(folder: Path) -> pd.DataFrame:
     """Name, preset, trials by status, and the best value of the first objective.
 
     Raises:
-        ValueError: no sweep lies in the folder, or one of them is damaged.
+        ValueError: there is no sweep in the folder, or one of them is damaged.
     """
     rows = []
     for trials in sorted(folder.glob("*/trials/trials.parquet")):

@@ -108,5 +108,5 @@ def _least(text: str) -> int:
 
 
 def _longest_word(text: str) -> int:
-    """Its length; a unit does not stand alone."""
+    """The length of the word; a unit counts with its number."""
     return max(map(len, text.replace(", %", ",_%").split()), default=0)

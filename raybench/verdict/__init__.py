@@ -1,4 +1,4 @@
-"""Which technique pays, from one study: the way in is `policy`, which says what to run next.
+"""Which technique pays, decided by one study. Start at `policy`, which decides what to run next.
 
 policy ─▶ study (a sweep's proposals) ─▶ … trials … ─▶ alone (times) ─▶ judgement ─▶ recommended
 """

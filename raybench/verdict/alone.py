@@ -2,7 +2,7 @@
 
     baseline  prune  quantize │ baseline  prune  quantize │ …      a round has one run of each
 
-What else the machine does meets all of them alike, so the ratio within a round is what counts.
+Other load on the machine affects all arms of a round alike, so only ratios within a round count.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Arm = tuple[str, ...]
 STEPS = 2  # an epoch of a short training
 ROUNDS, LEAST_ROUNDS = 10, 4
 BATCHES = (1, 64)
-BLOCKS, RUNS = 10, {1: 20, 64: 2}  # runs of a block, whose median counts
+BLOCKS, RUNS = 10, {1: 20, 64: 2}  # runs per block; their median is the block's figure
 
 
 def trainings(experiments: Mapping[Arm, Experiment], limit_s: float) -> dict[Arm, Times]:
-    """Seconds of a short training of every arm, a figure a round.
+    """Seconds of a short training run of every arm, one figure per round.
 
     All of its epochs with few steps each, so that what a technique changes on the way counts in
     its share. A round is left out that finds no time before `limit_s` seconds are over, but four.
@@ -55,7 +55,7 @@ def trainings(experiments: Mapping[Arm, Experiment], limit_s: float) -> dict[Arm
 def latencies(
     graphs: Mapping[Arm, bytes], inputs: Inputs, batch: int, *, blocks: int = BLOCKS
 ) -> dict[Arm, Times]:
-    """Milliseconds of a served graph for `batch` images on one thread, a median a block."""
+    """Milliseconds of a served graph for `batch` images on one thread: one median per block."""
     sides: dict[str, Callable[[torch.Tensor], object]] = {}
     for number, graph in enumerate(graphs.values()):
         sides[str(number)] = onnx_graph.Bound(graph)
@@ -79,7 +79,7 @@ def _training_s(experiment: Experiment) -> float:
     try:
         for number in range(1, experiment.recipe.epochs + 1):
             total += runner.epoch(number).seconds
-    except Diverged:  # it has taken its time all the same
+    except Diverged:  # the time is valid nevertheless
         return float("nan")
     finally:
         runner.close()

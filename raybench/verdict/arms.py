@@ -2,7 +2,7 @@
 
 lr_step   learning rate: the recipe's, times 2^(lr_step / 2)
 prune     0: off; 1, 2, 3: the settings of the technique, from the mildest to the strongest
-…         each technique that fits the model, alike
+…         the same for each technique that fits the model
 epochs, seed
 """
 
@@ -35,7 +35,7 @@ class Run:
 
     @property
     def arm(self) -> tuple[str, ...]:
-        """The names of its techniques; of the baseline none."""
+        """The names of its techniques; empty for the baseline."""
         return tuple(name for name, _ in self.settings)
 
     def params(self, techniques: tuple[str, ...]) -> dict[str, int]:
@@ -55,7 +55,7 @@ class Arms:
 
     base: Experiment
     settings: dict[str, tuple[Setting, ...]]
-    """By the technique's name, from the mildest to the strongest."""
+    """Technique name -> its settings, from the mildest to the strongest."""
 
     @property
     def techniques(self) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ class Arms:
         return models.with_source(checked(self.experiment(self.run_of(params))))
 
     def together(self, one: str, other: str) -> bool:
-        """Whether two techniques can stand beside each other in all their settings."""
+        """Whether two techniques can be combined in all their settings."""
         pairs = ({**a, **b} for a in self.settings[one] for b in self.settings[other])
         return not any(conflicts(replace(self.base, **both)) for both in pairs)
 

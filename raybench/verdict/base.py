@@ -1,4 +1,4 @@
-"""What a study begins with: the baseline's recipe, and the techniques that fit its model."""
+"""The start of a study: the baseline's recipe, and the techniques that fit its model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from raybench.verdict.arms import CHECKPOINTING, Arms, Setting, settings_of
 FAMILY = "which_pays"
 WITH_BATCH_NORM = Recipe(epochs=3, batch=64, lr=0.1, weight_decay=5e-4, warmup=0.2)
 WITHOUT = Recipe(epochs=3, batch=64, optimizer="adamw", lr=5e-4, weight_decay=0.05, warmup=0.15)
-FROM_TRAINED = 0.1  # of the learning rate, where the first weights are a trained model's
+FROM_TRAINED = 0.1  # factor of the learning rate if the first weights are those of a trained model
 
 
 def names() -> list[str]:
-    """All that a study can try, by name."""
+    """Everything that a study can try, by name."""
     return [*technique_types(), CHECKPOINTING]
 
 
@@ -35,7 +35,7 @@ def fitting(
     """The arms of a study, and the techniques that do not fit the model, each with the reason.
 
     Args:
-        techniques: by name; empty for all that may serve the goal. Checkpointing serves memory
+        techniques: by name; empty for all that may serve the goal. Checkpointing serves only memory
             alone: it changes nothing else but the time.
         teacher: address of the trained model for those that learn from one.
 

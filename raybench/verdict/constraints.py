@@ -28,7 +28,7 @@ class Constraint:
     bound: float
 
     def holds(self, figures: Mapping[str, float | None]) -> bool:
-        """Whether the figure is there, and within the bound."""
+        """Whether the figure is known and within the bound."""
         value = figures.get(self.name)
         return value is not None and SIGNS[self.sign](value, self.bound)
 
@@ -44,7 +44,7 @@ class Constraint:
 
 
 def parsed(text: str) -> Constraint:
-    """Raises ValueError: it is no constraint."""
+    """Raises ValueError: the text is not a constraint."""
     match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", text)
     try:
         if match is None:

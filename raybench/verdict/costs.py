@@ -1,4 +1,4 @@
-"""Costs: what a trial of each arm takes, from one short run of each on this machine.
+"""Costs: the time and memory of a trial of each arm, from one short run of each on this machine.
 
 Each slot's process runs all arms at once, as the trials of the study will: two processes on two
 cores are slower than one alone.
@@ -19,8 +19,8 @@ from raybench.training import process
 from raybench.training.trainer import train
 from raybench.verdict.arms import Arms, Run
 
-STEPS = 8  # of each of the two epochs of a short run
-FORWARD = 1 / 3  # of a step: what a teacher's forward pass adds
+STEPS = 8  # in each of the two epochs of a short run
+FORWARD = 1 / 3  # of a step: the additional time of a teacher's forward pass
 OVERHEAD_S = 0.3  # between two trials of a warm actor
 
 
@@ -41,7 +41,7 @@ class Cost:
     model_bytes: float
 
     def seconds(self, epochs: int, steps: int) -> float:
-        """Of a trial with so many steps an epoch."""
+        """Seconds of a trial with this number of steps per epoch."""
         trained = epochs * steps * self.step_s
         return OVERHEAD_S + self.startup_s + trained + (epochs - 1) * self.evaluation_s + self.end_s
 
@@ -58,7 +58,7 @@ def measured(arms: Arms, slots: int) -> dict[str, Cost]:
         middle = (name, (len(settings) + 1) // 2)
         experiment = arms.experiment(Run((middle,), 0, arms.base.recipe.epochs, 0))
         if any(technique.loads for _, technique in experiment.techniques()):
-            taught.append(name)  # its teacher is yet to be trained
+            taught.append(name)  # its teacher is not trained yet
         else:
             jobs[name] = experiment.to_json()
     context = multiprocessing.get_context("spawn")
@@ -77,14 +77,14 @@ def steps_of(experiment: Experiment) -> int:
 
 
 def short(experiment: Experiment, steps: int, epochs: int) -> Experiment:
-    """The same experiment with so few images that an epoch has this number of steps at most."""
+    """The same experiment with fewer images, so that an epoch has at most this number of steps."""
     whole = len(data.load(replace(experiment, subset=1.0)).train)
     share = min(experiment.subset, (steps * experiment.recipe.batch + 0.5) / whole)
     return replace(experiment, subset=share, recipe=replace(experiment.recipe, epochs=epochs))
 
 
 def _costs(jobs: dict[str, str], turn: int) -> dict[str, Cost]:
-    """In a process of its own; each begins with another arm."""
+    """Runs in a separate process; each process starts with another arm."""
     process.prepare(threads=1)
     names = [*jobs]
     names = names[turn % len(names) :] + names[: turn % len(names)]

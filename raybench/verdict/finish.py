@@ -1,4 +1,4 @@
-"""What comes after a study's last trial: times measured alone, the verdict, the recipe's files."""
+"""The end of a study: times measured alone, the verdict, the recipe's files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Finished:
     verdicts: pd.DataFrame
     choice: Choice
     told: dict[str, Any]
-    """Figures of the recommended model, as its trial and the measurement told them."""
+    """Figures of the recommended model from its trial and the measurement."""
     fresh: dict[str, float]
-    """The same as a fresh process finds them; empty without a recipe."""
+    """The same figures, measured by a fresh process; empty without a recipe."""
     kept: bool
-    """Whether the fresh process found what was told, and every constraint met."""
+    """Whether the fresh process confirmed the figures and every constraint."""
 
 
 def finish(
@@ -101,7 +101,7 @@ def finish(
 
 
 def _that_matter(study: Study, chosen: dict[Arm, Run]) -> list[Arm]:
-    """The baseline, and the arms of which the seeds so far do not say that they do not pay."""
+    """The baseline, and the arms that the seeds so far have not ruled out."""
     judged, _ = outcome.verdicts(study.design, study.history, Measured())
     return [BASELINE] + [
         arm
@@ -111,7 +111,7 @@ def _that_matter(study: Study, chosen: dict[Arm, Run]) -> list[Arm]:
 
 
 def _best(study: Study, run: Run) -> tuple[Run, Outcome]:
-    """The seed with the highest validation accuracy, of the tuning where no seed has ended."""
+    """The seed with the highest validation accuracy; a tuning run if no seed has ended."""
     seeds = [*seed_runs(run, study.design.most_seeds), run]
     ended = [(one, study.history.get(one)) for one in seeds]
     complete = [(one, result) for one, result in ended if result is not None and result.complete]
@@ -169,7 +169,7 @@ def _as_told(
     arm: str,
     constraints: Sequence[Constraint],
 ) -> bool:
-    """Whether accuracy (but for one image), bytes and every constraint are as told."""
+    """Whether accuracy (up to one image), bytes and every constraint agree with `told`."""
     same = abs(fresh["test_accuracy"] - told["test_accuracy"]) <= 1.01 / test_images
     same = same and fresh["model_bytes"] == told["model_bytes"]
     figures: dict[str, float | None] = {**recommended.figures_of(verdicts, arm), **fresh}

@@ -1,8 +1,8 @@
 """Forecast: how many trials a study will run and how long, by running its policy in virtual time.
 
-The outcomes are invented. Techniques change bytes, memory and seconds as their short runs did. How
-much accuracy they change is not known before, so each draw has other values. The noise of a seed is
-that of a test split of this size. What a budget ends, ends here too.
+The outcomes are drawn. Techniques change bytes, memory and seconds as in their short runs. Their
+effect on accuracy is unknown, so every draw has other values. The noise of a seed is that of a test
+split of this size. A budget ends the simulated study as it ends a real one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from raybench.verdict.policy import Design, History, state
 from raybench.verdict.study import MARGIN, expected_s
 
 DRAWS = 11
-EFFECT = (-0.01, 0.02)  # mean and spread of the accuracies that a technique adds
-ACCURACY = 0.95  # of a model whose accuracy is not known yet
+EFFECT = (-0.01, 0.02)  # mean and spread of a technique's effect on accuracy
+ACCURACY = 0.95  # assumed for a model whose accuracy is not known yet
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Forecast:
     trials_s: float
     """From the first trial's start to the last one's end."""
     arms: int
-    """Those that are measured alone at the end, the baseline among them."""
+    """The arms that are measured alone at the end, including the baseline."""
 
 
 def forecast(
@@ -50,7 +50,7 @@ def forecast(
     """What a study will run.
 
     Args:
-        seconds: of a trial of each technique's arm, and of the baseline under the name "".
+        seconds: of a trial of each technique's arm; the baseline has the name "".
         limit_s: the time for trials.
     """
     spread = math.sqrt(2 * ACCURACY * (1 - ACCURACY) / test_images)

@@ -1,4 +1,4 @@
-"""python -m raybench.verdict.fresh FOLDER: what the files of a recommended recipe give, read anew.
+"""python -m raybench.verdict.fresh FOLDER: reads the files of a recommended recipe again.
 
 Prints one JSON object: test accuracy of the model's file and of the ONNX graph, bytes, latency.
 """

@@ -6,8 +6,8 @@
     train_time,     more than `within` points less        than `within` points less accurate
     memory          accurate
 
-Both are claims about means over paired seeds, by t, and Holm's method corrects for the number of
-arms. What neither holds for is undecided, with the number of seeds that would decide it.
+Both are claims about means over paired seeds, by t tests. Holm's method corrects for the number of
+arms. Otherwise an arm is undecided, with the number of seeds that would decide it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ GOALS: tuple[Goal, ...] = get_args(Goal)
 Verdict = Literal["pays", "does not pay", "undecided"]
 
 LEAST_POINTS = 0.2
-"""Points of accuracy under which a gain is none."""
+"""A gain of fewer points of accuracy does not count."""
 LEAST_RATIO = 0.98
-"""The ratio to the baseline's bytes, seconds or milliseconds above which a gain is none."""
+"""A ratio to the baseline's bytes, seconds or milliseconds above this does not count as a gain."""
 COLUMNS: dict[Goal, str] = {
     "bytes": "model_bytes",
     "memory": "memory_bytes",
@@ -50,16 +50,16 @@ NO_GAIN: dict[Goal, str] = {
     "train_time": "it trains no faster",
     "latency": "it is no faster",
 }
-"""Why an arm does not pay whose ratio is not better."""
+"""The reason if an arm's ratio is not better."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came out of a run."""
+    """The outcome of a run."""
 
     complete: bool
     accuracy: float = math.nan
-    """Of the validation images; all choices are made by it."""
+    """On the validation images; all choices use it."""
     test_accuracy: float = math.nan
     model_bytes: float = math.nan
     memory_bytes: float = math.nan
@@ -69,17 +69,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Paired:
-    """An arm beside the baseline, seed by seed."""
+    """An arm compared with the baseline, seed by seed."""
 
     points: Differences
     """Test accuracy above the baseline's, in points."""
     logs: Mapping[Goal, Differences]
-    """Logarithms of the ratios to the baseline, less being better."""
+    """Logarithms of the ratios to the baseline; less is better."""
     failed: int = 0
-    """Seeds of which either side has no model."""
+    """Seeds for which one side has no model."""
 
     def gain(self, goal: Goal) -> Differences | None:
-        """The ratios' logarithms that the goal is about; None where they are not known."""
+        """The logarithms of the goal's ratios; None if they are unknown."""
         logs = self.logs.get(goal)
         return logs if logs is not None and len(logs) and np.isfinite(logs).all() else None
 
@@ -94,17 +94,17 @@ class Judged:
     points: Effect
     """Test accuracy above the baseline's, in points."""
     ratio: Effect | None
-    """Of the goal, to the baseline; less is better. None for accuracy, or where it is unknown."""
+    """The goal's ratio to the baseline; less is better. None for accuracy, or if it is unknown."""
     p_pays: float
-    """Adjusted by Holm's method, as the next one."""
+    """Adjusted by Holm's method, like the next one."""
     p_not: float
     more: int | None = None
-    """Seeds that would decide it, where it is undecided; None: more than there can be."""
+    """Seeds that would decide an undecided arm; None: more than a study allows."""
     failed: int = 0
 
 
 def paired(history: Mapping[Run, Outcome | None], run: Run, base: Run, seeds: int) -> Paired:
-    """The seeds 1 to `seeds` of a run, of which both sides have a model."""
+    """The seeds 1 to `seeds` of a run for which both sides have a model."""
     sides = [
         (history.get(_seeded(run, seed)), history.get(_seeded(base, seed)))
         for seed in range(1, seeds + 1)
@@ -129,8 +129,8 @@ def judge(
 
     Args:
         within: points of accuracy that may be lost, for every goal but accuracy.
-        measured: logarithms of the goal's ratios to the baseline where they were measured alone;
-            they count in place of those of the trials.
+        measured: logarithms of the goal's ratios to the baseline that were measured alone;
+            they replace those of the trials.
     """
     arms = list(pairs)
     gains = {arm: (measured or {}).get(arm, pairs[arm].gain(goal)) for arm in arms}
@@ -190,7 +190,9 @@ def _why(
             return "fewer than two seeds have a model on both sides"
         if goal != "accuracy" and gain is None:
             return f"its {goal} was not measured"
-        return f"{more} more seeds would decide" if more else "over 1,000 seeds would be needed"
+        if more is None or not more:
+            return "over 1,000 seeds would be needed"
+        return "1 more seed would decide" if more == 1 else f"{more} more seeds would decide"
     if goal == "accuracy":
         return "more accurate" if verdict == "pays" else f"no gain of {LEAST_POINTS:g} points"
     points_lost = f"{within:g} point{'' if within == 1 else 's'}"
@@ -202,7 +204,7 @@ def _why(
 
 
 def _more(goal: Goal, within: float, points: Differences, level: float) -> int | None:
-    """Seeds beyond those that are there which decide about the accuracy."""
+    """How many additional seeds would decide about the accuracy."""
     margin = -within
     if goal == "accuracy":
         # The nearer of the two claims: above 0, or below the least gain.

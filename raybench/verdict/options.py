@@ -20,9 +20,9 @@ class Compare:
       python -m raybench.compare --model my_models.nets:small_net --data photos --plan
 
     The baseline and every technique that fits the model get the same tuning and the same seeds.
-    A technique pays where the goal gets better and no more than --within points of accuracy are
-    lost, both with confidence. After a crash the same command goes on, and so does one with a
-    larger --budget.
+    A technique pays if the goal improves and accuracy falls by at most --within points, both
+    with confidence. After a crash the same command resumes the study; a larger --budget extends
+    it.
     """
 
     model: str = "resnet20"
@@ -30,13 +30,13 @@ class Compare:
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     subset: float = 1.0
-    """Share of the training images to use, where the machine is slow."""
+    """Share of the training images to use, for example on a slow machine."""
     image_size: int = 32
     """Side of an image in pixels."""
     start_from: str = ""
     """First weights: a trained model's file, RESULTS#TRIAL, timm:hub. Default: fresh ones."""
     goal: str = "bytes"
-    """What is to get better: bytes, latency, train_time, memory or accuracy."""
+    """What should improve: bytes, latency, train_time, memory or accuracy."""
     within: float = 1.0
     """Points of accuracy that may be lost, for every goal but accuracy."""
     constraint: tuple[str, ...] = ()
@@ -46,9 +46,9 @@ class Compare:
     teacher: str = ""
     """A trained model to distil from. Default: the tuned baseline of the study."""
     budget: str = ""
-    """Time for all of it, such as 45m or 2h. Default: as long as the standard study takes."""
+    """Time for the whole study, such as 45m or 2h. Default: as long as the standard study takes."""
     plan: bool = False
-    """Prints what the study would run and take, and ends."""
+    """Prints what the study would run and how long it takes, and ends."""
     price_per_hour: float | None = None
     """Price of an hour of this machine, for the plan."""
     epochs: int | None = None
@@ -56,9 +56,9 @@ class Compare:
     tuning: int = 3
     """Trials of every arm to choose its learning rate and setting."""
     seeds: int = 4
-    """Paired seeds of every arm to begin with."""
+    """Paired seeds of every arm at first."""
     most_seeds: int = 12
-    """Paired seeds at most, of arms that a few more can decide; without --budget 2 x --seeds."""
+    """Largest number of paired seeds of an arm. Default without --budget: 2 x --seeds."""
     name: str | None = None
     """Name of the study, and of its folder. Default: MODEL-DATA-GOAL."""
     results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"

@@ -24,7 +24,7 @@ from raybench.verdict.policy import (
 from raybench.verdict.statistics import Differences
 
 RATIOS = ("bytes", "latency_1", "latency_64", "train_time", "memory")
-"""What is told of every arm as a ratio to the baseline."""
+"""The figures of every arm that are shown as ratios to the baseline."""
 OF_GOAL: dict[Goal, str] = {
     "bytes": "bytes",
     "latency": "latency_1",
@@ -36,7 +36,7 @@ OF_GOAL: dict[Goal, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured alone, at the end: logarithms of ratios to the baseline, a round each."""
+    """What was measured alone, at the end: logarithms of ratios to the baseline, one per round."""
 
     ratios: Mapping[str, Mapping[Arm, Differences]] = field(default_factory=dict)
     """By `latency_1`, `latency_64`, `train_time`, and by arm."""
@@ -45,11 +45,11 @@ class Measured:
     slower_in_int8: frozenset[Arm] = frozenset()
     """Arms whose int8 graph is slower than the same network in fp32."""
     without_graph: Mapping[Arm, str] = field(default_factory=dict)
-    """Arms of which there is no ONNX graph, with the reason."""
+    """Arms without an ONNX graph, with the reason."""
 
 
 def seeds_of(history: History, design: Design, arm_run: Any) -> int:
-    """How many seeds of a run have ended, from the first on."""
+    """How many seeds of a run have ended, counted from the first."""
     count = 0
     for run in seed_runs(arm_run, design.most_seeds):
         if history.get(run) is None:
@@ -79,7 +79,7 @@ def verdicts(
 def table(
     design: Design, history: History, measured: Measured, reasons: Mapping[str, str]
 ) -> pd.DataFrame:
-    """A row an arm, the baseline first, with all figures; `reasons` are of those that do not fit.
+    """One row per arm, the baseline first, with all figures; `reasons` says why others do not fit.
 
     Columns: arm, verdict, why, seeds, test accuracy, differences in points and ratios to the
     baseline with their 95 % intervals, p-values, and the same differences at equal training time.
@@ -150,7 +150,7 @@ def name_of(arm: Arm) -> str:
 
 
 def short_table(frame: pd.DataFrame, goal: Goal) -> pd.DataFrame:
-    """What fits 80 columns: the arm, the verdict, accuracy and the goal's ratio."""
+    """The columns that fit into 80 characters: arm, verdict, accuracy and the goal's ratio."""
     shown = frame[frame["seeds"].notna()]
     columns: dict[str, Any] = {
         "arm": shown["arm"],
@@ -191,7 +191,7 @@ def _points(frame: pd.DataFrame, name: str) -> list[str]:
 
 
 def _ratios(frame: pd.DataFrame, name: str) -> list[str]:
-    """`× 0.52 (0.50–0.54)`; without an interval where it is a point."""
+    """`× 0.52 (0.50–0.54)`; without the interval if both ends are equal."""
     texts = []
     bounds = (_floats(frame, f"{name}_low"), _floats(frame, f"{name}_high"))
     for mean, low, high in zip(_floats(frame, name), *bounds, strict=True):

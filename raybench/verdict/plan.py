@@ -1,4 +1,4 @@
-"""Plan: what a study will run and take, before anything starts; and what of it a budget holds.
+"""Plan: what a study will run and how long it takes, before it starts, and what fits a budget.
 
 needed    every arm's tuning and first seeds
 then      combinations, runs at equal time, more seeds: as many as `forecast` expects
@@ -37,14 +37,14 @@ class Plan:
     short_s: float = 13.0
     """From the command's start to the end of the short runs."""
     remarks: tuple[str, ...] = ()
-    """What was shrunk or left out to fit a budget, a sentence each."""
+    """What was reduced or left out to fit a budget, one sentence each."""
 
     def trial_s(self, name: str) -> float:
-        """Of a trial of a technique's arm; of the baseline under the name ""."""
+        """Of a trial of each technique's arm; the baseline has the name ""."""
         return self.costs[name].seconds(self.design.epochs, self.steps)
 
     def seconds(self) -> dict[str, float]:
-        """What `Study` takes as the expected seconds of a trial."""
+        """The expected seconds of a trial, for `Study`."""
         return {name: self.trial_s(name) for name in ("", *self.design.settings)}
 
     @property
@@ -69,7 +69,7 @@ class Plan:
         return self._after_s(1 + len(self.design.settings) + combined_of(self.design))
 
     def forecast(self, budget_s: float | None) -> Forecast:
-        """The trials that there will be."""
+        """The expected number of trials."""
         limit_s = math.inf if budget_s is None else budget_s - self.start_s - self.after_s
         return forecast(
             self.design,
@@ -81,7 +81,7 @@ class Plan:
         )
 
     def expected_s(self, budget_s: float | None) -> float:
-        """What the whole study will take."""
+        """Seconds of the whole study."""
         trials = self.forecast(budget_s)
         return self.start_s + trials.trials_s + self._after_s(trials.arms)
 
@@ -94,7 +94,7 @@ def fitted(plan: Plan, budget_s: float | None) -> Plan:
     """The plan made smaller until its needed part fits the budget.
 
     Raises:
-        ValueError: not even the smallest study fits; it says what that takes.
+        ValueError: not even the smallest study fits; the message says how long that takes.
     """
     if budget_s is None:
         return plan
@@ -112,7 +112,7 @@ def fitted(plan: Plan, budget_s: float | None) -> Plan:
 
 
 def _smaller(plan: Plan) -> Plan | None:
-    """One step smaller: fewer trials of tuning, fewer epochs, without the dearest arm."""
+    """One step smaller: fewer tuning trials, fewer epochs, or without the most expensive arm."""
     design = plan.design
     if design.tuning > LEAST_TUNING:
         fewer = design.tuning - 1
@@ -131,7 +131,7 @@ def _smaller(plan: Plan) -> Plan | None:
 
 
 def table(plan: Plan, budget_s: float | None, price_per_hour: float | None) -> pd.DataFrame:
-    """A row a part of the study, and one for all of it."""
+    """One row per part of the study, and one for the whole."""
     design, each, slots = plan.design, plan.seconds(), plan.slots
     columns = ["part", "trials", "hours", "memory, GB", "disk, MB"]
     rows: list[list[object]] = []
@@ -160,7 +160,7 @@ def table(plan: Plan, budget_s: float | None, price_per_hour: float | None) -> p
 
 
 def span(seconds: float) -> str:
-    """Seconds as a person says them: 1 h 20 min, 3 min, 40 s."""
+    """Seconds in words: 1 h 20 min, 3 min, 40 s."""
     if math.isinf(seconds):
         return "no end"
     if seconds < 120:
@@ -173,7 +173,7 @@ def seconds_of(budget: str) -> float:
     """`2h`, `90m`, `45s`, `1h30m` in seconds.
 
     Raises:
-        ValueError: it is no such text, or not above 0.
+        ValueError: it is not such a text, or not above 0.
     """
     total, number = 0.0, ""
     for sign in budget.strip().lower().replace(" ", ""):

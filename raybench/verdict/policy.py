@@ -1,13 +1,13 @@
-"""Policy: which runs a study wants next, from what has come out so far. No clock, no Ray, no files.
+"""Policy: which runs a study wants next, given the outcomes so far. No clock, no Ray, no files.
 
     tuning        every arm has the same number of runs for its learning rate and its setting
     seeds         the chosen settings of every arm, over the same seeds as the baseline
-    combinations  pairs of techniques that stand their ground alone, and all of them: tuned, seeded
+    combinations  pairs of the techniques that may pay, and all of them together: tuned, seeded
     more seeds    where a verdict is undecided and a few can decide it
-    equal time    arms whose epochs take longer or shorter, with as many as the baseline's time
+    equal time    arms whose epochs take longer or shorter, with as many as fit the baseline's time
     more seeds    where a verdict is undecided and some more can decide it
 
-What is wanted depends on runs that have ended alone, so a study that was killed goes on alike.
+The wanted runs depend only on ended runs, so a study that was killed resumes in the same way.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from raybench.verdict.judgement import Goal, Judged, Outcome, Paired, judge, pai
 from raybench.verdict.tuning import Tuning
 
 History = Mapping[Run, Outcome | None]
-"""What came out of every run that was started; None while it is under way."""
+"""The outcome of every started run; None while it runs."""
 Arm = tuple[str, ...]
 BASELINE: Arm = ()
-LOOKS = (0, 2, 5, 9, 15)  # seeds beyond the first ones with which a verdict is looked at again
+LOOKS = (0, 2, 5, 9, 15)  # after so many additional seeds a verdict is computed again
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What a study is, apart from what comes out."""
+    """The design of a study."""
 
     settings: dict[str, int]
     """How many settings each technique has, by its name; all of them fit the model."""
     together: frozenset[frozenset[str]]
-    """Pairs of techniques that can stand beside each other."""
+    """Pairs of techniques that can be combined."""
     epochs: int
     goal: Goal = "bytes"
     within: float = 1.0
@@ -48,10 +48,10 @@ class Design:
     """Paired seeds of every arm to begin with."""
     most_seeds: int = 12
     combinations: int = 3
-    """Pairs of techniques that are tried at most."""
+    """The largest number of pairs of techniques to try."""
     equal_time: bool = True
     validation_images: int = 0
-    """By whose accuracy tuning chooses; 0 where it has no error."""
+    """Validation images: tuning chooses by the accuracy on them. 0: that accuracy has no error."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def seed_runs(run: Run, seeds: int) -> list[Run]:
 
 
 def equal_time_run(design: Design, history: History, base: Run, run: Run) -> Run | None:
-    """The run with so many epochs that it trains as long as the baseline; None before its seeds.
+    """The run with as many epochs as fit the baseline's training time; None before its seeds.
 
-    It is the same run where the two take equally long as far as the seeds show.
+    It is the same run if the seeds show no difference in time.
     """
     pair = paired(history, run, base, design.seeds)
     if not len(pair.points):
@@ -102,7 +102,7 @@ class _Study:
         self.without: dict[Arm, str] = {}
 
     def runs(self) -> Iterator[Run]:
-        """All runs that the study has, as far as it is known; those that have started too."""
+        """All runs of the study that are known so far, including the started ones."""
         design = self.design
         yield from self._tuned(BASELINE, (), 0)
         base = self.chosen.get(BASELINE)
@@ -142,7 +142,7 @@ class _Study:
     def _tuned(
         self, arm: Arm, settings: tuple[tuple[str, int], ...], lr_step: int
     ) -> Iterator[Run]:
-        """The tuning of an arm, as far as it is known; its choice where all of it has ended."""
+        """The tuning of an arm so far, and its choice once all of it has ended."""
         design = self.design
         tuning = Tuning(
             self.history,
@@ -162,7 +162,7 @@ class _Study:
                 self.chosen[arm] = best
 
     def _allowed(self) -> float:
-        """The accuracy in tuning that is within the points that may be lost."""
+        """The lowest accuracy in tuning that is within the allowed loss."""
         base = self.history[self.chosen[BASELINE]] if BASELINE in self.chosen else None
         return base.accuracy - self.design.within / 100 if base is not None else 1.0
 
@@ -181,7 +181,7 @@ class _Study:
         return True
 
     def _combined(self, singles: list[Arm]) -> list[Arm]:
-        """Pairs of arms that may pay, the best first, and all of them where that is more."""
+        """Pairs of arms that may pay, the best first, then all of them if more than two."""
         design, base = self.design, self.chosen[BASELINE]
         pairs = {
             arm: paired(self.history, self.chosen[arm], base, design.seeds)
@@ -210,7 +210,7 @@ class _Study:
         return combined
 
     def _more_seeds(self, base: Run, few: int | None = None) -> Iterator[Run]:
-        """The next seeds of those that are undecided, first of whom the fewest decide.
+        """The next seeds of the undecided arms, first of the arm that needs the fewest.
 
         Args:
             few: leaves out arms that more seeds than these would decide.
@@ -230,7 +230,7 @@ class _Study:
         for one in undecided:
             count, _ = seeds[one.arm]
             later = [look for look in looks if look > count]
-            if one.arm in waiting:  # of a look that was begun
+            if one.arm in waiting:  # of a look that has begun
                 yield from (*seed_runs(base, count), *seed_runs(self.chosen[one.arm], count))
             elif later and one.more is not None and one.more <= min(few or most, most - count):
                 yield from seed_runs(base, later[0])
@@ -246,7 +246,7 @@ class _Study:
 def judgements(
     design: Design, history: History, chosen: Mapping[Arm, Run], seeds: Mapping[Arm, int]
 ) -> dict[Arm, Judged]:
-    """What the seeds tell of every arm so far.
+    """The verdicts on all arms by the seeds so far.
 
     Args:
         seeds: how many of each arm count.

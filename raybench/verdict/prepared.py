@@ -1,4 +1,4 @@
-"""What a study is before its first trial: its arms and design, and whose folder it goes on in."""
+"""A study before its first trial: its arms, its design, and the folder that it may resume."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ QUESTION = "Which technique pays?"
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What a study's folder keeps of its beginning, so that the same command goes on alike."""
+    """What a study's folder stores at its start, so that the same command resumes it."""
 
     design: Design
     costs: dict[str, Cost]
     remarks: tuple[str, ...]
     short_s: float = 0.0
-    """What the short runs took."""
+    """The costs that the short runs measured."""
 
 
 def design_of(arms: Arms, base: Experiment, **chosen: Any) -> Design:
@@ -52,7 +52,7 @@ def asked(arms: Arms, design: Design) -> dict[str, Any]:
 
 
 def space_of(arms: Arms, wanted: Mapping[str, Any]) -> Space:
-    """The study as a search space; `wanted` is what was `asked`."""
+    """The study as a search space; `wanted` is the stored form of `asked`."""
     text = json.dumps(wanted, sort_keys=True)
     examples = [arms.base]
     for name, settings in arms.settings.items():
@@ -71,7 +71,7 @@ def space_of(arms: Arms, wanted: Mapping[str, Any]) -> Space:
 
 
 def kept(folder: Path, wanted: Mapping[str, Any], design: Design) -> Kept | None:
-    """What the folder keeps of this study; None where it is new.
+    """The stored start of this study; None if it is new.
 
     Raises:
         ValueError: it holds another study.

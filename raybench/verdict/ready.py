@@ -1,4 +1,4 @@
-"""What `raybench.compare` knows before its first trial: arms, design, plan, constraints."""
+"""The state of `raybench.compare` before its first trial: arms, design, plan, constraints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from raybench.verdict.study import TEACHER, Clock
 
 @dataclass(frozen=True)
 class Ready:
-    """All that is known before the first trial."""
+    """Everything that is known before the first trial."""
 
     folder: Path
     shown: str
@@ -52,7 +52,7 @@ def name_of(options: Compare) -> str:
 def prepare(
     options: Compare, clock: Clock, place: Place, cluster_slots: Callable[[], int]
 ) -> Ready:
-    """Checks what can be told within seconds, then measures a short run of every arm.
+    """Checks what takes seconds to check, then measures a short run of every arm.
 
     Args:
         cluster_slots: trials at once in the cluster of RAY_ADDRESS; not called without one.
@@ -144,12 +144,12 @@ def _baseline(options: Compare) -> Experiment:
     if options.epochs is not None:
         recipe = replace(recipe, epochs=options.epochs)
     experiment = replace(experiment, recipe=recipe)
-    data.load(experiment)  # whether it holds a batch
+    data.load(experiment)  # raises if there are fewer images than a batch
     return experiment
 
 
 def _slots(options: Compare) -> int:
-    """Trials at once on this machine, before Ray has said what it holds."""
+    """Trials at once on this machine, as estimated before Ray starts."""
     fits = os.cpu_count() or 1
     if gpu.available() and options.gpus != 0:
         fits = min(fits, int(gpu.count() / (options.gpus or 1)))

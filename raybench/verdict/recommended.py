@@ -1,4 +1,4 @@
-"""The recommended recipe: what pays most within the constraints, its files, and a second look."""
+"""The recommended recipe: the arm that pays most within the constraints, its files, a check."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECK_S = 600.0  # deadline of the fresh process
 
 @dataclass(frozen=True)
 class Choice:
-    """The arm that is recommended, or the nearest one where none meets the constraints."""
+    """The recommended arm, or the nearest one if none meets the constraints."""
 
     arm: str
     meets: bool
@@ -68,7 +68,7 @@ def choose(
 
 
 def figures_of(verdicts: pd.DataFrame, arm: str) -> dict[str, float | None]:
-    """The figures of an arm that a constraint can be about."""
+    """The figures of an arm that a constraint can limit."""
     row = verdicts[verdicts["arm"] == arm].iloc[0]
     names = ("latency_ms", "model_bytes", "memory_bytes", "test_accuracy")
     figures = {name: _number(row.get(name)) for name in names}
@@ -77,7 +77,7 @@ def figures_of(verdicts: pd.DataFrame, arm: str) -> dict[str, float | None]:
 
 
 def clear(folder: Path) -> None:
-    """Deletes the files of an earlier recommendation, which may hold no longer."""
+    """Deletes the files of an earlier recommendation, which may be outdated."""
     for path in [*folder.glob("recommended.*"), folder / fresh.RECIPE]:
         path.unlink(missing_ok=True)
 
@@ -94,10 +94,10 @@ def write(
 
 
 def check(folder: Path) -> dict[str, float]:
-    """What the files give in a process of their own.
+    """The figures of the files, measured in a separate process.
 
     Raises:
-        ValueError: they cannot be read there; with the last line of its error.
+        ValueError: that process failed; with the last line of its error.
     """
     command = [sys.executable, "-m", "raybench.verdict.fresh", str(folder)]
     try:

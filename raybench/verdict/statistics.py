@@ -1,7 +1,7 @@
-"""The statistics of a verdict: one-sided tests on paired differences, Holm, seeds still needed.
+"""The statistics of a verdict: one-sided tests on paired differences, Holm, seeds needed.
 
-A study looks at its seeds several times and adds some where nothing is decided, and every look is
-another chance to be wrong. So a single claim has to hold at `CLAIM`, a seventh of the usual 5 %;
+A study looks at its seeds several times and adds some where nothing is decided, and every look can
+be wrong. So a single claim must hold at `CLAIM`, a seventh of the usual 5 %;
 `python -m raybench.bench verdict` simulates whole studies and counts the false ones.
 """
 
@@ -16,7 +16,7 @@ from scipy.special import stdtr, stdtrit
 CLAIM = 0.007
 """Level of every claim at every look, over all arms together (Holm)."""
 POWER = 0.8
-"""Chance with which the seeds that are asked for decide, where the means seen are the true ones."""
+"""Probability that the requested seeds decide, if the observed means are the true ones."""
 
 Differences = NDArray[np.float64]
 
@@ -24,7 +24,7 @@ Differences = NDArray[np.float64]
 def p_above(differences: Differences, margin: float) -> float:
     """The p-value of "the mean of these paired differences (n,) is above `margin`", by t.
 
-    1 where one seed or none is there. Where all differences are equal, 0 or 1.
+    1 with fewer than two seeds. 0 or 1 if all differences are equal.
     """
     count = len(differences)
     if count < 2:
@@ -52,10 +52,10 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def seeds_needed(differences: Differences, margin: float, level: float) -> int | None:
-    """Seeds in all with which a claim about `margin` would hold at `level`, with the power `POWER`.
+    """The number of seeds with which a claim about `margin` holds at `level`, with power `POWER`.
 
-    By the mean and the variance seen. None where no number below 1,000 is enough, or where fewer
-    than two seeds tell no variance.
+    It uses the observed mean and variance. None if no number below 1,000 is enough, or with fewer
+    than two seeds, which have no variance.
     """
     count = len(differences)
     if count < 2:

@@ -1,8 +1,8 @@
 """Study: the policy as a sweep's proposals, within a budget of seconds.
 
-The sweep gives out a trial at a time; the study names the next one, as long as it can end before
-the budget does. What earlier runs of the same study took is a record of the log, so that a
-restart has what is left, and a larger budget goes on.
+The sweep starts one trial at a time; the study names the next one while it can end within the
+budget. The seconds of earlier runs of the same study are a record of the log, so that a restart
+uses only the rest, and a larger budget extends the study.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from raybench.verdict.policy import BASELINE, Arm, Design, State, state
 SPENT = "spent"
 """Kind of the log's record of the seconds that a study has taken."""
 TEACHER = "teacher.safetensors"
-MARGIN = 1.1  # a trial is begun where so many times its expected seconds are left
+MARGIN = 1.1  # a trial starts if this many times its expected seconds are left
 
 
 @dataclass
 class Clock:
-    """The seconds of a study, those of earlier runs included."""
+    """The seconds of a study, including those of earlier runs."""
 
     budget_s: float | None = None
     reserved_s: float = 0.0
-    """Of the budget, for what comes after the last trial."""
+    """Seconds of the budget that are reserved for the time after the last trial."""
     before_s: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
@@ -46,7 +46,7 @@ class Clock:
         return self.before_s + time.monotonic() - self.began
 
     def left_s(self) -> float:
-        """For trials; infinite without a budget."""
+        """Seconds for trials; infinite without a budget."""
         if self.budget_s is None:
             return math.inf
         return self.budget_s - self.reserved_s - self.spent_s()
@@ -81,9 +81,9 @@ class Study:
         self.numbers: dict[Run, int] = {}
         """The trial of every run."""
         self.out_of_time = False
-        """Whether a run was wanted that cannot end within the budget."""
+        """Whether the policy wanted a run that cannot end within the budget."""
         self.remember: Callable[[float], None] = lambda seconds: None
-        """Is told the seconds so far, for the log."""
+        """Is called with the seconds so far, for the log."""
         self._sampling, self._expected, self._slots = sampling, seconds, slots
         self._trials, self._folder = trials, folder
         self._runs: dict[int, Run] = {}
@@ -105,7 +105,7 @@ class Study:
 
     @property
     def planned(self) -> int | None:
-        """The trials that are there, that are wanted now, and that will be at least."""
+        """The trials that exist, that are wanted now, and the fewest that are expected."""
         if self.over:
             return None
         now = self.state()
@@ -155,7 +155,7 @@ class Study:
         self._ended = not self.waiting
 
     def _teach(self, baseline: Run) -> None:
-        """Puts the tuned baseline's model where techniques that learn from one look for it."""
+        """Copies the tuned baseline's model to where techniques look for their teacher."""
         if self._folder is None or (path := self._folder / TEACHER).exists():
             return
         model = trained.find(f"{self._folder}#{self.numbers[baseline]}")
@@ -164,7 +164,7 @@ class Study:
         partial.replace(path)
 
     def seconds(self, run: Run) -> float:
-        """What a run is expected to take: as others of its arm took, else as was measured."""
+        """Expected seconds of a run: the median of its arm's runs, else the measured cost."""
         taken = [
             outcome.wall_s / other.epochs
             for other, outcome in self.history.items()
@@ -181,13 +181,13 @@ class Study:
 
 
 def expected_s(seconds: dict[str, float], arm: Arm) -> float:
-    """Seconds of a trial of an arm, whose techniques each multiply those of the baseline."""
+    """Seconds of a trial of an arm: each of its techniques multiplies those of the baseline."""
     base = seconds[""]
     return base * math.prod(seconds.get(name, base) / base for name in arm)
 
 
 def combined_of(design: Design) -> int:
-    """How many combinations a study has at most."""
+    """The largest number of combinations in a study."""
     pairs = min(design.combinations, len(design.together))
     return pairs + (pairs > 1)
 

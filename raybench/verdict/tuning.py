@@ -1,12 +1,12 @@
-"""Tuning: how an arm's learning rate and setting are chosen, by the same number of runs for all.
+"""Tuning: chooses an arm's learning rate and setting with the same number of runs for all arms.
 
-setting         the middle one; then a stronger one where that loses no more accuracy than is
-                allowed, else a milder one
-learning rate   an octave down and one up; then on, or closer, where it was best
+setting         the middle one; then a stronger one if it loses no more accuracy
+                than allowed, else a milder one
+learning rate   an octave down and one up; then further, or closer to the best one
 
-The most accurate rate is chosen, unless the next one up did not train. Then a single seed does not
-tell how far that edge is away, and of the rates that differ by less than the standard error of the
-validation split the smallest is chosen.
+It chooses the most accurate rate, unless the next higher one did not train. Then one seed cannot
+tell how close that limit is, so it chooses the smallest of the rates that differ by less than the
+standard error of the validation split.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from dataclasses import dataclass, field, replace
 from raybench.verdict.arms import LR_STEPS, Run
 from raybench.verdict.judgement import Outcome
 
-UNTRAINED = 0.1  # so much less accurate than the best: it did not train
+UNTRAINED = 0.1  # a rate that is this much less accurate than the best did not train
 
 
 @dataclass
 class Tuning:
-    """The runs of one arm's tuning, as far as they are known from those that have ended."""
+    """The runs of one arm's tuning that follow from the ended ones."""
 
     history: Mapping[Run, Outcome | None]
     first: Run
     number: int
     """Runs in all."""
     allowed: float
-    """The accuracy under which a setting loses too much."""
+    """A setting with a lower accuracy loses too much."""
     settings: int = 0
-    """How many settings there are to choose from; 0 leaves those of the first run."""
+    """The number of settings to choose from; 0 keeps those of the first run."""
     strong: bool = True
-    """Whether a stronger setting is better, of those that are accurate enough."""
+    """Whether the strongest of the settings that are accurate enough is the best."""
     images: int = 0
     """Images of the validation split; 0 where the accuracies have no error."""
     seen: list[Run] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Tuning:
     """Whether all runs have ended; only then is `best` the choice."""
 
     def runs(self) -> Iterator[Run]:
-        """One after the other, or a few at once. The last ones may not have been started."""
+        """In order; some run at once. The last ones may not have started."""
         beginning = [self.first] if self.settings else self._both_sides(self.first)
         if not (yield from self._all(beginning)):
             return
@@ -84,9 +84,10 @@ class Tuning:
         return math.sqrt(accuracy * (1 - accuracy) / self.images) if self.images else 0.0
 
     def _for_settings(self) -> int:
-        """How many runs go to the setting: two are left for the learning rate, or one.
+        """The number of runs for the setting: all but two for the learning rate, or one.
 
-        One where no setting is accurate enough yet, because a rate seldom makes up for that.
+        One if no setting is accurate enough yet, because a learning rate seldom compensates for
+        that.
         """
         best = self.best()
         outcome = self._outcome(best) if best else None
@@ -97,7 +98,7 @@ class Tuning:
         return [replace(at, lr_step=at.lr_step + step) for step in (0, -2, 2)]
 
     def _all(self, runs: list[Run]) -> Generator[Run, None, bool]:
-        """Wants the runs; whether all of them have ended."""
+        """Adds the runs to the wanted ones; returns whether all of them have ended."""
         runs = [r for r in runs if abs(r.lr_step) <= LR_STEPS and r not in self.seen]
         runs = runs[: self.number - len(self.seen)]
         self.seen += runs
@@ -120,7 +121,7 @@ class Tuning:
         return None
 
     def _closer(self) -> Run | None:
-        """Beside the best so far: an octave on at the end of the range, else half an octave."""
+        """A neighbour of the best rate: an octave beyond the tried range, else half an octave."""
         at = self.best() or self.first
         tried = {run.lr_step: run for run in self.seen if run.settings == at.settings}
 

@@ -1,4 +1,4 @@
-"""What a study says at the terminal: its plan, and its result with the verdict in a sentence."""
+"""A study's texts at the terminal: its plan, and its result with the verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def result_text(finished: Finished, design: Design, folder: Path | str, spent_s:
 
 
 def reasons(finished: Finished) -> list[str]:
-    """A line for every arm that does not pay or is undecided, and for those that do not fit."""
+    """One line for every arm that does not pay, is undecided or does not fit the model."""
     rows = finished.verdicts[~finished.verdicts["verdict"].isin(["baseline", "pays"])]
     return [f"{row.arm}: {row.verdict}, {row.why}" for row in rows.itertuples()]
 
 
 def tables(finished: Finished, design: Design) -> dict[str, pd.DataFrame]:
-    """By title: what pays, and the same at equal training time where that was run."""
+    """By title: what pays, and the same at equal training time if that was run."""
     title = f"What pays for {design.goal}, against the baseline (95 %)"
     shown = {title: outcome.short_table(finished.verdicts, design.goal)}
     equal = outcome.equal_time_table(finished.verdicts)
