@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raybench.cluster import elastic
+from raybench.cluster.fit import Node
 from raybench.experiment import Experiment, from_json
 from trainers.strategies import base
 
@@ -25,8 +26,9 @@ class Cluster:
         self.done = 0
         self.groups: list[Group] = []
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": float(self.cpus[min(self.done, len(self.cpus) - 1)])}
+    def live_nodes(self) -> list[Node]:
+        cpus = self.cpus[min(self.done, len(self.cpus) - 1)]
+        return [Node(cpus=cpus // 2), Node(cpus=cpus - cpus // 2)]
 
     def group(self, workers: int, gpus: float) -> Group:
         self.groups.append(Group(self, workers, self.ends[len(self.groups)]))
@@ -69,7 +71,7 @@ def run(monkeypatch, tmp_path: Path) -> Callable[..., tuple[list[int], Cluster]]
 
     def run(cpus: list[int], *ends: str, most: int = 4) -> tuple[list[int], Cluster]:
         cluster = Cluster(cpus, list(ends))
-        monkeypatch.setattr(elastic.ray, "cluster_resources", cluster.cluster_resources)
+        monkeypatch.setattr(elastic.live_nodes, "live_nodes", cluster.live_nodes)
         monkeypatch.setattr(elastic, "WorkerGroup", cluster.group)
         told: list[int] = []
         for number, _ in elastic.run_elastic(EXPERIMENT, 1, most, 0.0, tmp_path / "state.pt", None):

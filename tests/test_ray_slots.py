@@ -223,9 +223,9 @@ def test_gpus_are_shared_by_node_and_hidden_from_trials_without_one(tmp_path: Pa
 def test_however_a_sweep_ends_it_leaves_nothing_asked_for(tmp_path: Path, autoscaler: Any) -> None:
     types = {"small": {"CPU": 1, "max_workers": 2}}
     with OwnCluster(cpus=0, autoscaler=autoscaler, types=types, path=tmp_path) as cluster:
-        with swept(tmp_path, cluster, "--workers", "3") as sweep:
+        with swept(tmp_path, cluster, "--workers", "4") as sweep:
             assert sweep.ended() == 2, sweep.log
-            assert "it needs 3 workers of 1 CPU each" in sweep.log
+            assert "it needs 4 workers of 1 CPU each" in sweep.log
             assert "Traceback" not in sweep.log
         for sent, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
             with swept(tmp_path, cluster, "--trials", "40", epochs=400) as sweep:
