@@ -31,7 +31,7 @@ def measure() -> dict[str, float]:
                 cluster.node(cpus=1)
             cluster.ready()
             for number in range(ROUNDS):
-                rates[nodes].append(_rate(cluster, nodes, str(number)))
+                rates[nodes].append(_rate(cluster, nodes, seed=10 * nodes + number))
     ratios = [four / one for one, four in zip(*rates.values(), strict=True)]
     return {
         "nodes_efficiency": median(ratios),
@@ -43,10 +43,10 @@ def measure() -> dict[str, float]:
     }
 
 
-def _rate(cluster: Machines, slots: int, seed: str) -> float:
+def _rate(cluster: Machines, slots: int, seed: int) -> float:
     """Trials per minute and slot: of each node, from the end of its first trial on."""
     trials = slots * (EACH + 1)
-    driven = Driven(cluster, waiting_space, trials, "--keep", "all", "--seed", seed)
+    driven = Driven(cluster, waiting_space, trials, "--keep", "all", "--seed", str(seed))
     if driven.wait(ENDS_S) != 0:
         raise RuntimeError(f"the sweep did not end: {driven.log[-500:]}")
     rows: dict[int, Row] = {}
