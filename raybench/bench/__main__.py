@@ -29,6 +29,7 @@ HIDDEN = {
     "own_cluster",
     "photos",
     "real_space",
+    "s3_writer",
     "staged_space",
     "steady",
     "steady_space",
@@ -60,7 +61,7 @@ class Bench:
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale, chaos, verdict, speed or gpu; with --page also all."""
+    compress, search, scale, chaos, verdict, speed, s3_lost or gpu; with --page also all."""
     scenario: str | None = None
     """Of `search`: a folder of curves under $RAYBENCH_YAHPO, on which it is simulated."""
     tasks: str = "all"

@@ -12,6 +12,7 @@ from raybench.reports.text import as_text
 from raybench.reports.varied import varied
 from raybench.results.limits import limits
 from raybench.results.read import Results
+from raybench.results.remote.address import is_remote
 
 MOST_ROWS = 60
 """Rows of a family's table at the terminal: a random search can have a row a trial."""
@@ -57,8 +58,9 @@ def headline(results: Results) -> str:
 
 def reading(folder: Path | str) -> str:
     """The paths of the files, and a line of code that reads them."""
+    trials = "*" if is_remote(str(folder)) else "trials"
     return (
-        f"Parquet: {folder}/trials/trials.parquet, {folder}/epochs/*.parquet\n"
+        f"Parquet: {folder}/trials/{trials}.parquet, {folder}/epochs/*.parquet\n"
         f'pandas:  import pandas as pd; trials = pd.read_parquet("{folder}/trials")'
     )
 

@@ -11,6 +11,7 @@ from raybench.arguments.nearest import nearest
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 """Those that pyarrow opens. fsspec opens others where its package for them is installed."""
+BUCKETS = frozenset({"s3", "gs", "gcs", "abfs", "abfss"})
 SLIPPED = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)}):/?(?P<rest>[^/].*)?", re.IGNORECASE)
 
 
@@ -66,10 +67,10 @@ def require(text: str, *, others: Sequence[str] | None = ()) -> None:
             f"{', '.join(SCHEMES[3:-1])} and {SCHEMES[-1]} work, and what fsspec has a package for"
         )
     parts = urlsplit(text)
-    if parts.password or (scheme in ("s3", "gs", "gcs") and parts.username):
+    if parts.password or (scheme in BUCKETS - {"abfs", "abfss"} and parts.username):
         raise ValueError(
             f"{scheme}://…@{parts.hostname}: an address with a password in it would be printed and "
             "stored; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, instead"
         )
-    if scheme != "file" and not parts.netloc:
+    if scheme in BUCKETS and not parts.netloc:
         raise ValueError(f"{text} names no bucket: write e.g. {scheme}://bucket/runs")

@@ -30,17 +30,22 @@ class Brought:
 
 
 def bring(
-    store: ObjectStore, folder: Path, say: Callable[[str], None], *, models: bool = True
+    store: ObjectStore,
+    folder: Path,
+    keys: dict[str, Stored],
+    say: Callable[[str], None],
+    *,
+    models: bool = True,
 ) -> Brought:
     """Brings the folder to what the store holds.
 
     Args:
+        keys: the listing of the store.
         models: whether the models are needed here.
 
     Raises:
         StoreError: the store refuses or does not answer.
     """
-    keys = store.listing()
     remote = segments.assembled(store, keys)
     local = _log(folder)
     earlier = copied.read(folder)
@@ -98,17 +103,17 @@ def _fetched(
     models: bool,
 ) -> dict[str, Signature]:
     """Fetches the files that are missing here; the signatures of all that both sides have."""
-    wanted = [key for key in keys if copied.is_copied(key)]
+    there = {name: key for key in keys if (name := copied.key_here(key))}
     if not models:
-        wanted = [key for key in wanted if not key.startswith("models/")]
+        there = {name: key for name, key in there.items() if not name.startswith("models/")}
     here = copied.scan(folder)
+    missing = [name for name in there if name not in here]
     with ThreadPoolExecutor(segments.AT_ONCE) as pool:
-        missing = [key for key in wanted if key not in here]
-        arrived = list(pool.map(lambda key: store.fetch(key, folder / key), missing))
-    both = {
-        key: copied.signature(folder / key) for key, ok in zip(missing, arrived, strict=True) if ok
-    }
-    for key, signature in here.items():
-        if key in keys and earlier.get(key) == signature and keys[key].size == signature[0]:
-            both[key] = signature
+        arrived = list(pool.map(lambda name: store.fetch(there[name], folder / name), missing))
+    pairs = zip(missing, arrived, strict=True)
+    both = {name: copied.signature(folder / name) for name, came in pairs if came}
+    for name, signature in here.items():
+        same = name in there and earlier.get(name) == signature
+        if same and keys[there[name]].size == signature[0]:
+            both[name] = signature
     return both

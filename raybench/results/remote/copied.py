@@ -1,7 +1,7 @@
 """Which files of a results folder are copied to its address, and which of them already are.
 
-trials/, epochs/, models/, the files of a study beside them, and from .state/ what a resumed sweep
-needs beside its log. Optuna's journal is derived from the log and stays here.
+The tables, models/, the files of a study beside them, and from .state/ what a resumed sweep needs
+beside its log. Optuna's journal is derived from the log and stays here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from pathlib import Path
 
 from raybench.results import log
 
+TABLES = ".state/tables/"
+"""Where the store has the tables as they are here, with the running trials. In trials/ and epochs/
+it has what `published` puts there."""
 RECORD = ".state/copied.json"
 FOLDERS = ("trials", "epochs", "models", ".state/checkpoints", ".state/failures")
 STATE_FILES = frozenset({".state/study.json"})
@@ -29,6 +32,19 @@ def is_copied(key: str) -> bool:
     if name.startswith(".") or name.endswith(PARTIAL):
         return False
     return folder in ("", *FOLDERS) or key in STATE_FILES
+
+
+def key_there(key: str) -> str:
+    """The key in the store of a file's key here."""
+    return f"{TABLES}{key}" if is_table(key) else key
+
+
+def key_here(key: str) -> str:
+    """The key here of an object that is a copy of a file, else ""."""
+    if is_table(key):
+        return ""
+    here = key.removeprefix(TABLES)
+    return here if is_copied(here) else ""
 
 
 def scan(folder: Path) -> dict[str, Signature]:

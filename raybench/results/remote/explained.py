@@ -38,6 +38,15 @@ def explained(error: BaseException, address: str) -> StoreError:
             f"{address}: the credentials are not accepted ({_short(text)}); renew "
             "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
         )
+    if re.search(r"OAuth2 access token|AuthenticationException|Failed to get token", text):
+        how = "GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`"
+        if addresses.scheme_of(address).startswith("abfs"):
+            how = "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or run `az login`"
+        return StoreError(f"{address}: no credentials were found; set {how}")
+    if "libjvm" in text or "libhdfs" in text:
+        return StoreError(
+            f"{address}: hdfs:// needs Java and Hadoop's client here; set JAVA_HOME and HADOOP_HOME"
+        )
     if re.search(r"ACCESS_DENIED|HTTP status 40[13]|Forbidden|Permission denied", text):
         if addresses.scheme_of(address) == "s3" and not has_credentials():
             return StoreError(

@@ -11,15 +11,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from raybench.arguments.paths import cache_folder
 from raybench.results import log
+from raybench.results.recovery import BROKEN
 from raybench.results.remote import address as addresses
-from raybench.results.remote import lease, segments
+from raybench.results.remote import copied, lease, segments
 from raybench.results.remote.object_store import ObjectStore
 from raybench.results.remote.place import mirror_folder, named
 
-TABLES = re.compile(r"([^/]+/)?((trials|epochs)/[^/]+\.parquet|verdict\.(json|parquet))")
+TABLES = re.compile(
+    rf"(?P<sweep>[^/]+/)?({re.escape(copied.TABLES)}(?P<table>(trials|epochs)/[^/]+\.parquet)"
+    r"|(?P<file>verdict\.(json|parquet)))"
+)
 """Of a sweep, or of every sweep in a folder of sweeps."""
+TRIES = 5  # of an object that is replaced while it is read
 ARRIVES_S = 60.0  # for an object of a study that runs now, and has just made it
 
 
@@ -32,10 +39,27 @@ def tables(address: str) -> Iterator[Path]:
     """
     store = _reachable(address)
     with _folder(address) as folder:
-        wanted = [key for key in store.listing() if TABLES.fullmatch(key)]
+        wanted = [found for key in store.listing() if (found := TABLES.fullmatch(key))]
         with ThreadPoolExecutor(segments.AT_ONCE) as pool:
-            list(pool.map(lambda key: store.fetch(key, folder / key), wanted))
+            list(pool.map(lambda found: _table(store, found, folder), wanted))
         yield folder
+
+
+def _table(store: ObjectStore, found: re.Match[str], folder: Path) -> None:
+    """Fetches a table or a verdict, whole, while another process may be writing it."""
+    path = folder / (found["sweep"] or "") / (found["table"] or found["file"])
+    for _ in range(TRIES):
+        store.fetch(found[0], path)
+        if path.suffix != ".parquet" or (path.exists() and _is_whole(path)):
+            return
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        pq.read_table(path, page_checksum_verification=True)
+    except BROKEN:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from pyarrow import fs
 from raybench.results.remote import address as addresses
 
 CONNECT_S, ANSWER_S, ATTEMPTS = 3.0, 8.0, 2
+GOOGLE_S = 3.0  # for all tries of one request
 ARROW = frozenset(addresses.SCHEMES)
 WHOLE = frozenset({"s3", "gs", "gcs"})
 """Stores in which an object becomes visible when it is complete."""
@@ -50,8 +51,9 @@ def opened(address: str) -> Opened:
         return Opened(files, base, scheme in WHOLE)
     try:
         files, base = fsspec.url_to_fs(address)
-    except ImportError as error:
-        raise ValueError(f"{address}: {error}") from error
+    except Exception as error:  # each of fsspec's file systems has its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{address}: fsspec cannot open it ({reason[:200]})") from error
     return Opened(fs.PyFileSystem(fs.FSSpecHandler(files)), base, False)
 
 
@@ -92,7 +94,7 @@ def _s3(address: str) -> Opened:
 def _quick(address: str) -> str:
     """The same with a short limit for the retries."""
     parts = urlsplit(address)
-    query = {"retry_limit_seconds": f"{ANSWER_S:g}", **dict(parse_qsl(parts.query))}
+    query = {"retry_limit_seconds": f"{GOOGLE_S:g}", **dict(parse_qsl(parts.query))}
     return urlunsplit(parts._replace(query=urlencode(query)))
 
 

@@ -66,7 +66,9 @@ class Lease:
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self.lost: LeaseLost | None = None
         self.generation = 0
-        self._key, self._renewed = "", 0.0
+        self._key, self._renewed, self._renewals = "", 0.0, 0
+        self._dead: set[str] = set()
+        """Leases that were seen not to change for so long; not every store has a clock."""
         self._acquire(wait_s)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -134,7 +136,8 @@ class Lease:
 
     def _fresh(self, leases: dict[str, Stored], now: float) -> tuple[str, float] | None:
         """The lease that was renewed last, and its age; None where all are stale."""
-        fresh = {k: now - one.when for k, one in leases.items() if now - one.when < self._stale_s}
+        ages = {key: now - one.when for key, one in leases.items() if key not in self._dead}
+        fresh = {key: age for key, age in ages.items() if age < self._stale_s}
         return min(fresh.items(), key=lambda pair: pair[1]) if fresh else None
 
     def _clock(self) -> float:
@@ -151,13 +154,13 @@ class Lease:
 
     def _watch(self, key: str, age: float, holder: dict[str, Any], end: float) -> None:
         """Returns when the other lease has ended or is stale. Raises ValueError: it is alive."""
-        began, first = time.monotonic(), self._store.stored(key)
+        began, first = time.monotonic(), self._store.get(key)
         while first is not None and age + time.monotonic() - began < self._stale_s:
             time.sleep(min(1.0, self._renew_s / 4))
-            now = self._store.stored(key)
+            now = self._store.get(key)
             if now is None:
                 return
-            if now.when != first.when:
+            if now != first:
                 if time.monotonic() < end:
                     first, began, age = now, time.monotonic(), 0.0
                     continue
@@ -166,6 +169,7 @@ class Lease:
                     f"{holder.get('since', 'some time')}. Stop it, or take another --name; if it "
                     f"is killed, the address is free {self._stale_s:.0f} s later"
                 )
+        self._dead.add(key)
 
     def _holder(self, key: str) -> dict[str, Any]:
         try:
@@ -181,6 +185,7 @@ class Lease:
             "pid": os.getpid(),
             "began": _began(os.getpid()),
             "since": self._since,
+            "renewals": self._renewals,
         }
         self._store.put(self._key, json.dumps(about).encode())
 
@@ -206,6 +211,7 @@ class Lease:
                 )
                 return
         put_at = _now()
+        self._renewals += 1
         self._put()
         self._renewed = put_at
 

@@ -1,9 +1,9 @@
 """Mirror: copies a results folder to its address while a sweep writes it.
 
     read the tables ──▶ read the log ──▶ put log ──▶ put models ──▶ put tables ──▶ delete
-                                                                     ▲
-    the log is read after the tables and put before them: ───────────╯
-    whatever a table in the store tells, the log there tells too
+
+The log is read after the tables and put before them: whatever a table in the store tells, the log
+there tells too.
 
 Checkpoints have a thread of their own: a large one must not delay the log.
 """
@@ -22,6 +22,7 @@ from raybench.results.remote.copied import Signature
 from raybench.results.remote.lease import Lease
 from raybench.results.remote.object_store import ObjectStore
 from raybench.results.remote.outage import Outage
+from raybench.results.remote.published import Published
 from raybench.results.remote.segments import LogCopy
 
 EVERY_S = 2.0
@@ -37,6 +38,7 @@ class Mirror:
     Args:
         start: how many bytes of the log are in the store already; None if it must be replaced.
         known: the files that are there, with the signatures that they had here.
+        published: the tables there.
         patience_s: how long the store may not answer before the sweep ends.
     """
 
@@ -48,21 +50,21 @@ class Mirror:
         *,
         start: int | None,
         known: dict[str, Signature],
+        published: Published,
         say: Callable[[str], None],
         patience_s: float,
-        every_s: float = EVERY_S,
     ) -> None:
         self._store, self._folder, self._lease, self._say = store, folder, lease, say
-        self._known, self._every_s = known, every_s
+        self._known, self._published = known, published
         self._log = LogCopy(store, log.path_in(folder), lease.generation, start, lease.require)
-        self._outage = Outage(store.address, folder, patience_s, say)
+        self._outages = [Outage(store.address, folder, patience_s, say) for _ in range(2)]
         self._ended, self._one_cycle = threading.Event(), threading.Lock()
         self._next_tables, self._checkpoint_due = 0.0, dict[str, float]()
         self._threads = [
-            threading.Thread(target=self._run, args=(work, each), name=name, daemon=True)
-            for name, work, each in (
-                ("mirror", self.cycle, every_s),
-                ("checkpoints", self._checkpoints, max(1.0, every_s)),
+            threading.Thread(target=self._run, args=(work, outage), name=name, daemon=True)
+            for name, work, outage in (
+                ("mirror", self.cycle, self._outages[0]),
+                ("checkpoints", self._checkpoints, self._outages[1]),
             )
         ]
 
@@ -74,7 +76,8 @@ class Mirror:
         """Raises OSError where the sweep must end: another writes there, or nothing answers."""
         if self._lease.lost is not None:
             raise self._lease.lost
-        self._outage.check()
+        for outage in self._outages:
+            outage.check()
 
     def cycle(self, *, last: bool = False) -> None:
         """Copies what is new. Raises StoreError, and LeaseLost.
@@ -83,29 +86,31 @@ class Mirror:
             last: all of it, the tables and checkpoints too.
         """
         with self._one_cycle:
+            self._lease.require()
             began = time.monotonic()
             files = copied.scan(self._folder)
             new = [key for key, signature in files.items() if self._known.get(key) != signature]
             tables = {}
             if last or began >= self._next_tables:
                 tables = self._read([key for key in new if copied.is_table(key)])
+            self._published.collect(all_of_it=last)
             self._log.copy()
             for key in new:
                 if not copied.is_table(key) and (last or not copied.is_checkpoint(key)):
                     self._put_file(key, files[key])
+            self._published.put()
             began = time.monotonic()
-            # A part of the epochs is sealed once the next one has its other rows, and the trials
-            # are told last.
-            for key in sorted(tables, reverse=True, key=lambda k: (k.startswith("epochs"), k)):
+            # A part of the epochs is sealed once the next one has its other rows.
+            for key in sorted(tables, reverse=True):
                 self._lease.require()
-                self._store.put(key, tables[key])
+                self._store.put(copied.key_there(key), tables[key])
                 self._known[key] = files[key]
             if tables:
                 took = time.monotonic() - began
                 self._next_tables = time.monotonic() + min(60.0, took / SHARE)
             for key in [key for key in self._known if key not in files]:
                 self._lease.require()
-                self._store.delete(key)
+                self._store.delete(copied.key_there(key))
                 del self._known[key]
 
     def flush(self, limit_s: float = FLUSH_S) -> None:
@@ -118,10 +123,11 @@ class Mirror:
             while True:
                 try:
                     self.cycle(last=True)
+                    self.cycle(last=True)  # what had failed before stood in the way of the rest
                     return
                 except OSError as error:
                     if self._lease.lost is not None or time.monotonic() >= end:
-                        raise self._outage.unfinished(error) from error
+                        raise self._outages[0].unfinished(error) from error
                 time.sleep(1.0)
         finally:
             told.set()
@@ -136,20 +142,20 @@ class Mirror:
                 thread.join(timeout=FLUSH_S)
         if self._lease.lost is not None:
             raise self._lease.lost
-        self.flush(0.0 if self._outage.over else FLUSH_S)
+        self.flush(0.0 if any(outage.over for outage in self._outages) else FLUSH_S)
 
     # --- The threads ----------------------------------------------------------------------------
 
-    def _run(self, work: Callable[[], None], each_s: float) -> None:
-        pause = each_s
-        while not self._ended.wait(pause) and self._lease.lost is None and not self._outage.over:
+    def _run(self, work: Callable[[], None], outage: Outage) -> None:
+        pause = EVERY_S
+        while not self._ended.wait(pause) and self._lease.lost is None and not outage.over:
             try:
                 began = time.monotonic()
                 work()
-                self._outage.worked()
-                pause = max(each_s, time.monotonic() - began)
-            except OSError as error:
-                pause = self._outage.failed(error)
+                outage.worked()
+                pause = max(EVERY_S, time.monotonic() - began)
+            except Exception as error:  # of whatever kind: nothing would be copied any more
+                pause = outage.failed(error)
 
     def _checkpoints(self) -> None:
         """Copies the checkpoints that have changed and whose turn it is."""

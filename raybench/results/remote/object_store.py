@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
@@ -15,9 +18,11 @@ from pyarrow import fs
 from raybench.results.remote import file_systems
 from raybench.results.remote.explained import StoreError, explained, missing_bucket
 
+Result = TypeVar("Result")
 INCOMING = ".state/incoming"
 """Where files are written before they are renamed, in file systems that show half of them."""
 PIECE = 4 << 20  # bytes that are read at once
+TRIES = 10
 SMALL = 1 << 20  # bytes: below it, a copy in memory is cheaper than mapping the file
 
 
@@ -71,8 +76,7 @@ class ObjectStore:
         """An object's content; None where there is none. Raises StoreError."""
         with self._told():
             try:
-                with self._files.open_input_file(self._path(key)) as file:
-                    return bytes(file.readall())
+                return self._tried(key, lambda: self._read(key))
             except FileNotFoundError:
                 return None
 
@@ -83,11 +87,7 @@ class ObjectStore:
         try:
             with self._told():
                 try:
-                    with (
-                        self._files.open_input_stream(self._path(key)) as stream,
-                        partial.open("wb") as file,
-                    ):
-                        shutil.copyfileobj(stream, file, PIECE)
+                    self._tried(key, lambda: self._copy(key, partial))
                 except FileNotFoundError:
                     return False
             partial.replace(path)
@@ -126,6 +126,37 @@ class ObjectStore:
         with self._told(), contextlib.suppress(FileNotFoundError):
             self._files.delete_file(self._path(key))
 
+    def _read(self, key: str) -> bytes:
+        with self._files.open_input_file(self._path(key)) as file:
+            return bytes(file.readall())
+
+    def _copy(self, key: str, path: Path) -> None:
+        with self._files.open_input_stream(self._path(key)) as stream, path.open("wb") as file:
+            shutil.copyfileobj(stream, file, PIECE)
+
+    def _tried(self, key: str, read: Callable[[], Result]) -> Result:
+        """Reads again where the object was replaced meanwhile.
+
+        pyarrow asks for its size first. Of a larger object it then reads a part, and of a smaller
+        one more than there is, without an error.
+        """
+        failed: OSError | None = None
+        for _ in range(TRIES):
+            before, failed = self._files.get_file_info(self._path(key)), None
+            try:
+                content = read()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                failed = error
+            after = self._files.get_file_info(self._path(key))
+            if (before.size, before.mtime_ns) == (after.size, after.mtime_ns):
+                if failed is not None:
+                    raise failed
+                return content
+            time.sleep(random.uniform(0.0, 0.1))
+        raise failed or OSError(f"{key} is replaced faster than it can be read")
+
     def _put(self, key: str, content: pa.Buffer) -> None:
         target = self._path(key)
         path = target if self._whole else f"{self._base}/{INCOMING}/{uuid.uuid4().hex}"
@@ -154,7 +185,7 @@ class ObjectStore:
         """Turns what pyarrow raises into one line."""
         try:
             yield
-        except (StoreError, FileNotFoundError):
+        except StoreError:
             raise
         except file_systems.ERRORS as error:
             if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException):

@@ -49,22 +49,22 @@ class Outage:
             self._since, self._pause = None, FIRST_PAUSE_S
         self._say(f"{self._address} answers again, after {lasted:.0f} s")
 
-    def failed(self, error: OSError) -> float:
+    def failed(self, error: Exception) -> float:
         """Takes an error; the seconds until the next try."""
         with self._lock:
             now, first = time.monotonic(), self._since is None
-            self._since = now if self._since is None else self._since
+            since = self._since = now if self._since is None else self._since
             pause, self._pause = self._pause, min(LONGEST_PAUSE_S, 2 * self._pause)
-            if now - self._since >= self._patience_s:
+            if now - since >= self._patience_s:
                 self._over = self.unfinished(error)
         if first:
             self._say(
                 f"{_text(error)}; the sweep goes on in {self._folder}, for "
                 f"{self._patience_s / 60:.0f} minutes at most"
             )
-        return min(pause, max(0.1, self._since + self._patience_s - now))
+        return min(pause, max(0.1, since + self._patience_s - now))
 
-    def unfinished(self, error: OSError) -> StoreError:
+    def unfinished(self, error: Exception) -> StoreError:
         """The error of a run that ends before everything is copied."""
         return StoreError(
             f"{_text(error)}; the results are in {self._folder}, and the same command on this "
@@ -72,5 +72,5 @@ class Outage:
         )
 
 
-def _text(error: OSError) -> str:
+def _text(error: Exception) -> str:
     return " ".join(str(error).split())

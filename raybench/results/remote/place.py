@@ -22,6 +22,7 @@ from raybench.results.remote.brought import bring
 from raybench.results.remote.lease import STALE_S, Lease
 from raybench.results.remote.mirror import Mirror
 from raybench.results.remote.object_store import ObjectStore
+from raybench.results.remote.published import Published
 
 PATIENCE_S = 600.0
 
@@ -105,13 +106,15 @@ def opened(
             say=say,
         )
         stack.callback(_released, lease)
-        brought = bring(store, folder, say, models=models)
+        keys = store.listing()
+        brought = bring(store, folder, keys, say, models=models)
         mirror = Mirror(
             store,
             folder,
             lease,
             start=brought.start,
             known=brought.known,
+            published=Published(store, folder, lease.generation, keys, lease.require),
             say=say,
             patience_s=patience_s,
         )

@@ -67,9 +67,7 @@ def assembled(store: ObjectStore, keys: dict[str, Stored]) -> Assembled:
     for part in sorted(parts):
         _, count, start = part
         segments = parts[part]
-        if 0 not in segments:
-            if not (count and start == 0):  # else it was never completed
-                whole = False
+        if 0 not in segments and count and start == 0:  # it was never completed
             continue
         if whole or start == 0:
             if start > len(log):

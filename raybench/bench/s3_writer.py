@@ -1,0 +1,74 @@
+"""python -m raybench.bench.s3_writer RESULTS TRIALS SEED: a sweep at an address, to be killed.
+
+It needs no Ray: its trials compute nothing, and take some milliseconds each.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from raybench.bench import trivial_space
+from raybench.results.remote.place import opened
+from raybench.search import space as spaces
+from raybench.search.overrides import Overrides
+from raybench.search.sweep import Sweep
+from raybench.search.task import Task
+
+NAME = "killed"
+EPOCHS, AT_ONCE = 4, 3
+EPOCH_S = 0.02
+STALE_S = 4.0  # instead of a minute, because every resume of the bench waits for it
+
+
+def metrics(task: Task, epoch: int) -> dict[str, Any]:
+    """The same for the same experiment and epoch, on whatever machine."""
+    learned = epoch / (epoch + 1)
+    return {"accuracy": learned * int(task.experiment.key(), 16) / 16**16, "loss": 1 - learned}
+
+
+def main(results: str, trials: int, seed: int) -> None:
+    """Runs the sweep to its end, or goes on with it; prints a line when it has begun."""
+    space = spaces.load(Path(str(trivial_space.__file__)), Overrides(epochs=EPOCHS))
+    # Another machine each time: the lease of the killed writer must become stale.
+    with opened(results, NAME, machine=uuid.uuid4().hex, stale_s=STALE_S) as place:
+        sweep = Sweep(
+            place.folder,
+            space,
+            trials=trials,
+            overrides=Overrides(epochs=EPOCHS),
+            sampler="random",
+            early_stopping=False,
+        )
+        sweep.store.check, sweep.store.flush = place.check, place.flush
+        print(json.dumps({"begun": sweep.tally.trials}), flush=True)
+        _drive(sweep, random.Random(seed))
+        sweep.close()
+
+
+def _drive(sweep: Sweep, draw: random.Random) -> None:
+    running: list[tuple[Task, int]] = []
+    while True:
+        while len(running) < AT_ONCE and (task := sweep.ask()) is not None:
+            running.append((task, 1))
+        if not running:
+            return
+        task, epoch = running.pop(draw.randrange(len(running)))
+        time.sleep(EPOCH_S)
+        sweep.report(task.number, epoch, metrics(task, epoch))
+        task.checkpoint.write_bytes(b"state" * 200)
+        if epoch == EPOCHS:
+            task.model.write_bytes(b"weights" * 200)
+            sweep.finish(task.number, "COMPLETE")
+        else:
+            running.append((task, epoch + 1))
+        sweep.store.snapshot_if_due()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
