@@ -47,13 +47,13 @@ def test_a_machine_that_tells_nothing_has_no_column(tmp_path):
     assert energy.since({}, tmp_path) == {}
 
 
-def test_a_gpu_adds_its_energy(tmp_path, monkeypatch):
-    millijoules = iter([5_000, 7_500])
+def test_only_the_gpus_of_the_process_count(tmp_path, monkeypatch):
+    millijoules = {"GPU-1": iter([5_000, 7_500])}
     nvml = SimpleNamespace(
-        nvmlDeviceGetCount=lambda: 1,
-        nvmlDeviceGetHandleByIndex=lambda number: number,
-        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(millijoules),
-        NVMLError=RuntimeError,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(millijoules[handle]),
+        NVMLError=KeyError,
     )
     monkeypatch.setattr(energy, "_nvml", lambda: nvml)
+    monkeypatch.setattr(energy.gpu, "uuids", lambda: ["GPU-1", "GPU-without-a-counter"])
     assert energy.since(energy.joules(tmp_path), tmp_path) == {"energy_j": 2.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,32 @@ def test_compiling_leaves_no_trace_in_a_run(tiny, monkeypatch):
         assert one["accuracy"] == other["accuracy"]
     assert rows["on"][-1]["compile_s"] > 0
     assert rows["off"][-1]["compile_s"] == 0
+
+
+def test_auto_goes_on_where_compiling_fails(tiny, monkeypatch, capsys):
+    def compiled(model: nn.Module, mode: str) -> Callable[..., object]:
+        def fails(x: torch.Tensor) -> torch.Tensor:
+            model(x).sum().backward()  # leaves gradients and running statistics
+            raise RuntimeError("no C compiler\nmore")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(kernels, "compiles", lambda experiment, device: True)
+    images = data.load(tiny)
+    rows = [epoch.metrics for epoch in fit(tiny, images)]
+    assert "not compiled, because torch.compile failed (no C compiler)" in capsys.readouterr().err
+    monkeypatch.undo()
+    for one, other in zip(rows, fit(tiny, images), strict=True):
+        assert one["loss"] == other.metrics["loss"]
+        assert one["accuracy"] == other.metrics["accuracy"]
+
+
+def test_on_is_an_error_where_compiling_fails(tiny, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, mode: lambda x: 1 / 0)
+    experiment = replace(tiny, recipe=replace(tiny.recipe, compile="on"))
+    with pytest.raises(ZeroDivisionError):
+        next(fit(experiment, data.load(tiny)))
 
 
 def test_a_gpu_gets_no_tf32():

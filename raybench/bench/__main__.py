@@ -73,7 +73,8 @@ class Bench:
     page: Path | None = None
     """A page of figures, such as docs/performance.md: the bench's block there is printed again."""
     part: str = "a"
-    """Of the bench gpu: a steps, b accuracy, c references, d compare, e two processes."""
+    """Of the bench gpu: a steps, b accuracy, c references, d compare, e two processes; page prints
+    --page from what was measured."""
     minutes: float = 9.0
     """Of the bench gpu: it begins no subject that would not end in this time."""
 

@@ -1,7 +1,8 @@
 """The tables of a GPU: `python -m raybench.bench gpu --part a --minutes 9`, without Ray or Optuna.
 
-A part measures its subjects one after another, writes a Parquet file after each of them, and begins
-none that would not end in time. `docs/gpu.md` is printed from all parts' files.
+A part measures its subjects one after another in a process of their own, each with a deadline, and
+writes a Parquet file after each of them. It begins none that would not end in time; called again,
+it goes on with those that are missing. `docs/gpu.md` is printed from all parts' files.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import time
 from pathlib import Path
 
 from raybench.bench.gpu_parts import page
-from raybench.bench.gpu_parts.rows import Row, write
+from raybench.bench.gpu_parts.child import Child, Failure
+from raybench.bench.gpu_parts.rows import FAILED, SECONDS, Row, read, stamped, write
 from raybench.bench.gpu_parts.subjects import subjects
 from raybench.hardware import gpu
-from raybench.training import process
 
 FOLDER = Path("results/gpu")
+LATE = 2.5  # times a subject's estimate; then it is ended
+CLOSING_S = 5.0  # of a part's time, for the last file and the page
 claims: dict[str, str] = {}
 
 
@@ -25,9 +28,12 @@ def measure(
 ) -> dict[str, float]:
     """Measures a part; returns how many subjects and values came back.
 
-    Without a GPU every subject is a few steps on the CPU, which only shows that it runs.
+    Without a GPU every subject is a few steps on the CPU, which only shows that it runs. On a GPU,
+    subjects that are complete in the folder's file, from the same kind of GPU, are not repeated;
+    remove the file to measure them again.
 
     Args:
+        part: a letter, or "page", which measures nothing.
         printed: the page to print from all files in the folder, such as docs/gpu.md.
 
     Raises:
@@ -35,25 +41,61 @@ def measure(
     """
     if not minutes > 0:
         raise ValueError(f"--minutes is {minutes}: above 0, such as 9")
-    process.prepare(threads=1)
-    ends = time.monotonic() + 60 * minutes
-    rows: list[Row] = []
-    done = 0
-    every = subjects(part, small=not gpu.available())
-    for subject in every:
-        left = ends - time.monotonic()
-        if gpu.available() and subject.seconds > left:
-            print(f"{subject.name}: no time left ({left:.0f} s)", file=sys.stderr, flush=True)
-            continue
-        began = time.monotonic()
-        for row in subject.rows():
-            rows.append(row)
-            if time.monotonic() > ends:
-                break
-        else:
-            done += 1
-        write(folder, part, rows)
-        print(f"{subject.name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    ends = time.monotonic() + 60 * minutes - CLOSING_S
+    if part == "page":
+        if printed is None:
+            raise ValueError("--part page prints a page: name it, as --page docs/gpu.md")
+        page.write(printed, folder)
+        return {}
+    there, name = gpu.available(), gpu.name()
+    every = subjects(part, small=not there)
+    before = read(folder, part)
+    rows = [row for row in before if there and row["gpu"] == name]
+    others = [row for row in before if row["gpu"] and row["gpu"] != name]  # of other GPUs
+    complete = {row["subject"] for row in rows if row["figure"] == SECONDS}
+    failed = 0
+    child = Child()
+    try:
+        for subject in every:
+            left = ends - time.monotonic()
+            if subject.name in complete:
+                continue
+            if left <= 0 or (there and subject.seconds > left):
+                _say(f"{subject.name}: no time left ({left:.0f} s)")
+                continue
+            began = time.monotonic()
+            measured: list[Row] = []
+            failure: Failure | None = None
+            deadline_s = min(left, LATE * subject.seconds) if there else left
+            for row in child.rows(subject, deadline_s):
+                if isinstance(row, Failure):
+                    failure = row
+                else:
+                    measured.append(row)
+            took = time.monotonic() - began
+            if failure is None:
+                complete.add(subject.name)
+                measured.append(Row(part, subject.name, "", SECONDS, took))
+            else:
+                failed += 1
+                measured.append(Row(part, subject.name, "", FAILED, 1.0, note=failure.reason))
+            # What an earlier call left of it is replaced.
+            sides = {(row.subject, row.side, row.seed) for row in measured}
+            rows = [r for r in rows if (r["subject"], r["side"], r["seed"]) not in sides]
+            rows += [stamped(row) for row in measured]
+            write(folder, part, others + rows)
+            _say(f"{subject.name}: {took:.0f} s" + (f", {failure.reason}" if failure else ""))
+    finally:
+        child.close()
     if printed is not None:
         page.write(printed, folder)
-    return {"subjects": done, "of_subjects": len(every), "values": len(rows)}
+    return {
+        "subjects": len(complete & {subject.name for subject in every}),
+        "of_subjects": len(every),
+        "failed": failed,
+        "values": len(rows),
+    }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

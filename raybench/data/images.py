@@ -252,15 +252,21 @@ def _row_scale_and_shift(
     return scale_C.repeat(size), shift_C.repeat(size)
 
 
-_RESIDENT: dict[tuple[int, torch.device], Tensor] = {}
+_RESIDENT: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+MOST_RESIDENT = 16  # pixels and labels of the splits of `cache.decoded`'s data sets
 
 
 def _resident(array: Tensor, device: torch.device) -> Tensor:
-    """The array on the device, moved there once per process (CIFAR-10 padded is 230 MB)."""
+    """The array on the device, moved there once per process (CIFAR-10 padded is 230 MB).
+
+    The array itself is kept as well: another one at its address would be taken for it.
+    """
     key = (array.data_ptr(), device)
     if key not in _RESIDENT:
-        _RESIDENT[key] = array.to(device, non_blocking=True)
-    return _RESIDENT[key]
+        if len(_RESIDENT) >= MOST_RESIDENT:
+            del _RESIDENT[next(iter(_RESIDENT))]  # the oldest
+        _RESIDENT[key] = (array, array.to(device, non_blocking=True))
+    return _RESIDENT[key][1]
 
 
 def _mixed(seed: int, epoch: int) -> int:

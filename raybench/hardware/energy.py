@@ -3,7 +3,8 @@
     processors   RAPL: /sys/class/powercap/intel-rapl:N/energy_uj, in microjoules (Intel and AMD)
     GPU          NVML: nvmlDeviceGetTotalEnergyConsumption, in millijoules (Volta and newer)
 
-Both count everything that runs on the machine, so only a run that is alone there can be compared.
+Both count everything that runs on these processors and on the GPUs that this process may use, so
+only a run that is alone there can be compared.
 RAPL's counter starts again at `max_energy_range_uj`, after hours at the earliest.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from raybench.hardware import gpu
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -56,10 +59,10 @@ def _gpus() -> Joules:
     if nvml is None:
         return {}
     counters: Joules = {}
-    for number in range(nvml.nvmlDeviceGetCount()):
+    for uuid in gpu.uuids():  # NVML lists all GPUs of the machine, also those of other users
         try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(number)
-            counters[f"gpu:{number}"] = (nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, 0)
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            counters[uuid] = (nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, 0)
         except nvml.NVMLError:  # before Volta there is no such counter
             continue
     return counters

@@ -52,6 +52,12 @@ def name() -> str:
     return torch.cuda.get_device_name() if available() else ""
 
 
+def uuids() -> list[str]:
+    """The UUIDs of the GPUs that this process may use, as NVML spells them."""
+    numbers = range(count() if available() else 0)
+    return [f"GPU-{torch.cuda.get_device_properties(number).uuid}" for number in numbers]
+
+
 def pick() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if available() else "cpu")
@@ -91,3 +97,9 @@ def peak_bytes(device: torch.device) -> int:
 
 def forget_peak(device: torch.device) -> None:
     torch.cuda.reset_peak_memory_stats(device)
+
+
+def release() -> None:
+    """Gives memory back that the allocator holds and no tensor uses."""
+    if available():
+        torch.cuda.empty_cache()

@@ -9,6 +9,7 @@ compile   on a GPU; with CUDA graphs for small models, whose kernels are shorter
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -56,18 +57,45 @@ def ready(
 ) -> tuple[Callable[..., Any], float]:
     """The module to call in place of `model` in training, and the seconds that compiling it took.
 
-    It is compiled by one forward and backward pass of zeros. Gradients, running statistics and
-    random numbers are as before.
+    It is compiled by forward and backward passes of zeros. Gradients, running statistics and
+    random numbers are as before. Where `auto` cannot compile, it is the model itself.
     """
     prepare(device)
     if not compiles(experiment, device):
         return model, 0.0
     began = time.perf_counter()
-    graphs = device.type == "cuda" and sum(p.numel() for p in model.parameters()) < SMALL
-    compiled = torch.compile(model, mode="reduce-overhead" if graphs else "default")
-    assert isinstance(compiled, nn.Module)
-    size, batch = experiment.image_size, experiment.recipe.batch // experiment.parallel.workers
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    compiled: Callable[..., Any] = model
+    try:
+        compiled = _compiled(model, experiment, device, dtype)
+    except Exception as error:  # no C compiler, an operation that inductor does not know
+        if experiment.recipe.compile == "on":
+            raise
+        reason = str(error).strip().split("\n")[0][:200]
+        print(
+            f"raybench: the model is not compiled, because torch.compile failed ({reason}); "
+            "--recipe.compile off skips the attempt",
+            file=sys.stderr,
+            flush=True,
+        )
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    model.train()  # layers forget what they counted
+    gpu.synchronize(device)
+    return compiled, time.perf_counter() - began
+
+
+def _compiled(
+    model: nn.Module, experiment: Experiment, device: torch.device, dtype: torch.dtype
+) -> Callable[..., Any]:
+    """The compiled module, after passes of zeros."""
+    graphs = device.type == "cuda" and sum(p.numel() for p in model.parameters()) < SMALL
+    compiled: Callable[..., Any] = torch.compile(
+        model, mode="reduce-overhead" if graphs else "default"
+    )
+    size, batch = experiment.image_size, experiment.recipe.batch // experiment.parallel.workers
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # inductor's advice on TF32 and on small GPUs
@@ -78,8 +106,4 @@ def ready(
                 logits = compiled(x)
             logits.float().sum().backward()
             model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    gpu.synchronize(device)
-    return compiled, time.perf_counter() - began
+    return compiled

@@ -38,16 +38,18 @@ class LossScale:
                 optimizer.step()
 
     def _unscale(self, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
-        finite = torch.ones((), dtype=torch.bool, device=self.replicas.device)
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    gradient = parameter.grad
-                    local = local_part(gradient)
-                    local /= self.state["factor"]
-                    finite &= local.isfinite().all().to(finite.device)
+        gradients = [
+            local_part(parameter.grad)
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if gradients:
+            torch._foreach_mul_(gradients, 1 / self.state["factor"])  # exact: a power of two
+        finite = [gradient.isfinite().all() for gradient in gradients]
         state = self.state
-        if self.replicas.any(not gpu.read(finite)):
+        if self.replicas.any(bool(finite) and not gpu.read(torch.stack(finite).all())):
             state["factor"], state["good"] = max(1.0, state["factor"] / 2), 0.0
             return False
         state["good"] += 1

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybench.training import measure
+
+SECONDS, FAILED = "seconds", "failed"
+"""Figures of a whole subject: what it took, or that it failed, with the reason as the note."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Row:
     value: float
     round: int = 0
     seed: int = 0
+    note: str = ""
 
 
 MACHINE = ("gpu", "cpu", "commit", "torch")
@@ -34,6 +39,7 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("round", pa.int64()),
         ("seed", pa.int64()),
+        ("note", pa.string()),
         *((name, pa.string()) for name in MACHINE),
     ]
 )
@@ -43,12 +49,16 @@ def path_of(folder: Path, part: str) -> Path:
     return folder / f"gpu-{part}.parquet"
 
 
-def write(folder: Path, part: str, rows: Iterable[Row]) -> Path:
-    """Writes a part's rows with the machine; whole or not at all, so that each call may be the
-    last one before the time is up."""
+def stamped(row: Row) -> dict[str, Any]:
+    """The row with the machine on which it was measured."""
     about = {**measure.machine(), **measure.provenance()}
-    machine = {name: str(about[name]) for name in MACHINE}
-    table = pa.Table.from_pylist([asdict(row) | machine for row in rows], schema=SCHEMA)
+    return asdict(row) | {name: str(about[name]) for name in MACHINE}
+
+
+def write(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> Path:
+    """Writes a part's stamped rows; whole or not at all, so that each call may be the last one
+    before the time is up."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, part)
     partial = path.with_suffix(".partial")
@@ -57,10 +67,9 @@ def write(folder: Path, part: str, rows: Iterable[Row]) -> Path:
     return path
 
 
-def read(folder: Path) -> list[dict[str, object]]:
-    """The rows of all parts in the folder."""
-    files = sorted(folder.glob("gpu-*.parquet"))
-    rows: list[dict[str, object]] = []
-    for file in files:
-        rows += pq.read_table(file).to_pylist()
+def read(folder: Path, part: str = "*") -> list[dict[str, Any]]:
+    """The rows of a part, or of all parts, in the folder."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob(f"gpu-{part}.parquet")):
+        rows += pq.read_table(file, schema=SCHEMA).to_pylist()
     return rows

@@ -20,20 +20,22 @@ from raybench.hardware import gpu
 from raybench.training.replicated import Replicated
 
 ROUNDS, STEPS = 3, 40  # rounds of this many steps, after one round to warm up
-FIGURES = ("images_per_s", "compile_s", "energy_j", "peak_above_start_bytes", "activations_bytes")
+FEW_ROUNDS, FEW_STEPS = 1, 2  # to show that they run
+FIGURES = ("images_per_s", "compile_s", "energy_j", "activations_bytes", "parameters_bytes")
 
 
 def against(
     subject: str,
     plain: Experiment,
     sides: Mapping[str, Mapping[str, Any]],
-    *,
-    usual: bool = False,
+    usual: bool,
+    small: bool,
 ) -> Iterator[Row]:
     """Rounds of steps of `plain` and of its variants, in turns; with `usual`, of the script too."""
+    rounds, steps = (FEW_ROUNDS, FEW_STEPS) if small else (ROUNDS, STEPS)
     images = data.load(plain)
-    share = min(1.0, (STEPS * plain.recipe.batch + 0.5) / len(images.train))
-    recipe = replace(plain.recipe, epochs=ROUNDS + 1)
+    share = min(1.0, (steps * plain.recipe.batch + 0.5) / len(images.train))
+    recipe = replace(plain.recipe, epochs=rounds + 1)
     plain = replace(plain, subset=share * plain.subset, recipe=recipe)
     images = data.load(plain)
     runs = {
@@ -41,16 +43,28 @@ def against(
         for side, parts in {"plain": {}, **sides}.items()
     }
     script = _usual(plain, images) if usual else None
-    for number in range(1, ROUNDS + 2):
+    device = gpu.pick()
+    for number in range(1, rounds + 2):
         for side, run in runs.items():
+            kept = _forget(device)
             metrics = run.epoch(number).metrics
-            for figure in FIGURES if number > 1 else ():
+            if device.type == "cuda":  # the run's own peak: all sides are in memory together
+                metrics["step_peak_bytes"] = gpu.peak_bytes(device) - kept
+            for figure in (*FIGURES, "step_peak_bytes") if number > 1 else ():
                 if figure in metrics:
                     yield Row("a", subject, side, figure, float(metrics[figure]), number - 1)
         if script is not None:
             rate = next(script)
             if number > 1:
                 yield Row("a", subject, "usual", "images_per_s", rate, number - 1)
+
+
+def _forget(device: torch.device) -> int:
+    """Resets the allocator's peak; returns the bytes that are in use."""
+    if device.type != "cuda":
+        return 0
+    gpu.forget_peak(device)
+    return gpu.allocated_bytes(device)
 
 
 def _usual(experiment: Experiment, images: data.Images) -> Iterator[float]:

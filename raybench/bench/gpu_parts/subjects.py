@@ -9,14 +9,14 @@ e  processes   one and two processes on one GPU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from raybench.bench.gpu_parts import processes, steps, trained
-from raybench.bench.gpu_parts.rows import Row
-from raybench.bench.subject import has_cifar10
+from raybench.bench.gpu_parts import processes, references, steps, trained
+from raybench.bench.gpu_parts.child import Subject
+from raybench.bench.gpu_parts.sized import sized
 from raybench.experiment import Experiment
 from raybench.techniques.ema import Ema
 from raybench.techniques.low_rank import LowRank
@@ -27,15 +27,6 @@ from raybench.techniques.switch import Switch
 from trainers import monarch, pruning, speed, switch_vit
 
 SEEDS = (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One subject of a part; `seconds` is what it should take on an H100, by estimate."""
-
-    name: str
-    rows: Callable[[], Iterator[Row]]
-    seconds: float
 
 
 def subjects(part: str, *, small: bool) -> list[Subject]:
@@ -49,24 +40,13 @@ def subjects(part: str, *, small: bool) -> list[Subject]:
     return PARTS[part](small)
 
 
-def _sized(experiment: Experiment, small: bool, epochs: int = 0, **parts: Any) -> Experiment:
-    """The experiment on CIFAR-10, with its schedule decayed over `epochs`; or on a few digits."""
-    changed = replace(experiment, latency=False, **parts)
-    recipe = replace(changed.recipe, epochs=epochs or changed.recipe.epochs)
-    if not small:
-        return replace(changed, data="cifar10" if has_cifar10() else "digits", recipe=recipe)
-    tiny = replace(recipe, epochs=2, batch=32, crop=1, precision="fp32")
-    model = "vit32x2" if "vit" in changed.model else "resnet20"
-    return replace(changed, model=model, data="digits", image_size=8, subset=0.1, recipe=tiny)
-
-
 def _steps(small: bool) -> list[Subject]:
-    vit = _sized(switch_vit.base, small)
-    wide = _sized(monarch.base, small)
+    vit = sized(switch_vit.base, small, recipe=replace(switch_vit.base.recipe, batch=256))
+    wide = sized(monarch.base, small)
     if not small:  # digits: a data set of 224 pixels that fits anywhere
         wide = replace(wide, model="vit_base_patch16_224", data="digits", image_size=224)
         wide = replace(wide, recipe=replace(wide.recipe, batch=64, crop=0))
-    resnet = _sized(pruning.base, small, recipe=replace(pruning.base.recipe, batch=512))
+    resnet = sized(pruning.base, small, recipe=replace(pruning.base.recipe, batch=512))
     pairs: dict[str, tuple[Experiment, dict[str, dict[str, Any]]]] = {
         "resnet20": (resnet, {}),
         "switch_64": (vit, {"experts_64": {"switch": Switch(experts=4 if small else 64)}}),
@@ -79,40 +59,35 @@ def _steps(small: bool) -> list[Subject]:
         ),
     }
     return [
-        Subject(name, partial(steps.against, name, plain, sides, usual=name == "resnet20"), 90)
+        Subject(name, partial(steps.against, name, plain, sides, name == "resnet20", small), 90)
         for name, (plain, sides) in pairs.items()
     ]
 
 
 def _accuracy(small: bool) -> list[Subject]:
     listed = []
-    for model, seconds in (("resnet20", 60), ("resnet18", 110)):
-        for side, base in (("speed", speed.base), ("plain", speed.plain)):
-            experiment = _sized(base, small, model=model)
-            run = partial(trained.curve, "b", model, side, experiment)
-            listed.append(Subject(f"{model} {side}", run, seconds))
+    for model, side, base, epochs, seconds in (
+        ("resnet18", "speed", speed.base, 10, 60),
+        ("resnet20", "speed", speed.base, 16, 60),
+        ("resnet20", "plain", speed.plain, 60, 120),
+        ("resnet18", "plain", speed.plain, 60, 200),
+    ):
+        # A GPU needs larger batches than a core to be busy.
+        batch = 512 if side == "speed" else base.recipe.batch
+        recipe = replace(base.recipe, batch=batch)
+        experiment = sized(base, small, epochs, model=model, recipe=recipe)
+        run = partial(trained.curve, "b", model, side, experiment)
+        listed.append(Subject(f"{model} {side}", run, seconds))
     return listed
 
 
 def _references(small: bool) -> list[Subject]:
-    rows: list[tuple[str, str, Experiment, dict[str, Any]]] = [
-        ("pruning", "dense", pruning.base, {}),
-        ("pruning", "sparse_80", pruning.base, {"prune": Prune(final_sparsity=0.8)}),
-        ("pruning", "int8", pruning.base, {"quantize": Quantize(bits=8, begin=0.5)}),
-        ("switch_vit", "dense", switch_vit.base, {"switch": None}),
-        ("switch_vit", "experts_8", switch_vit.base, {"switch": Switch(experts=8)}),
-        ("monarch", "dense", monarch.base, {"monarch": None}),
-        ("monarch", "monarch_4", monarch.base, {"monarch": Monarch(blocks=4)}),
-        ("monarch", "low_rank_4", monarch.base, {"monarch": None, "low_rank": LowRank(blocks=4)}),
-    ]
-    return [
-        Subject(
-            f"{family} {side}",
-            partial(trained.curve, "c", family, side, _sized(base, small, 12, **parts)),
-            60,
-        )
-        for family, side, base, parts in rows
-    ]
+    listed = []
+    for one in references.LISTED:
+        experiment = sized(one.experiment, small, one.epochs)
+        run = partial(trained.curve, "c", one.subject, one.side, experiment)
+        listed.append(Subject(f"{one.subject} {one.side}", run, one.seconds))
+    return listed
 
 
 def _compare(small: bool) -> list[Subject]:
@@ -139,7 +114,7 @@ def _compare(small: bool) -> list[Subject]:
     return [
         Subject(
             f"{model} {side} {seed}",
-            partial(trained.curve, "d", model, side, _sized(base, small, 8, seed=seed, **parts)),
+            partial(trained.curve, "d", model, side, sized(base, small, 8, seed=seed, **parts)),
             25,
         )
         for seed in (SEEDS[:1] if small else SEEDS)  # all sides of a seed before the next seed
@@ -149,7 +124,7 @@ def _compare(small: bool) -> list[Subject]:
 
 
 def _processes(small: bool) -> list[Subject]:
-    experiment = _sized(pruning.base, small, 3)
+    experiment = sized(pruning.base, small, 3)
     return [Subject("resnet20", partial(processes.beside, "resnet20", experiment), 120)]
 
 

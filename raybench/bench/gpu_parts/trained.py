@@ -15,7 +15,12 @@ FIGURES = (
     "wall_s",
     "compile_s",
     "images_per_s",
+    "s_per_epoch",
+    "s_per_batch",
+    "inference_s",
     "energy_j",
+    "parameters",
+    "flops",
     "model_bytes",
     "peak_memory_bytes",
 )
