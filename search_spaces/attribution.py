@@ -1,7 +1,7 @@
 """Which ingredient of the super model gives what: accuracy, bytes, seconds?
 
     python -m raybench.tune --space search_spaces/attribution.py --trials 21 \\
-        --data cifar10 --epochs 30 --no-early-stopping
+        --data cifar10 --epochs 30 --stopping none
     python -m raybench.report results/attribution --attribution
 
 Not a search but a design: all five ingredients of the reference's super model, the same less one,

@@ -5,7 +5,7 @@
             --store results/trained/$seed.safetensors
     done
     python -m raybench.tune --space search_spaces/compression_ladder.py --trials 21 \\
-        --data cifar10 --subset 0.5 --epochs 2 --no-early-stopping
+        --data cifar10 --subset 0.5 --epochs 2 --stopping none
 
 Not a search but a design, as `sparsity_ladder.py`: seven arms by three seeds. Every arm begins with
 the trained network of its seed, which is the teacher as well where there is one, and has the same

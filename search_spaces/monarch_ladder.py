@@ -1,7 +1,7 @@
 """Is Monarch as accurate as dense layers, and better than low-rank ones of its size?
 
     python -m raybench.tune --space search_spaces/monarch_ladder.py --trials 12 \\
-        --data cifar10 --subset 0.2 --epochs 6 --no-early-stopping
+        --data cifar10 --subset 0.2 --epochs 6 --stopping none
 
 Not a search but a design: dense, Monarch, low-rank and sparse-to-dense by three seeds, which
 `enqueue` puts in front of any suggestion.

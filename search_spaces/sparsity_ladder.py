@@ -1,7 +1,7 @@
 """What does each step of sparsity cost ResNet-20, over three seeds?
 
     python -m raybench.tune --space search_spaces/sparsity_ladder.py --trials 12 \\
-        --data cifar10 --epochs 6 --no-early-stopping
+        --data cifar10 --epochs 6 --stopping none
 
 Not a search but a design: the same twelve experiments whoever runs it, four sparsities by three
 seeds, which `enqueue` puts in front of any suggestion.

@@ -1,7 +1,7 @@
 """What do ResNet-20 and ResNet-44 keep of their accuracy, pruned, and as a super model?
 
     python -m raybench.tune --space search_spaces/super_model_ladder.py --trials 30 \\
-        --data cifar10 --epochs 30 --no-early-stopping
+        --data cifar10 --epochs 30 --stopping none
     python -m raybench.report results/super_model_ladder
 
 Not a search but a design: the reference's table, which are the plain network, the pruned one and

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raybench import data, models
+from raybench.arguments.duration import seconds_of
 from raybench.arguments.paths import require_folder, require_name
 from raybench.arguments.resources import require_resources
 from raybench.experiment import Experiment, nearest
@@ -42,7 +43,7 @@ def prepare(options: Compare, clock: Clock) -> Ready:
     """Checks what can be told within seconds, then measures a short run of every arm."""
     goal = _goal(options.goal)
     limits = [bounds.parsed(text) for text in options.constraint]
-    budget_s = plan.seconds_of(options.budget) if options.budget else None
+    budget_s = seconds_of(options.budget) if options.budget else None
     for name, least in (("tuning", 1), ("seeds", 2), ("most_seeds", options.seeds)):
         if getattr(options, name) < least:
             flag = name.replace("_", "-")
