@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ import tyro
 from optuna import Trial
 
 from raybench import Command
+from raybench.arguments.duration import seconds_of
 from raybench.arguments.parse import parse as command_line
 from raybench.arguments.paths import require_name, settled, shipped
 from raybench.arguments.resources import require_resources
@@ -27,6 +29,9 @@ from raybench.search.rungs import Rungs
 from raybench.search.space import Space, load, of_function
 from raybench.search.sweep import Sweep
 
+TRIALS = 20  # where neither --trials nor --budget says how many
+MANY = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tune:
@@ -37,6 +42,7 @@ class Tune:
       python -m raybench.tune --space search_spaces/pruning.py
       python -m raybench.tune --space search_spaces/pruning.py --data cifar10 --trials 100
       python -m raybench.tune --space search_spaces/pruning.py --model my_models.nets:small_net
+      python -m raybench.tune --space search_spaces/pruning.py --budget 2h
       python -m raybench.tune --space search_spaces/pruning.py --results s3://bucket/runs
       ray job submit --working-dir . -- python -m raybench.tune --space search_spaces/pruning.py
 
@@ -47,8 +53,12 @@ class Tune:
     """File with space(trial) and objectives. Those of raybench are found from any folder."""
     name: str | None = None
     """Name of the sweep and of its folder. Default: the space file's stem."""
-    trials: int = 20
-    """Total number of trials, including those of earlier runs of this sweep."""
+    trials: int | None = None
+    """Total number of trials, including those of earlier runs of this sweep. Default: 20, or as
+    many as --budget holds."""
+    budget: str = ""
+    """Training time of all trials together, such as 45m or 2h. Then the gain per second counts, so
+    cheap trials come first."""
     epochs: int | None = None
     """Epochs of each trial; overrides the space."""
     data: str | None = None
@@ -73,8 +83,9 @@ class Tune:
     with an autoscaler, 60 in another cluster."""
     keep: Literal["best", "all", "none"] = "best"
     """Which trained models are kept; best is the Pareto front."""
-    early_stopping: bool = True
-    """Stops trials that fall behind (asynchronous successive halving)."""
+    stopping: Literal["rungs", "none"] = "rungs"
+    """rungs stops trials that fall behind (asynchronous successive halving) or break a constraint;
+    none runs every trial to its end."""
     evidence: int = Rungs.evidence
     """Early stopping starts at a rung after this many trials, if their ranking there matched their
     final one, or the one before the rung. 0 stops from the first trial on."""
@@ -93,7 +104,7 @@ class Tune:
 USUAL: Usual = {
     Tune: (
         *("space", "name", "trials", "epochs", "data", "model", "subset", "workers", "gpus"),
-        *("results", "max_concurrent", "keep", "early_stopping"),
+        *("budget", "results", "max_concurrent", "keep", "stopping"),
     )
 }
 
@@ -165,6 +176,8 @@ def _require(options: Tune) -> None:
     require_resources(options.gpus, options.max_concurrent, options.wait)
     require_name("--name", options.name)
     require(options.results)
+    if options.budget:
+        seconds_of(options.budget)
     if options.silent is not None and not options.silent > 0:
         raise ValueError(f"--silent is {options.silent}: seconds, above 0")
 
@@ -173,6 +186,12 @@ def _opened(options: Tune) -> AbstractContextManager[Place]:
     name = options.name or options.space.stem
     # Only the models of the front can be dropped again.
     return opened(options.results, name, models=options.keep != "all")
+
+
+def _trials(options: Tune) -> int:
+    if options.trials is None:
+        return MANY if options.budget else TRIALS
+    return options.trials
 
 
 def _overrides(options: Tune) -> Overrides:
@@ -191,13 +210,14 @@ def _swept(space: Space, options: Tune, place: Place) -> Sweep:
     sweep = Sweep(
         place.folder,
         space,
-        trials=options.trials,
+        trials=_trials(options),
         overrides=_overrides(options),
         keep=options.keep,
-        early_stopping=options.early_stopping,
+        early_stopping=options.stopping == "rungs",
         evidence=options.evidence,
         sampler=options.sampler,
         warm_start=options.warm_start,
+        budget_s=seconds_of(options.budget) if options.budget else math.inf,
     )
     sweep.store.check, sweep.store.flush = place.check, place.flush
     for remark in sweep.store.remarks:

@@ -1,7 +1,7 @@
 """Which ingredient of the super model contributes accuracy, bytes or seconds?
 
     python -m raybench.tune --space search_spaces/attribution.py --trials 21 \\
-        --data cifar10 --epochs 30 --no-early-stopping
+        --data cifar10 --epochs 30 --stopping none
     python -m raybench.report results/attribution --attribution
 
 A fixed design instead of a search, with equal epochs over three seeds: all five ingredients of the

@@ -5,7 +5,7 @@
             --store results/trained/$seed.safetensors
     done
     python -m raybench.tune --space search_spaces/compression_ladder.py --trials 21 \\
-        --data cifar10 --subset 0.5 --epochs 2 --no-early-stopping
+        --data cifar10 --subset 0.5 --epochs 2 --stopping none
 
 A fixed design instead of a search, like `sparsity_ladder.py`: seven arms by three seeds. Every arm
 starts from the trained network of its seed, which is also the teacher of the distilled arm. All

@@ -1,7 +1,7 @@
 """Is a ViT with experts as accurate as the plain one, over three seeds?
 
     python -m raybench.tune --space search_spaces/experts_ladder.py --trials 6 \\
-        --data cifar10 --subset 0.4 --epochs 5 --no-early-stopping
+        --data cifar10 --subset 0.4 --epochs 5 --stopping none
 
 A fixed design instead of a search: `enqueue` lists the experiments. The first six are the plain ViT
 and 8 experts; `--trials 12` adds 32 and 64.

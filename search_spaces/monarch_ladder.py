@@ -1,7 +1,7 @@
 """Is Monarch as accurate as dense layers, and better than low-rank layers of the same size?
 
     python -m raybench.tune --space search_spaces/monarch_ladder.py --trials 12 \\
-        --data cifar10 --subset 0.2 --epochs 6 --no-early-stopping
+        --data cifar10 --subset 0.2 --epochs 6 --stopping none
 
 A fixed design instead of a search: `enqueue` lists dense, Monarch, low-rank and sparse-to-dense by
 three seeds.

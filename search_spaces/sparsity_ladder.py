@@ -1,7 +1,7 @@
 """What does each step of sparsity cost ResNet-20, over three seeds?
 
     python -m raybench.tune --space search_spaces/sparsity_ladder.py --trials 12 \\
-        --data cifar10 --epochs 6 --no-early-stopping
+        --data cifar10 --epochs 6 --stopping none
 
 A fixed design instead of a search: `enqueue` lists twelve experiments, four sparsities by three
 seeds.

@@ -1,6 +1,6 @@
 """Which parallel strategy gives the most samples a second, and which fits into the least memory?
 
-    python -m raybench.tune --space search_spaces/strategies.py --no-early-stopping
+    python -m raybench.tune --space search_spaces/strategies.py --stopping none
     python -m raybench.tune --space search_spaces/strategies.py --data beans --workers 2
 
 Cost: on the embedded digits, at 32 pixels and with a ViT of 4 blocks, a trial of one epoch takes

@@ -1,7 +1,7 @@
 """How much accuracy do ResNet-20 and ResNet-44 keep when pruned, and as a super model?
 
     python -m raybench.tune --space search_spaces/super_model_ladder.py --trials 30 \\
-        --data cifar10 --epochs 30 --no-early-stopping
+        --data cifar10 --epochs 30 --stopping none
     python -m raybench.report results/super_model_ladder
 
 A fixed design instead of a search, the reference's table: the plain network, the pruned one and the

@@ -5,7 +5,7 @@
             --subset 0.3 --recipe.epochs 6 --store results/trained/$model-$seed.safetensors
     done; done
     python -m raybench.tune --space search_spaces/wide_ladder.py --trials 9 \\
-        --data cifar10 --subset 0.3 --epochs 3 --no-early-stopping
+        --data cifar10 --subset 0.3 --epochs 3 --stopping none
 
 A fixed design instead of a search: ResNet-20 in fp32, and a network twice as wide with 60 % zeros
 and 4 bits, once whole and once with a quarter of its channels cut, by three seeds. Each arm starts

@@ -37,7 +37,8 @@ TUNE = [
     ("--space spaces/good.py --results notes.md", "notes.md is a file"),
     ("--space spaces/good.py --name other", "holds another sweep"),
     ("--space spaces/good.py --keep bst", "--keep is 'bst'; did you mean 'best'?"),
-    ("--space spaces/good.py --early-stopping yes", "--name or --no-name"),
+    ("--space spaces/good.py --stopping rung", "--stopping is 'rung'; did you mean 'rungs'?"),
+    ("--space spaces/good.py --budget soon", "--budget is 'soon': a time such as 45m"),
 ]
 TRAIN = [
     ("--recipe.epochs 0", "recipe.epochs is 0"),
@@ -50,6 +51,7 @@ TRAIN = [
     ("pruning --recipe.epochs 0", "recipe.epochs is 0"),
     ("pruning --recipe.lr -0.1", "recipe.lr is -0.1"),
     ("pruning --recipe.schedule cosin", "'cosin'; did you mean 'cosine'?"),
+    ("pruning --latency yes", "--name or --no-name"),
     ("pruning --image-size 2", "image_size is 2: 8 pixels or more"),
     ("pruning --model resnet21", "no model 'resnet21'; did you mean 'resnet"),
     ("pruning --model nets.small", "no model 'nets.small'"),

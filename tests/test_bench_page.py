@@ -52,3 +52,19 @@ def test_a_bench_prints_its_block_again_and_leaves_the_rest(figures):
 def test_a_bench_without_a_block_is_refused_before_it_runs(figures, capsys):
     assert command.run(command.parse(["monarch", "--page", str(figures)])) == 2
     assert "no block of the bench monarch" in capsys.readouterr().err
+
+
+def test_a_bench_with_a_scenario_has_a_block_of_its_own(tmp_path):
+    path = tmp_path / "performance.md"
+    command_line = "$ python -m raybench.bench search --scenario lcbench --seeds 5"
+    path.write_text(
+        f"```\n{command_line}\nold 1\n```\n```\n$ python -m raybench.bench search\nold 2\n```\n"
+    )
+    assert page.benches(path) == ["search --scenario lcbench", "search"]
+    page.printed(path, "search", ["new 2"], 0.0)
+    page.printed(path, "search --scenario lcbench", ["new 1"], 0.0)
+    first, second = path.read_text().split("```\n```")
+    assert "new 1" in first
+    assert "new 2" not in first
+    assert "new 2" in second
+    assert "old" not in path.read_text()

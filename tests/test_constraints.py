@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from simulated import EPOCHS, TWO, curve, memory_sweep
+from simulated import EPOCHS, TWO, curve, decisions, memory_sweep
 from small_sweep import CONDITIONAL, PLAIN, drive, metrics
 from small_sweep import TWO as TWO_OBJECTIVES
 from small_sweep import _quick_disk as _quick_disk
@@ -15,6 +15,7 @@ from raybench.results.front import front
 from raybench.results.limits import Limit, limits
 from raybench.results.read import read
 from raybench.search.breaches import Breaches
+from raybench.search.decisions import Decisions
 from raybench.search.simulation.slots import simulate
 from raybench.search.sweep import Sweep
 
@@ -84,6 +85,49 @@ class TestBreaches:
         breaches.take(epoch(0, 1, 11.0))
         breaches.take(epoch(0, 2, 12.0))
         assert breaches.reason(0) is None
+
+
+class TestRungs:
+    """At rung 3 of 9 epochs, from how far do trials come back to 100 bytes?"""
+
+    def swept(self, ends: list[float]) -> Decisions:
+        deciding = decisions(TWO, constraints={"model_bytes": "<= 100"}, evidence=0)
+        for number, end in enumerate(ends):
+            deciding.take(("suggested", 0.0, {"number": number, "params": {}, "distributions": {}}))
+            deciding.take(("trial", 0.0, {"number": number, "key": str(number)}))
+            for at in range(1, EPOCHS + 1):
+                size = 110.0 if at < EPOCHS else end
+                row = {"number": number, "epoch": at, "accuracy": 0.5, "model_bytes": size}
+                deciding.take(("epoch", 0.0, row))
+            row = {"status": "COMPLETE", "accuracy": 0.5, "model_bytes": end}
+            deciding.take(("trial", 0.0, {"number": number, **row}))
+        return deciding
+
+    def stops(self, deciding: Decisions, size: float) -> bool:
+        """Whether a trial of this size that is the most accurate stops at the rung."""
+        deciding.take(("trial", 0.0, {"number": 99, "key": "99"}))
+        row = {"number": 99, "epoch": 3, "accuracy": 0.9, "model_bytes": size}
+        deciding.take(("epoch", 0.0, row))
+        return deciding.stops(99, 3)
+
+    def test_what_is_farther_than_any_that_came_back_is_behind(self):
+        deciding = self.swept([90.0] * 8)
+        assert self.stops(deciding, 300.0)
+        assert "breaks a constraint" in deciding.reasons[99]
+
+    def test_what_is_as_far_as_some_that_came_back_goes_on(self):
+        assert not self.stops(self.swept([90.0] * 8), 110.0)
+
+    def test_few_complete_trials_prove_nothing(self):
+        assert not self.stops(self.swept([90.0] * 4), 300.0)
+
+    def test_the_best_of_those_behind_does_not_stop_the_others(self):
+        deciding = self.swept([90.0] * 8)
+        for number in range(50, 56):  # accurate, but far too large
+            deciding.take(("trial", 0.0, {"number": number, "key": str(number)}))
+            row = {"number": number, "epoch": 3, "accuracy": 0.99, "model_bytes": 300.0}
+            deciding.take(("epoch", 0.0, row))
+        assert not self.stops(deciding, 105.0)
 
 
 def test_the_search_looks_where_they_hold():

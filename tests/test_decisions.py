@@ -9,6 +9,7 @@ import pytest
 from simulated import ONE, TWO, curve, decisions, memory_sweep, suggest
 
 from raybench.results.log import Record
+from raybench.search.guide import WAVE, WAVES
 from raybench.search.simulation.curves import Curve
 from raybench.search.simulation.memory_sweep import MemorySweep
 from raybench.search.simulation.slots import simulate
@@ -81,3 +82,23 @@ def test_no_decision_looks_into_the_future(moment):
     last = [place for place, record in enumerate(plain) if record[0] == "epoch"][moment - 1]
     assert plain[: last + 1] == other[: last + 1]
     assert plain != other
+
+
+def test_many_slots_are_filled_as_reports_come():
+    """Further trials wait for a first report, so that the model and not chance suggests them."""
+    sweep = memory_sweep(TWO)
+    first = [one for one in (sweep.ask() for _ in range(64)) if one is not None]
+    assert len(first) == WAVE
+    for one in first:
+        sweep.report(one.number, 1, curve(one.params).at(1))
+    assert sum(sweep.ask() is not None for _ in range(64)) == (WAVES - 1) * WAVE
+    random = memory_sweep(TWO, sampler="random")
+    assert all(random.ask() for _ in range(64))
+
+
+def test_a_trial_that_fails_makes_room():
+    sweep = memory_sweep(TWO)
+    first = [one for one in (sweep.ask() for _ in range(64)) if one is not None]
+    for one in first:
+        sweep.finish(one.number, "FAILED", "out of memory")
+    assert sum(sweep.ask() is not None for _ in range(64)) == WAVE

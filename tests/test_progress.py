@@ -14,7 +14,8 @@ from raybench.search.sweep import Sweep
 
 @pytest.fixture
 def sweep(load, tmp_path):
-    opened = Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=100, overrides=PLAIN)
+    space = load(ONE, CONDITIONAL)
+    opened = Sweep(tmp_path / "s", space, trials=100, overrides=PLAIN, sampler="random")
     yield opened
     opened.close()
 

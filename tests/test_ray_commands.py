@@ -115,7 +115,7 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     (tmp_path / "troubled" / "trainer.py").write_text(TRAINER)
     swept = command(
         "tune",
-        *("--space", str(tmp_path / "space.py"), "--trials", "5", "--no-early-stopping"),
+        *("--space", str(tmp_path / "space.py"), "--trials", "5", "--stopping", "none"),
         *("--results", str(tmp_path / "results")),
         PYTHONPATH=str(tmp_path),
     )

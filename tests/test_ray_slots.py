@@ -96,7 +96,7 @@ class Swept:
         self._before = len(self._lines())
         self._folder = Path(tempfile.mkdtemp(dir=code))
         command = [sys.executable, "-m", "raybench.tune", "--space", str(code / "space.py")]
-        command += ["--results", str(self._folder), "--no-early-stopping"]
+        command += ["--results", str(self._folder), "--stopping", "none"]
         command += ["--sampler", "random", "--keep", "none", *arguments]
         self._log = self._folder / "log"
         with self._log.open("wb") as output:

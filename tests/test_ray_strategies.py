@@ -105,7 +105,7 @@ def test_a_sweep_of_two_strategies_then_the_table(tmp_path: Path) -> None:
     swept = subprocess.run(
         [
             *(sys.executable, "-m", "raybench.tune", "--space", str(tmp_path / "space.py")),
-            *("--trials", "2", "--no-early-stopping", "--results", str(tmp_path)),
+            *("--trials", "2", "--stopping", "none", "--results", str(tmp_path)),
         ],
         cwd=ROOT,
         capture_output=True,

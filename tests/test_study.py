@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from raybench.arguments.duration import seconds_of
 from raybench.search.overrides import Overrides
 from raybench.search.sweep import Sweep
 from raybench.techniques.ema import Ema
 from raybench.techniques.prune import Prune
 from raybench.verdict import prepared
 from raybench.verdict.arms import Arms, Run
-from raybench.verdict.plan import seconds_of
 from raybench.verdict.policy import BASELINE, Design
 from raybench.verdict.study import SPENT, Clock, Study
 from trainers.which_pays import base

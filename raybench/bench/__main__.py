@@ -7,7 +7,7 @@ import json
 import os
 import pkgutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from raybench.training import measure
 HIDDEN = {
     "__main__",
     "gpu_parts",
+    "grids",
     "machines",
     "page",
     "own_cluster",
@@ -63,7 +64,8 @@ class Bench:
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
     compress, search, scale, chaos, verdict, speed, s3_lost or gpu; with --page also all."""
     scenario: str | None = None
-    """Of `search`: a folder of curves under $RAYBENCH_YAHPO, on which it is simulated."""
+    """Of `search`, which is then simulated: a folder of curves under $RAYBENCH_YAHPO, digits or
+    cifar10 (recorded grids), or the folder of a sweep."""
     tasks: str = "all"
     """Of the scenario, separated by commas."""
     seeds: int = 20
@@ -89,7 +91,7 @@ def run(options: Bench) -> int:
     try:
         if options.scenario is not None and options.name != "search":
             raise ValueError("--scenario belongs to the bench search")
-        names = [options.name]
+        names = [_titled(options)]
         if options.page is not None and options.name != "gpu":
             require_file(options.page)
             there = pages.benches(options.page)
@@ -97,14 +99,20 @@ def run(options: Bench) -> int:
             if names[0] not in there:
                 raise ValueError(f"{options.page} has no block of the bench {options.name}")
         every = [m.name for m in pkgutil.iter_modules(bench.__path__) if m.name not in HIDDEN]
-        for name in names:
+        for title in names:
+            name, _, scenario = title.partition(" --scenario ")
             if name not in every:
                 raise ValueError(f"no bench {name!r}; {nearest(name, every)}")
-            _measured(name, options)
+            _measured(name, replace(options, scenario=scenario or None))
     except (ValueError, OSError) as error:
         print(f"raybench.bench: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _titled(options: Bench) -> str:
+    """The bench as its block on a page begins."""
+    return options.name + (f" --scenario {options.scenario}" if options.scenario else "")
 
 
 def _measured(name: str, options: Bench) -> None:
@@ -126,7 +134,7 @@ def _measured(name: str, options: Bench) -> None:
         figures = module.measure()
     told = pages.lines(figures, module.claims)
     if options.page is not None and name != "gpu":
-        pages.printed(options.page, name, told, load)
+        pages.printed(options.page, _titled(replace(options, name=name)), told, load)
     if options.json:
         print(json.dumps({**figures, "load_before": round(load, 2), **measure.machine()}))
     else:

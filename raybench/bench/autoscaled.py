@@ -49,7 +49,7 @@ def _once(autoscaler: Literal["v1", "v2"]) -> dict[str, Any]:
         OwnCluster(cpus=0, autoscaler=autoscaler, types=types) as cluster,
     ):
         command = [sys.executable, "-m", "raybench.tune", "--space", str(steady_space.__file__)]
-        command += ["--trials", str(TRIALS), "--results", scratch, "--no-early-stopping"]
+        command += ["--trials", str(TRIALS), "--results", scratch, "--stopping", "none"]
         log = Path(scratch) / "sweep.log"
         began = time.monotonic()
         with log.open("wb") as output:

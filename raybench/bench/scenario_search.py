@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
 from typing import Any
 
 from raybench.bench import search_figures as figures
+from raybench.bench.grids.shipped import NAMES
+from raybench.bench.search_figures import Done
 from raybench.bench.search_peers import OURS
-from raybench.bench.simulated_search import Run, runs, traces
-from raybench.search.simulation.scenario import Scenario, folder_of
+from raybench.bench.simulated_search import Run, neighbour, runs, scenario, traces
 
 PEERS = ("nsga2", "tpe", "random_rungs", "moasha")
 MANY_SLOTS = 64
 TIMED = 10_000  # simulated trials
+LONGER = 1.5  # budgets: a misled search may take longer than a cold one
 
 claims = {
     "share_to_random": "at most 0.25",
@@ -27,12 +32,16 @@ claims = {
     "misled_share": "at most 1.15",
     "late_share": "at most 0.6",
     "late_ratio": "reach 1",
+    "digits_share": "at most 0.6",
+    "digits_ratio": "reach 1",
+    "cifar10_share": "at most 0.6",
+    "cifar10_ratio": "reach 1",
     "simulated_10000_s": "at most 60",
 }
 
 
-def measure(scenario: str, tasks: str, seeds: int) -> dict[str, Any]:
-    """All figures of a scenario.
+def measure(name: str, tasks: str, seeds: int) -> dict[str, Any]:
+    """All figures of a scenario, and those of the recorded grids.
 
     Args:
         tasks: separated by commas, or `all`.
@@ -40,56 +49,84 @@ def measure(scenario: str, tasks: str, seeds: int) -> dict[str, Any]:
     Raises:
         ValueError: the scenario or a task is not there.
     """
-    there = Scenario(folder_of(scenario))
+    there = scenario(name)
     names = there.tasks if tasks == "all" else tasks.split(",")
-    for name in names:
-        there.problem(name)  # an unknown one is refused before anything runs
-
-    began, trials = time.perf_counter(), 0
-
-    def done(methods: tuple[str, ...], **options: Any) -> dict[Run, Any]:
-        nonlocal trials
-        of_these = traces(runs(scenario, names, seeds, methods, **options))
-        trials += sum(one.trials for run, one in of_these.items() if run.method in OURS)
-        print(f"{methods} {options}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-        return of_these
-
-    two = done(("random", "ours", "ours_full", "before", *PEERS))
+    for task in names:
+        there.problem(task)  # an unknown one is refused before anything runs
+    of = partial(_done, name, names, seeds)
+    methods = tuple(dict.fromkeys(("random", *OURS, *PEERS)))
+    two = of(methods)
     target = figures.targets(two)
     table: dict[str, Any] = {
         "share_to_random": figures.share(two, "ours", target),
         "hypervolume_ratio": figures.ratio(two, "ours", target),
         **figures.compared(two, "ours", PEERS),
     }
-    for method in ("ours_full", "before", "random", *PEERS):
+    for method in methods:
         table[f"share_{method}"] = figures.share(two, method, target)
         table[f"ratio_{method}"] = figures.ratio(two, method, target)
-    one = done(("random", "ours"), objectives=1)
+        table[f"trials_{method}"] = median(
+            one.trials for r, one in two.items() if r.method == method
+        )
+    one = of(("random", "ours"), objectives=1)
     table["share_to_random_1"] = figures.share(one, "ours", figures.targets(one))
-    limited = done(("random", "ours"), constrained=True)
+    limited = of(("random", "ours"), constrained=True)
     table["constrained_ratio"] = figures.ratio(limited, "ours", figures.targets(limited))
-    many = done(("ours",), slots=MANY_SLOTS)
+    many = of(("ours",), slots=MANY_SLOTS)
     table["share_slots"] = figures.share(many, "ours", target)
     table["slots_ratio"] = table["share_slots"] / table["share_to_random"]
-    cold = figures.targets(two, "ours")
-    share = figures.share(two, "ours", cold)
-    warm, misled = (
-        traces(
-            [
-                Run(scenario=scenario, task=t, method="ours", seed=s, warm=n, misled=wrong)
-                for t, n in zip(names, [*names[1:], names[0]], strict=True)
-                for s in range(seeds)
-            ]
-        )
-        for wrong in (False, True)
-    )
-    table["warm_share"] = figures.share(warm, "ours", cold) / share
-    table["misled_share"] = figures.share(misled, "ours", cold) / share
-    late = done(("random", "ours", "before"), late=True)
+    if len(there.tasks) > 1:
+        table |= _warm(name, names, seeds)
+    late = of(("random", "ours", "before"), late=True)
     table["late_share"] = figures.share(late, "ours", figures.targets(late))
     table["late_ratio"] = figures.ratio(late, "ours", figures.targets(late))
     table["late_ratio_before"] = figures.ratio(late, "before", figures.targets(late))
-    timed = time.perf_counter()
-    count = sum(one.trials for one in traces(runs(scenario, names[:4], 1, ("ours",))).values())
-    table["simulated_10000_s"] = (time.perf_counter() - timed) / count * TIMED
+    for grid in NAMES:
+        done = _done(grid, scenario(grid).tasks, seeds, ("random", "ours", "before"))
+        target = figures.targets(done)
+        table[f"{grid}_share"] = figures.share(done, "ours", target)
+        table[f"{grid}_ratio"] = figures.ratio(done, "ours", target)
+        table[f"{grid}_ratio_before"] = figures.ratio(done, "before", target)
+    began = time.perf_counter()
+    count = sum(one.trials for one in traces(runs(name, names[:4], 1, ("ours",))).values())
+    table["simulated_10000_s"] = (time.perf_counter() - began) / count * TIMED
     return {**table, "tasks": len(names), "seeds": seeds}
+
+
+def _done(
+    name: str, tasks: Sequence[str], seeds: int, methods: Sequence[str], **options: Any
+) -> Done:
+    began = time.perf_counter()
+    of_these = traces(runs(name, tasks, seeds, methods, **options))
+    took = time.perf_counter() - began
+    print(f"{name}: {' '.join(methods)} {options or ''}: {took:.0f} s", file=sys.stderr)
+    return of_these
+
+
+def _warm(name: str, tasks: Sequence[str], seeds: int) -> dict[str, float]:
+    """Shares to what the cold search reaches, over the share of the cold search itself."""
+    near = {task: neighbour(name, task) for task in tasks}
+    cold = _done(name, tasks, seeds, ("ours",), length=LONGER)
+    target = figures.targets({run: one.until(1.0) for run, one in cold.items()}, "ours")
+    share = figures.share(cold, "ours", target)
+    table = {}
+    for figure, wrong in (("warm_share", False), ("misled_share", True)):
+        began = time.perf_counter()
+        warm = traces(
+            [
+                Run(
+                    scenario=name,
+                    task=task,
+                    method="ours",
+                    seed=seed,
+                    warm=near[task],
+                    misled=wrong,
+                    length=LONGER,
+                )
+                for task in tasks
+                for seed in range(seeds)
+            ]
+        )
+        print(f"{figure}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        table[figure] = figures.share(warm, "ours", target) / share
+    return table

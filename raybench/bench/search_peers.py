@@ -113,26 +113,29 @@ class Moasha:
         insort(rung, (number, [metrics[name] for name in self._problem.objectives]))
         points = [values for _, values in rung]
         place = [one for one, _ in rung].index(number)
-        order = _epsilon_net_order(points, list(self._problem.objectives.values()))
-        return order.index(place) >= max(1, math.ceil(len(rung) / ETA))
+        best = max(1, math.ceil(len(rung) / ETA))
+        return place not in _epsilon_net(points, list(self._problem.objectives.values()), best)
 
     def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
         """Nothing more is remembered."""
 
 
-def _epsilon_net_order(points: Sequence[Sequence[float]], ways: Sequence[str]) -> list[int]:
-    """Indices by non-domination rank; within a rank, each is the farthest from those before it."""
+def _epsilon_net(points: Sequence[Sequence[float]], ways: Sequence[str], count: int) -> list[int]:
+    """The first indices by non-domination rank; within a rank, each is the farthest from those
+    before it."""
     rank = np.array(ranks(points, ways))
     scaled = np.array(points, float)
     scaled = (scaled - scaled.min(0)) / np.maximum(np.ptp(scaled, axis=0), 1e-12)
     order: list[int] = []
     for level in range(rank.max() + 1):
-        left = [int(place) for place in np.flatnonzero(rank == level)]
-        chosen = [left.pop(0)]
-        while left:
-            gaps = np.linalg.norm(scaled[left][:, None] - scaled[chosen][None], axis=-1).min(1)
-            chosen.append(left.pop(int(np.argmax(gaps))))
-        order += chosen
+        left = np.flatnonzero(rank == level)
+        gaps = np.full(len(left), np.inf)
+        for _ in range(min(len(left), count - len(order))):
+            farthest = int(np.argmax(gaps))
+            order.append(int(left[farthest]))
+            away = np.linalg.norm(scaled[left] - scaled[left[farthest]], axis=-1)
+            gaps = np.minimum(gaps, away)
+            gaps[farthest] = -1.0
     return order
 
 

@@ -12,17 +12,22 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raybench.bench.grids.shipped import FOLDER, NAMES
 from raybench.bench.search_peers import engine, random_params
 from raybench.results.front import hypervolume, on_front
 from raybench.results.log import Record
+from raybench.results.read import is_sweep
 from raybench.search import prior
+from raybench.search.forecast import places
 from raybench.search.simulation.curves import Curve, Problem, late_start
 from raybench.search.simulation.memory_sweep import MemorySweep
+from raybench.search.simulation.recorded import Recorded
 from raybench.search.simulation.scenario import Scenario, folder_of
 from raybench.search.simulation.slots import Complete, simulate
 
@@ -33,6 +38,7 @@ SLOTS = 4
 NEVER = 2.0  # share of the budget where random's hypervolume is not reached
 PROCESSES = 2
 MEDIAN = 0.5
+ALIKE = 100  # random configurations that tell which tasks are neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,8 @@ class Run:
     """The task of an older search with which this one begins."""
     misled: bool = False
     """Whether the older results are turned round: its worst configurations seem to be its best."""
+    length: float = 1.0
+    """How long it searches, in budgets."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class Trace:
     @property
     def final(self) -> float:
         return self.volumes[-1] if self.volumes else 0.0
+
+    def until(self, share: float) -> Trace:
+        """The same up to a share of the budget."""
+        count = sum(at <= share for at in self.spent)
+        return Trace(self.spent[:count], self.volumes[:count], self.trials)
 
     def share_to(self, volume: float) -> float:
         """Share of the budget after which this hypervolume is reached; `NEVER` where it is not."""
@@ -92,6 +105,28 @@ def runs(
     ]
 
 
+def neighbour(name: str, task: str) -> str:
+    """The other task on which random configurations rank most alike, in their worst objective."""
+
+    def alike(other: str) -> float:
+        both = (_places(name, task), _places(name, other))
+        return min(
+            float(np.corrcoef(one, two)[0, 1]) for one, two in zip(both[0], both[1], strict=True)
+        )
+
+    return max((one for one in scenario(name).tasks if one != task), key=alike)
+
+
+@cache
+def _places(name: str, task: str) -> list[NDArray[np.float64]]:
+    """Ranks of some random configurations in each objective."""
+    problem = scenario(name).problem(task)
+    ends = [
+        problem.curve(one).at(problem.epochs) for one in random_params(problem, ALIKE, seed=12345)
+    ]
+    return [places(np.array([one[objective] for one in ends])) for objective in problem.objectives]
+
+
 def trace(run: Run) -> Trace:
     """Simulates one search."""
     problem = _problem(run)
@@ -105,7 +140,8 @@ def trace(run: Run) -> Trace:
         asked += 1
         return problem.curve(task.params)
 
-    complete = simulate(deciding, curve, slots=run.slots, budget=budget)
+    length = round(run.length * budget)
+    complete = simulate(deciding, curve, slots=run.slots, budget=length)
     spent = tuple(one.spent / budget for one in complete)
     return Trace(spent, tuple(_volumes(complete, run, problem)), asked)
 
@@ -114,7 +150,7 @@ def _prior(run: Run) -> list[Record]:
     """The record with which a warm search begins."""
     if not run.warm:
         return []
-    older = replace(run, task=run.warm, warm="", misled=False, seed=run.seed + 1000)
+    older = replace(run, task=run.warm, warm="", misled=False, length=1.0, seed=run.seed + 1000)
     problem = _problem(older)
     sweep = engine(run.method, problem, older.seed)
     assert isinstance(sweep, MemorySweep)
@@ -130,22 +166,31 @@ def _prior(run: Run) -> list[Record]:
 
 
 @cache
-def _scenario(name: str) -> Scenario:
+def scenario(name: str) -> Scenario | Recorded:
+    """A recorded grid, the folder of one of our sweeps, or a folder under $RAYBENCH_YAHPO.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name in NAMES:
+        return Recorded(FOLDER / name)
+    if is_sweep(Path(name)):
+        return Recorded(Path(name))
     return Scenario(folder_of(name))
 
 
 def _problem(run: Run) -> Problem:
-    problem = _scenario(run.scenario).problem(run.task)
+    problem = scenario(run.scenario).problem(run.task)
     kept = dict(list(problem.objectives.items())[: run.objectives])
     problem = replace(problem, objectives=kept, costs=problem.costs & kept.keys())
     return late_start(problem) if run.late else problem
 
 
 @cache
-def _random_ends(scenario: str, task: str) -> tuple[dict[str, float], ...]:
-    """The last metrics of random configurations."""
-    problem = _scenario(scenario).problem(task)
-    params = random_params(problem, BOX, seed=12345)
+def _random_ends(name: str, task: str) -> tuple[dict[str, float], ...]:
+    """The last metrics of random configurations, or of all if they are few."""
+    problem = scenario(name).problem(task)
+    params = problem.every or random_params(problem, BOX, seed=12345)
     return tuple(problem.curve(one).at(problem.epochs) for one in params)
 
 

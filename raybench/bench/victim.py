@@ -24,7 +24,7 @@ class Driver:
         results.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "raybench.tune", "--space", str(space)]
         command += ["--results", str(results), "--trials", str(trials)]
-        command += ["--no-early-stopping", "--sampler", "random", "--keep", "none", *more]
+        command += ["--stopping", "none", "--sampler", "random", "--keep", "none", *more]
         environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", MARK)}
         with (results / "driver.log").open("ab") as output:
             self._process = subprocess.Popen(

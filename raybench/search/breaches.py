@@ -1,7 +1,14 @@
-"""Breaches: trials that break a constraint and cannot come back to it.
+"""Breaches: trials that break a constraint and will not come back to it.
 
 Whether a column can come back is learned from the trials: seconds of training only grow, the bytes
-of a network that is pruned while it trains shrink again.
+of a network that is pruned while it trains shrink again. Where it can, trials are behind at a rung
+if none that was as far from the limit there came back by its end:
+
+    bytes     ●                     behind: farther than any that came back
+      │       ○───╮
+      │       ○──────╮              came back
+    limit ────────────┴──────────
+            rung         end
 """
 
 from __future__ import annotations
@@ -15,13 +22,25 @@ from raybench.results.log import Record
 
 STEPS = 12  # from one epoch to the next, none of which came closer to the limit
 TRIALS = 3  # that these steps are of, at least
+WITNESSES = 5  # complete trials that show from how far one comes back
+LATEST = 256  # trials of a rung that are looked at
+
+Slacks = dict[int, float]
+"""By number: how far a trial keeps from a limit; negative where it breaks it."""
 
 
 class Breaches:
-    """Follows the columns of the limits in the running trials."""
+    """Follows the columns of the limits in the running trials.
 
-    def __init__(self, limits: Sequence[Limit]) -> None:
+    Args:
+        rungs: epochs at which trials are compared.
+    """
+
+    def __init__(self, limits: Sequence[Limit], rungs: Sequence[int] = ()) -> None:
         self._limits = limits
+        self._at: dict[tuple[int, Limit], Slacks] = {(r, one): {} for r in rungs for one in limits}
+        self._ends: dict[Limit, Slacks] = {one: {} for one in limits}
+        self._rungs = frozenset(rungs)
         self._latest: dict[int, dict[Limit, float]] = {}
         self._steps = dict.fromkeys(limits, 0)
         self._trials = dict.fromkeys(limits, 0)
@@ -30,7 +49,10 @@ class Breaches:
     def take(self, record: Record) -> None:
         kind, _, content = record
         if kind == "trial" and content.get("status") in FINISHED:
-            self._latest.pop(content["number"], None)
+            last = self._latest.pop(content["number"], {})
+            if content["status"] == "COMPLETE":
+                for limit, slack in last.items():
+                    self._ends[limit][content["number"]] = slack
         if kind != "epoch":
             return
         latest = self._latest.setdefault(content["number"], {})
@@ -46,6 +68,20 @@ class Breaches:
             else:
                 self._trials[limit] += 1
             latest[limit] = slack
+            if content["epoch"] in self._rungs:
+                self._at[content["epoch"], limit][content["number"]] = slack
+
+    def behind(self, epoch: int) -> frozenset[int]:
+        """Trials at a rung that break a limit from which none came back from as far."""
+        numbers: set[int] = set()
+        for limit in self._limits:
+            here, ends = self._at[epoch, limit], self._ends[limit]
+            both = [number for number in ends if number in here][-LATEST:]
+            if len(both) < WITNESSES:
+                continue
+            farthest = min([0.0, *(here[number] for number in both if ends[number] >= 0)])
+            numbers.update(n for n in list(here)[-LATEST:] if here[n] < farthest)
+        return frozenset(numbers)
 
     def reason(self, number: int) -> str | None:
         """Why a running trial is hopeless, or None where it is not."""

@@ -5,6 +5,7 @@ A sweep feeds it the records of its log; the simulator feeds it the same records
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from raybench.results.log import Record
 from raybench.search.breaches import Breaches
 from raybench.search.rungs import Rungs
 from raybench.search.sampling import Sampling
+from raybench.search.spending import SECONDS, Spending
 from raybench.search.tally import Tally
 
 
@@ -27,6 +29,7 @@ class Decisions:
         sampler: how trials are suggested.
         early_stopping: whether trials that fall behind, or break a constraint, are stopped.
         constraints: column -> "<= NUMBER" or ">= NUMBER".
+        budget_s: seconds of training of all trials; with a budget, cheap trials come first.
 
     Raises:
         ValueError: `evidence` or a constraint makes no sense.
@@ -42,6 +45,7 @@ class Decisions:
         early_stopping: bool,
         evidence: int,
         constraints: Mapping[str, str] | None = None,
+        budget_s: float = math.inf,
     ) -> None:
         if evidence < 0:
             raise ValueError(f"--evidence is {evidence}: a number of trials, 0 or more")
@@ -49,18 +53,27 @@ class Decisions:
         self.tally = Tally(dict(objectives), every)
         self.reasons: dict[int, str] = {}
         """Why a running trial was told to stop."""
-        self._breaches = Breaches(every)
         self.rungs = Rungs(dict(objectives), epochs, evidence=evidence)
-        self.sampling = Sampling(dict(objectives), sampler, seed, epochs, every)
+        self._levels = frozenset(self.rungs.levels())
+        self._breaches = Breaches(every, self.rungs.levels())
+        self.spending = Spending(budget_s)
+        cost = SECONDS if self.spending.limited else None
+        self.sampling = Sampling(dict(objectives), sampler, seed, epochs, every, cost)
         self._early_stopping = early_stopping
         self.begun = False
         """Whether there is a trial, or a prior to begin with."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is spent, so that running trials stop and no other begins."""
+        return self.spending.over
 
     def take(self, record: Record) -> None:
         self.begun = self.begun or record[0] in ("prior", "suggested")
         self.tally.take(record)
         self.rungs.take(record)
         self._breaches.take(record)
+        self.spending.take(record)
         self.sampling.take(record)
 
     def ask(self, number: int, attempt: int = 0, fixed: dict[str, Any] | None = None) -> Trial:
@@ -73,11 +86,17 @@ class Decisions:
         What goes on from an older checkpoint has passed this epoch before: it is not asked again,
         or the rows of its later epochs would be those of a trial that never had them.
         """
+        if self.over:
+            return True
         if not self._early_stopping or epoch < self.tally.reached.get(number, 0):
             return False
         reason = self._breaches.reason(number)
-        if reason is None and not self.rungs.keeps(number, epoch):
-            reason = f"below the best third after epoch {epoch}"
+        if reason is None and epoch in self._levels:
+            behind = self._breaches.behind(epoch)
+            if not self.rungs.keeps(number, epoch, behind):
+                reason = f"below the best third after epoch {epoch}"
+                if number in behind:
+                    reason = f"it breaks a constraint, as after epoch {epoch} none came back from"
         if reason is not None:
             self.reasons[number] = reason
         return reason is not None

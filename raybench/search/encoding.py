@@ -92,8 +92,10 @@ class Encoding:
     ) -> Array:
         """The bases with other values where `which` says so; conditions hold as in the table."""
         changed = bases.copy()
-        kinds = np.isfinite(table)
-        several = len(np.unique(kinds, axis=0)) > 1
+        which &= np.isfinite(bases)
+        kinds = _kinds(np.vstack([table, bases]))
+        several = kinds.any()
+        here, wanted = kinds[: len(table)], kinds[len(table) :]
         for place, distribution in enumerate(self.distributions.values()):
             old = bases[:, place]
             if isinstance(distribution, CategoricalDistribution):
@@ -104,9 +106,11 @@ class Encoding:
             else:
                 moved = _to_unit(distribution, old) + random.normal(0, width, len(bases))
                 new = _from_unit(distribution, np.abs(1 - np.abs(1 - np.abs(moved))))
-            moves = which[:, place] & np.isfinite(old)
+            moves = which[:, place]
             if several and not isinstance(distribution, FloatDistribution):
-                moves &= _seen_with(kinds, table[:, place], np.isfinite(bases), new)
+                # A choice that no trial with these active parameters had may activate others,
+                # which the candidate lacks.
+                moves &= np.isin(wanted + 1j * new, here + 1j * table[:, place])
             changed[:, place] = np.where(moves, new, old)
         return changed
 
@@ -119,22 +123,23 @@ class Encoding:
         }
 
 
+def _kinds(table: Array) -> NDArray[np.intp]:
+    """A number for each row, the same for those with the same active parameters: (rows,)."""
+    active = np.isfinite(table)
+    if active.all():
+        return np.zeros(len(table), np.intp)
+    packed = np.ascontiguousarray(np.packbits(active, axis=1))
+    rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    return np.unique(rows, return_inverse=True)[1]
+
+
 def _one_of_each_kind(table: Array, count: int, random: Generator) -> NDArray[np.intp]:
     """Indices of rows; every set of active parameters has the same share of them."""
-    _, kind = np.unique(np.isfinite(table), axis=0, return_inverse=True)
-    weights = 1 / np.bincount(kind.ravel())[kind.ravel()]
-    return random.choice(len(table), size=count, p=weights / weights.sum())
-
-
-def _seen_with(
-    kinds: NDArray[np.bool_], values: Array, wanted: NDArray[np.bool_], new: Array
-) -> NDArray[np.bool_]:
-    """Whether a trial with these active parameters had the new value.
-
-    A choice that was never seen there may activate others, which the candidate lacks.
-    """
-    pairs = {(kind.tobytes(), value) for kind, value in zip(kinds, values, strict=True)}
-    return np.array([(k.tobytes(), v) in pairs for k, v in zip(wanted, new, strict=True)])
+    kinds = _kinds(table)
+    weights = (1 / np.bincount(kinds))[kinds]
+    return np.searchsorted(np.cumsum(weights), random.random(count) * weights.sum()).clip(
+        max=len(table) - 1
+    )
 
 
 def _to_unit(distribution: BaseDistribution, values: Array) -> Array:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.blas import dtrsm
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
@@ -38,10 +39,40 @@ class Posterior:
 
     def at(self, points: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the function, without noise: (points,) each."""
-        across = _matern(_squares(points, self.points, self.kernel.lengths)) * self.kernel.variance
-        inner = solve_triangular(self._factor, across.T, lower=True, check_finite=False)
-        variance = self.kernel.variance - (inner**2).sum(0)
-        return self.mean + across @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
+        across = self._across(points)
+        inner = _solved(self._factor, across)
+        variance = self.kernel.variance - np.einsum("ij,ij->j", inner, inner)
+        means = self.mean + across[:, : len(self._weights)] @ self._weights
+        return means, np.sqrt(np.maximum(variance, 1e-10))
+
+    def beside(self, points: Array) -> tuple[Posterior, Array]:
+        """The process after it has seen what it expects at some points; and what that is.
+
+        Its mean stays, so only the factor of the covariance grows.
+        """
+        across = self._across(points)
+        inner = _solved(self._factor, across)
+        covariance = _matern(_squares(points, points, self.kernel.lengths)) * self.kernel.variance
+        covariance[np.diag_indices_from(covariance)] += self.kernel.noise + JITTER
+        corner = cholesky(covariance - inner.T @ inner, lower=True, check_finite=False)
+        before = len(self.points)
+        factor = np.zeros((before + len(points), before + len(points)), order="F")
+        factor[:before, :before] = self._factor
+        factor[before:, :before], factor[before:, before:] = inner.T, corner
+        every = np.vstack([self.points, points])
+        grown = Posterior(self.kernel, every, self.mean, factor, self._weights)
+        return grown, self.mean + across[:, : len(self._weights)] @ self._weights
+
+    def _across(self, points: Array) -> Array:
+        """Covariances: (points, seen points)."""
+        across = _matern(_squares(points, self.points, self.kernel.lengths))
+        across *= self.kernel.variance
+        return across
+
+
+def _solved(factor: Array, across: Array) -> Array:
+    """The factor's inverse times the transposed covariances: (seen points, points)."""
+    return np.asarray(dtrsm(1.0, factor, across.T, lower=1))
 
 
 def posterior(kernel: Kernel, points: Array, values: Array, deviations: Array) -> Posterior:
@@ -96,10 +127,19 @@ def fit(points: Array, values: Array, deviations: Array) -> Kernel:
 
 def _squares(one: Array, other: Array, lengths: Array) -> Array:
     a, b = one / lengths, other / lengths
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.maximum(squares, 0.0)
+    squares = (-2 * a) @ b.T
+    squares += np.einsum("ij,ij->i", a, a)[:, None]
+    squares += np.einsum("ij,ij->i", b, b)
+    return np.maximum(squares, 0.0, out=squares)
 
 
 def _matern(squares: Array) -> Array:
-    root = np.sqrt(5 * squares)
-    return (1 + root + root**2 / 3) * np.exp(-root)
+    """The kernel of variance 1; it writes over its argument."""
+    squares *= 5
+    root = np.sqrt(squares)
+    squares /= 3
+    squares += root
+    squares += 1
+    np.negative(root, out=root)
+    squares *= np.exp(root, out=root)
+    return squares

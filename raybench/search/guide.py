@@ -27,6 +27,8 @@ from raybench.search.trend import Older, older, openers, trend
 
 FIRST_FIT = 8  # trials that have passed a twelfth of their epochs
 GROWTH = 1.4  # from one fit to the next
+WAVE = 16  # trials that run at once before any of them has passed a twelfth
+WAVES = 2  # trials that may run for each one that has
 EARLY = 12  # share of the epochs, as a divisor
 
 
@@ -37,12 +39,18 @@ class Guide:
         objectives: column -> "max" or "min".
         limits: that a trial must keep to.
         marks: epochs whose reports are remembered.
+        cost: column of a trial's cost so far.
     """
 
     def __init__(
-        self, objectives: dict[str, str], limits: Sequence[Limit], marks: Sequence[int]
+        self,
+        objectives: dict[str, str],
+        limits: Sequence[Limit],
+        marks: Sequence[int],
+        cost: str | None = None,
     ) -> None:
         self._objectives, self._limits, self._marks = objectives, limits, marks
+        self._cost = cost
         self._openers: list[dict[str, Any]] = []
         self._begun: set[int] = set()
         self._next_fit = FIRST_FIT
@@ -55,6 +63,11 @@ class Guide:
     def ready(self) -> bool:
         """Whether enough trials have reported something."""
         return self._noted is not None
+
+    @property
+    def room(self) -> float:
+        """How many trials may run at once: as many as the reports so far can guide."""
+        return max(WAVE, WAVES * len(self._begun))
 
     def reported(self, number: int, epoch: int, seen: Callable[[], list[Suggestion]]) -> None:
         """Hears of a trial's report at a mark."""
@@ -81,7 +94,7 @@ class Guide:
 
     def sampler(self, trials: Sequence[Suggestion], seed: int) -> optuna.samplers.BaseSampler:
         """A sampler for one trial; random where the model has too little to go by."""
-        view = model.seen(trials, self._objectives, self._limits, self._marks)
+        view = model.seen(trials, self._objectives, self._limits, self._marks, self._cost)
         kernels = self._fitted(view)
         if kernels is None or not view.enough:
             return optuna.samplers.RandomSampler(seed=seed)
@@ -100,7 +113,7 @@ class Guide:
         """The kernels; a dimension that has come up since they were fitted has a middle length."""
         if self._kernels is None:
             assert self._noted is not None
-            noted = model.seen(self._noted, self._objectives, self._limits, self._marks)
+            noted = model.seen(self._noted, self._objectives, self._limits, self._marks, self._cost)
             if not noted.enough:
                 return None
             if self._guests:
@@ -130,8 +143,7 @@ class _Suggested(optuna.samplers.RandomSampler):
     """Suggests given values, and draws what they lack or what the space does not allow."""
 
     def __init__(self, values: dict[str, Any], seed: int) -> None:
-        super().__init__(seed=seed)
-        self._values = values
+        self._values, self._seed = values, seed
 
     def sample_independent(
         self,
@@ -143,4 +155,9 @@ class _Suggested(optuna.samplers.RandomSampler):
         value = self._values.get(param_name)
         if param_name in self._values and internal_of(param_distribution, value) is not None:
             return value
+        if not hasattr(self, "_rng"):  # seeding one takes longer than drawing
+            super().__init__(seed=self._seed)
         return super().sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Its seed is that of one trial."""

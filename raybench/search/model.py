@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 from scipy.special import ndtr
 
@@ -44,15 +46,18 @@ class Seen:
     table: Array
     """Parameters: (trials, parameters)."""
     gains: Array
-    """Forecasts; NaN without a report: (trials, objectives and limits).
+    """Forecasts; NaN without a report: (trials, objectives, limits and cost).
 
-    Of an objective 0 is bad and 1 the best so far; below 0, a limit is broken.
+    Of an objective 0 is bad and 1 the best so far; below 0, a limit is broken. The cost is the
+    logarithm of that of an epoch.
     """
     deviations: Array
     """Of the gains."""
     running: NDArray[np.bool_]
     objectives: int
-    """How many columns of the gains are objectives; those of the limits follow."""
+    """How many columns of the gains are objectives."""
+    limits: int
+    """How many are of limits; they follow, and last comes the cost, if it counts."""
 
     @property
     def conditional(self) -> NDArray[np.bool_]:
@@ -75,7 +80,8 @@ class Seen:
     @property
     def enough(self) -> bool:
         """Whether a model of each objective has something to go by."""
-        return bool(len(self.gains)) and bool(self.reported.sum(0).min() >= LEAST)
+        decide = self.reported[:, : self.objectives + self.limits]
+        return bool(len(decide)) and bool(decide.sum(0).min() >= LEAST)
 
 
 def seen(
@@ -83,19 +89,27 @@ def seen(
     objectives: Mapping[str, str],
     limits: Sequence[Limit],
     marks: Sequence[int],
+    cost: str | None = None,
 ) -> Seen:
-    """The trials, in order of their numbers, as a model sees them."""
+    """The trials, in order of their numbers, as a model sees them.
+
+    Args:
+        cost: column of a trial's cost so far.
+    """
     encoding = Encoding(_distributions(trials))
     table = encoding.table([trial.params for trial in trials])
-    gains = np.full((len(trials), len(objectives) + len(limits)), np.nan)
+    columns = len(objectives) + len(limits) + (cost is not None)
+    gains = np.full((len(trials), columns), np.nan)
     deviations = gains.copy()
     for place, (name, way) in enumerate(objectives.items()):
         curves = curves_of(trials, name, way, marks)
         gains[:, place], deviations[:, place] = scaled(*forecast(curves))
     for place, limit in enumerate(limits, start=len(objectives)):
         gains[:, place], deviations[:, place] = _slack(trials, limit, marks)
+    if cost is not None:
+        gains[:, -1], deviations[:, -1] = _costs(trials, cost), 0.0
     running = np.array([trial.state == TrialState.RUNNING for trial in trials], bool)
-    return Seen(encoding, table, gains, deviations, running, len(objectives))
+    return Seen(encoding, table, gains, deviations, running, len(objectives), len(limits))
 
 
 def curves_of(
@@ -145,6 +159,16 @@ def _slack(trials: Sequence[Suggestion], limit: Limit, marks: Sequence[int]) -> 
     return (means - edge) / spread, deviations / spread
 
 
+def _costs(trials: Sequence[Suggestion], cost: str) -> Array:
+    """The logarithm of what an epoch of each trial costs; 0 where too few tell."""
+    logs = np.full(len(trials), np.nan)
+    for place, trial in enumerate(trials):
+        told = [epoch for epoch, values in trial.reports.items() if values.get(cost, 0.0) > 0]
+        if told:
+            logs[place] = math.log(trial.reports[max(told)][cost] / max(told))
+    return logs if np.isfinite(logs).sum() >= LEAST else np.zeros(len(trials))
+
+
 def kernels(view: Seen) -> list[Kernel]:
     """Fitted to what was seen, one for each objective."""
     points, fitted = view.points, []
@@ -162,7 +186,7 @@ def best(
     random: np.random.Generator,
     trend: Callable[[Array], Array] | None = None,
 ) -> dict[str, Any]:
-    """The parameters with the largest expected improvement.
+    """The parameters with the largest expected improvement, by unit of cost if that counts.
 
     Args:
         trend: what is expected of the rows of a table before any trial, in the form of the gains.
@@ -177,17 +201,13 @@ def best(
         # What a running trial has not reported counts as what the model expects of it.
         waits = ~use & view.running
         if waits.any():
-            gains[waits, place], _ = process.at(points[waits])
-            every, errors = use | waits, np.where(use, view.deviations[:, place], 0.0)
-            process = gaussian_process.posterior(
-                kernel, points[every], gains[every, place], errors[every]
-            )
+            process, gains[waits, place] = process.beside(points[waits])
         models.append(process)
     gains += before
     whole = np.isfinite(gains).all(1)
     certain = whole & ~(view.deviations > UNCERTAIN).any(1)
-    count = view.objectives
-    keeps = (gains[:, count:] >= 0).all(1)
+    count, decide = view.objectives, view.objectives + view.limits
+    keeps = (gains[:, count:decide] >= 0).all(1)
     front = gains[certain & keeps, :count]
 
     def score(table: Array) -> Array:
@@ -195,7 +215,8 @@ def best(
         if trend:
             means += trend(table)
         gained = improvement.expected(means[:, :count], deviations[:, :count], front)
-        return gained * ndtr(means[:, count:] / deviations[:, count:]).prod(1)
+        gained *= ndtr(means[:, count:decide] / deviations[:, count:decide]).prod(1)
+        return gained * np.exp(-means[:, decide:]).prod(1)  # by unit of cost, if it counts
 
     # Bases of new candidates: the best of those that keep to the limits, if there are any.
     basis = whole & keeps if (whole & keeps).any() else whole
@@ -227,13 +248,21 @@ def _good(gains: Array) -> NDArray[np.intp]:
     return np.unique(order)
 
 
-def _distributions(trials: Sequence[Suggestion]) -> dict[str, Any]:
+def _distributions(trials: Sequence[Suggestion]) -> dict[str, BaseDistribution]:
     """The latest distribution of each parameter whose kind is the same in all trials."""
-    latest: dict[str, Any] = {}
+    # Most trials have the same ones, in which case the first look tells it.
+    different = dict.fromkeys(tuple(trial.distributions.items()) for trial in reversed(trials))
+    return _latest(tuple(reversed(different)))
+
+
+@lru_cache(maxsize=64)
+def _latest(every: tuple[tuple[tuple[str, str], ...], ...]) -> dict[str, BaseDistribution]:
+    latest: dict[str, BaseDistribution] = {}
     mixed: set[str] = set()
-    for trial in trials:
-        for name, text in trial.distributions.items():
-            kind, before = distribution(text), latest.get(name, distribution(text))
+    for distributions in every:
+        for name, text in distributions:
+            kind = distribution(text)
+            before = latest.get(name, kind)
             if type(kind) is not type(before) or getattr(kind, "choices", 0) != getattr(
                 before, "choices", 0
             ):

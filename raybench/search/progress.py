@@ -22,6 +22,10 @@ AROUND = 8  # lines of the title, which may be broken, and of the table's frame
 
 def left(sweep: Sweep) -> str:
     """The message after an interruption: how many trials are left."""
+    spending = sweep.decisions.spending
+    if spending.limited:
+        seconds = _span(max(0.0, spending.budget_s - spending.spent_s))
+        return f"{seconds} of the budget to go; the same command goes on"
     return f"{sweep.unfinished} trials to go; the same command goes on"
 
 
@@ -32,6 +36,7 @@ class Progress:
         self.sweep = sweep
         self._began = time.monotonic()
         self._done_before = sweep.tally.ended
+        self._spent_before_s = sweep.decisions.spending.spent_s
         self._next = self._began + LINE_EVERY_S
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
@@ -67,7 +72,12 @@ class Progress:
     def line(self) -> str:
         """Counts, the best so far and the time left, in one line."""
         tally = self.sweep.tally
-        parts = [f"{tally.ended}/{tally.ended + self.sweep.unfinished} trials"]
+        spending = self.sweep.decisions.spending
+        if spending.limited:
+            parts = [f"{tally.ended} trials"]
+            parts.append(f"{_span(spending.spent_s)} of {_span(spending.budget_s)} trained")
+        else:
+            parts = [f"{tally.ended}/{tally.ended + self.sweep.unfinished} trials"]
         for status in ("RUNNING", "PRUNED", "FAILED"):
             if count := tally.counts[status]:
                 parts.append(f"{count} {status.lower()}")
@@ -88,7 +98,12 @@ class Progress:
         done = self.sweep.tally.ended - self._done_before
         if not done:
             return None
-        return (time.monotonic() - self._began) / done * self.sweep.unfinished
+        gone, spending = time.monotonic() - self._began, self.sweep.decisions.spending
+        if spending.limited:
+            trained = spending.spent_s - self._spent_before_s
+            rest = max(0.0, spending.budget_s - spending.spent_s)
+            return gone * rest / trained if trained > 0 else None
+        return gone / done * self.sweep.unfinished
 
     def _table(self) -> Table:
         """The running trials on top, below them those that ended last; the newest first."""

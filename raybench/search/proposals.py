@@ -27,7 +27,7 @@ class Proposer(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether something may come before another trial has ended."""
+        """Whether something may come before another trial has reported or ended."""
 
     @property
     def remark(self) -> str:
@@ -72,7 +72,7 @@ class Proposals:
 
     @property
     def ready(self) -> bool:
-        return not self.over
+        return not self.over and not self._sampling.waits
 
     @property
     def remark(self) -> str:

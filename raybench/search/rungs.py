@@ -111,20 +111,26 @@ class Rungs:
             self._group(epoch, before).remove(number, before)
         self._group(epoch, values).add(number, values)
 
-    def keeps(self, number: int, epoch: int) -> bool:
+    def keeps(self, number: int, epoch: int, behind: frozenset[int] = frozenset()) -> bool:
         """Whether the trial continues after this epoch.
 
         An objective that is measured only at the end, such as a latency, is missing in earlier
         reports. Trials are compared by the objectives that they have, with trials that have the
         same ones.
+
+        Args:
+            behind: trials that will break a constraint; they come after all others.
         """
         seen = self._seen.get(epoch, {})
         if number not in seen or epoch not in self._rungs:
             return True
+        if number in behind:
+            return len(seen) - len(behind) < len(seen) // self.reduction
         values = seen[number]
         if not all(self.tells(name, epoch) for name in values):
             return True
-        better, compared = self._group(epoch, values).better(number, values)
+        others = {one: seen[one] for one in behind if one in seen}
+        better, compared = self._group(epoch, values).better(number, values, others)
         return better == 0 or better < compared // self.reduction
 
     def _group(self, epoch: int, values: Values) -> _Group:
@@ -191,9 +197,13 @@ class _Sorted:
     def remove(self, number: int, values: Values) -> None:
         del self._costs[bisect_left(self._costs, self._cost(values))]
 
-    def better(self, number: int, values: Values) -> tuple[int, int]:
-        """How many are better than this one, of how many."""
-        return bisect_left(self._costs, self._cost(values)), len(self._costs)
+    def better(self, number: int, values: Values, behind: Mapping[int, Values]) -> tuple[int, int]:
+        """How many are better than this one and not behind, of how many."""
+        cost = self._cost(values)
+        without = sum(
+            self._cost(one) < cost for one in behind.values() if one.keys() == values.keys()
+        )
+        return bisect_left(self._costs, cost) - without, len(self._costs)
 
 
 class _Sample:
@@ -218,12 +228,14 @@ class _Sample:
             self._kept.remove((_hash(number), number))
             del self._points[number]
 
-    def better(self, number: int, values: Values) -> tuple[int, int]:
-        """How many of the sample are on an earlier front than this one, of how many."""
-        points = {**self._points, number: list(values.values())}
+    def better(self, number: int, values: Values, behind: Mapping[int, Values]) -> tuple[int, int]:
+        """How many of the sample are on an earlier front and not behind, of how many."""
+        ahead = {one: point for one, point in self._points.items() if one not in behind}
+        points = {**ahead, number: list(values.values())}
         order = ranks(list(points.values()), self._ways)
         rank = order[list(points).index(number)]
-        return sum(other < rank for other in order), len(order)
+        compared = len(order) + len(self._points) - len(ahead)
+        return sum(other < rank for other in order), compared
 
 
 _Group = _Sorted | _Sample

@@ -48,6 +48,7 @@ class Sampling:
         kind: "model", "tpe" or "random".
         epochs: of the longest trial.
         limits: their columns are remembered like objectives.
+        cost: column that counts a trial's cost so far; the gain by its unit decides.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Sampling:
         seed: int,
         epochs: int,
         limits: Sequence[Limit] = (),
+        cost: str | None = None,
     ) -> None:
         self.objectives, self._kind, self._seed = objectives, kind, seed
         self._marks = marks(epochs)
         self._to_remember = {*self._marks}
-        self._guide = Guide(objectives, limits, self._marks)
-        self._columns = list(dict.fromkeys([*objectives, *(one.column for one in limits)]))
+        self._guide = Guide(objectives, limits, self._marks, cost)
+        columns = [*objectives, *(one.column for one in limits), *([cost] if cost else [])]
+        self._columns = list(dict.fromkeys(columns))
         self.running: dict[int, Suggestion] = {}
         self.enqueued: set[int] = set()
         """Indices in the space's `enqueue` of the entries that were already suggested."""
@@ -127,6 +130,11 @@ class Sampling:
                     numbers = {n: float(v) for n, v in last.items() if v is not None}
                     running.report(self._marks[-1], numbers)
                 self._remember(running)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a further trial waits for the first reports of those that run."""
+        return self._kind == "model" and len(self.running) >= self._guide.room
 
     def seen(self) -> list[Suggestion]:
         """The trials that a sampler sees, in order of their numbers."""

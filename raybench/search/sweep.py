@@ -65,6 +65,7 @@ class Sweep:
         sampler: str = "model",
         proposer: Callable[[Space, Sampling], Proposer] = Proposals,
         warm_start: Sequence[Path | str] = (),
+        budget_s: float = math.inf,
     ) -> None:
         if trials < 1:
             raise ValueError(f"--trials is {trials}: a sweep has 1 or more")
@@ -77,6 +78,7 @@ class Sweep:
             early_stopping=early_stopping,
             evidence=evidence,
             constraints=space.constraints,
+            budget_s=budget_s,
         )
         older = prior.of_folders(warm_start, objectives) if warm_start else None
         # Absolute: the workers that write the models have another working directory.
@@ -122,7 +124,7 @@ class Sweep:
         while self._waiting:
             if (task := self._again(self._waiting.popleft())) is not None:
                 return task
-        while self.tally.trials < self.trials and self.proposals.ready:
+        while not self.decisions.over and self.tally.trials < self.trials and self.proposals.ready:
             if (task := self._next()) is not None:
                 return task
         return None
@@ -133,8 +135,7 @@ class Sweep:
         Raises:
             ValueError: a metric is not declared, or has another type.
         """
-        row = self.store.trials[number]
-        identified = {name: row[name] for name in core.IDENTITY}
+        identified = {name: self.store.trials[number][name] for name in core.IDENTITY}
         self.store.put_epoch({**identified, "epoch": epoch, **metrics})
         return self.decisions.stops(number, epoch)
 
@@ -197,10 +198,10 @@ class Sweep:
     @property
     def unfinished(self) -> int:
         """Trials that have been started or are still to come."""
-        known = self.tally.trials
+        if self.proposals.over or self.decisions.over:
+            return self.tally.trials - self.tally.ended
         planned = self.trials if self.proposals.planned is None else self.proposals.planned
-        total = known if self.proposals.over else max(planned, known)
-        return total - self.tally.ended
+        return max(planned, self.tally.trials) - self.tally.ended
 
     # --- Starting -------------------------------------------------------------------------------
 

@@ -167,24 +167,3 @@ def span(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def seconds_of(budget: str) -> float:
-    """`2h`, `90m`, `45s`, `1h30m` in seconds.
-
-    Raises:
-        ValueError: it is not such a text, or not above 0.
-    """
-    total, number = 0.0, ""
-    for sign in budget.strip().lower().replace(" ", ""):
-        if sign.isdigit() or sign == ".":
-            number += sign
-        elif sign in "dhms" and number.count(".") <= 1 and number.strip("."):
-            total += float(number) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[sign]
-            number = ""
-        else:
-            total, number = 0.0, ""
-            break
-    if number or not total > 0:
-        raise ValueError(f"--budget is {budget!r}: a time such as 45m, 2h or 1h30m")
-    return total

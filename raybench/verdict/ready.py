@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raybench import data, models
+from raybench.arguments.duration import seconds_of
 from raybench.arguments.paths import require_name
 from raybench.arguments.resources import require_resources
 from raybench.experiment import Experiment, nearest
@@ -59,7 +60,7 @@ def prepare(
     """
     goal = _goal(options.goal)
     limits = [bounds.parsed(text) for text in options.constraint]
-    budget_s = plan.seconds_of(options.budget) if options.budget else None
+    budget_s = seconds_of(options.budget) if options.budget else None
     for name, least in (("tuning", 1), ("seeds", 2), ("most_seeds", options.seeds)):
         if getattr(options, name) < least:
             flag = name.replace("_", "-")

@@ -29,7 +29,7 @@ class Driven:
         head = cluster.machines[0]
         command = [sys.executable, "-m", "raybench.tune", "--space", str(space.__file__)]
         command += ["--name", name, "--results", RESULTS, "--trials", str(trials)]
-        command += ["--no-early-stopping", "--sampler", "random", *more]
+        command += ["--stopping", "none", "--sampler", "random", *more]
         environment = {"RAY_ADDRESS": cluster.address}
         self.trials = trials
         self.folder = head.path(RESULTS) / name

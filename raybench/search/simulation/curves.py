@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,8 +28,9 @@ class Curve:
     """Duration of each epoch: (epochs,)."""
 
     def at(self, epoch: int) -> dict[str, float]:
-        """The report after this epoch, the first of which is 1."""
-        return {name: float(values[epoch - 1]) for name, values in self.metrics.items()}
+        """The report after this epoch, the first of which is 1; what is NaN is not in it."""
+        values = {name: float(every[epoch - 1]) for name, every in self.metrics.items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Problem:
     """Metric -> "max" or "min"."""
     costs: frozenset[str] = frozenset()
     """Objectives that are compared by their logarithms."""
+    every: tuple[Params, ...] = ()
+    """All configurations, where they are known and few."""
 
 
 def late_start(problem: Problem) -> Problem:

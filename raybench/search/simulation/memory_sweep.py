@@ -42,13 +42,16 @@ class MemorySweep:
         self.decisions, self._suggest, self._trials = decisions, suggest, trials
         self.records: list[Record] = []
         self._metrics: dict[int, dict[str, Any]] = {}  # the latest of each running trial
+        self._repeating = False
         for kind, _, content in records:
             self._put(kind, content)
 
     def ask(self) -> Simulated | None:
         """The next trial; None when there are enough, or when suggestions only repeat."""
         tally = self.decisions.tally
-        if tally.trials >= self._trials:
+        if tally.trials >= self._trials or self._repeating:
+            return None
+        if self.decisions.sampling.waits:
             return None
         for attempt in range(DUPLICATES):
             trial = self.decisions.ask(tally.next_number, attempt)
@@ -60,6 +63,7 @@ class MemorySweep:
             self._put("suggested", {**suggestion, "enqueued": None})
             self._put("trial", {"number": trial.number, "key": key, "status": "RUNNING"})
             return Simulated(trial.number, params)
+        self._repeating = True
         return None
 
     def report(self, number: int, epoch: int, metrics: dict[str, Any]) -> bool:
@@ -67,6 +71,7 @@ class MemorySweep:
         return self.decisions.stops(number, epoch)
 
     def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
+        self._repeating = False
         metrics = self._metrics.pop(number, {})
         values = [metrics.get(name) for name in self.decisions.tally.objectives]
         if status == "COMPLETE" and not all(v is not None and math.isfinite(v) for v in values):
