@@ -9,7 +9,7 @@ COMMANDS = {
     "compare": "tells which techniques pay for your model and data",
     "tune": "runs or resumes a sweep over a search space",
     "train": "trains one experiment",
-    "submit": "runs tune, compare or train as a job on a Ray cluster",
+    "submit": "runs tune, compare, train or doctor as a job on a Ray cluster",
     "report": "prints the tables of a sweep, or writes them as a page",
     "export": "packs a trained model, and writes its ONNX graph",
     "predict": "classifies images with a trained model",

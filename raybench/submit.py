@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from raybench.cluster.jobs.client import Client
     from raybench.cluster.jobs.submission import Run
 
-COMMANDS = ("tune", "compare", "train")
+COMMANDS = {
+    "tune": "raybench.tune",
+    "compare": "raybench.compare",
+    "train": "raybench.train",
+    "doctor": "raybench.doctor.__main__",
+}
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submit:
-    """Runs tune, compare or train as a job on a Ray cluster, and prints its log.
+    """Runs tune, compare, train or doctor as a job on a Ray cluster, and prints its log.
 
     Examples:
 
@@ -93,7 +98,7 @@ def parse(arguments: list[str]) -> tuple[Submit, str, list[str]]:
     if others and not others[0].startswith("-"):
         command, *others = others
         if command not in COMMANDS:
-            hint = nearest(command, list(COMMANDS))
+            hint = nearest(command, [*COMMANDS])
             print(f"raybench.submit: no command {command!r}; {hint}", file=sys.stderr)
             raise SystemExit(2)
     return options, command, others
@@ -120,27 +125,29 @@ def run(arguments: list[str]) -> int:
 
 def _described(command: str, arguments: list[str]) -> Run:
     """The run that a command line asks for; mistakes in it are refused here, before any upload."""
-    typed = importlib.import_module(f"raybench.{command}").parse(arguments)
+    typed = importlib.import_module(COMMANDS[command]).parse(arguments)
     results = str(typed.results)
     if command == "tune":
         name = typed.name or typed.space.stem
-        paths = [f"{results}/{name}"]
+        paths = [_below(results, name)]
+    elif command == "doctor":
+        name, paths = command, []
     elif command == "compare":
         from raybench.verdict.ready import name_of
 
         name = name_of(typed)
-        paths = [f"{results}/{name}"]
+        paths = [_below(results, name)]
     else:
         name = typed.experiment.family
         kept = [path for path in (typed.store, typed.checkpoint) if path is not None]
-        paths = [f"{results}/{name}-runs", *map(str, kept)]
+        paths = [_below(results, f"{name}-runs"), *map(str, kept)]
     from raybench.cluster import use_token
 
     use_token()  # before Ray is imported, which reads it once
     from raybench.cluster.jobs.submission import Run
 
     # Another folder is another sweep; of a training every argument counts.
-    told = arguments if command == "train" else [results]
+    told = arguments if command in ("train", "doctor") else [results]
     mark = "" if told == ["results"] else "-" + hashlib.sha256(repr(told).encode()).hexdigest()[:6]
     return Run(
         command=command,
@@ -148,6 +155,12 @@ def _described(command: str, arguments: list[str]) -> Run:
         name=re.sub(r"[^\w.-]", "-", f"raybench-{command}-{name}{mark}"),
         paths=tuple(on_the_head(path) for path in paths),
     )
+
+
+def _below(results: str, name: str) -> str:
+    """The folder of a run; an address keeps its query, such as ?region=eu-west-1, at the end."""
+    base, mark, query = results.partition("?") if "://" in results else (results, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
 def _run(options: Submit, described: Run) -> int:
@@ -207,7 +220,8 @@ def _start(client: Client, options: Submit, described: Run, *, again: bool) -> s
         settings = " ".join(f"{name}={value}" for name, value in environment.items())
         _say(f"uploads {here.name}: {packed}" + (f"; hands on {settings}" if settings else ""))
         job = submission.start(client, described, packed.path, environment)
-    _say(f"{job} {'resumes' if again else 'runs'}; results: {', '.join(described.paths)}")
+    where = f"; results: {', '.join(described.paths)}" if described.paths else ""
+    _say(f"{job} {'resumes' if again else 'runs'}{where}")
     return job
 
 
@@ -240,6 +254,14 @@ def _follow(client: Client, job: str) -> int:
 
 
 def _fetch(client: Client, described: Run, into: Path) -> int:
+    there = [path for path in described.paths if "://" in path]
+    if there or not described.paths:
+        raise ValueError(
+            f"the results are at {there[0]}, which needs no --fetch: python -m raybench.report "
+            f"{there[0]} reads them"
+            if there
+            else f"{described.command} leaves no results to fetch"
+        )
     from raybench.cluster.jobs.fetch import fetch
 
     fetched = fetch(client, described.paths, into)

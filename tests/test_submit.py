@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,6 +71,19 @@ class TestCommandLine:
         other = submit._described("train", ["pruning", "--store", "net.packed", "--seed", "1"])
         assert one.name != other.name
         assert one.paths == ("~/raybench/results/pruning-runs", "~/raybench/net.packed")
+
+    def test_results_at_an_address_are_named_but_not_fetched(self, tmp_path):
+        run = submit._described("tune", [*SPACE.split(), "--results", "s3://b/runs/?region=x"])
+        address = run.paths[0]
+        if address.startswith("s3://"):  # where --results takes addresses
+            assert address == "s3://b/runs/pruning?region=x"
+        with pytest.raises(ValueError, match="needs no --fetch"):
+            submit._fetch(None, replace(run, paths=("s3://b/runs/pruning",)), tmp_path)  # type: ignore[arg-type]
+        doctor = submit._described("doctor", ["--data", "cifar10"])
+        assert (doctor.entrypoint, doctor.paths) == (
+            "python -m raybench.doctor --data cifar10",
+            (),
+        )
 
     def test_a_space_that_does_not_travel_is_refused(self):
         for space in ("/elsewhere/space.py", "../space.py", "ignored/space.py"):

@@ -7,11 +7,12 @@ import re
 import sys
 import textwrap
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from raybench.arguments.parse import parse as command_line
+from raybench.arguments.paths import settled
 from raybench.doctor import destination
 from raybench.doctor.facts import facts
 from raybench.doctor.findings import Finding, Node, findings
@@ -27,7 +28,7 @@ class Doctor:
 
       python -m raybench.doctor
       python -m raybench.doctor --data cifar10 --results s3://bucket/runs
-      ray job submit --working-dir . -- python -m raybench.doctor --data cifar10
+      python -m raybench.submit doctor --data cifar10
 
     It compares versions, data, clocks, memory, disk and GPUs, measures the network between the
     nodes, and tries the place of the results. The exit code is 1 if something is wrong.
@@ -104,7 +105,8 @@ def _gpus(names: tuple[str, ...]) -> str:
 
 def parse(arguments: list[str]) -> Doctor:
     """The command line. Raises SystemExit."""
-    return command_line(Doctor, arguments, "doctor")
+    options = command_line(Doctor, arguments, "doctor")
+    return replace(options, results=settled(options.results))
 
 
 if __name__ == "__main__":
