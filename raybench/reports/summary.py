@@ -48,7 +48,9 @@ def headline(results: Results) -> str:
     counts = results.trials["status"].value_counts()
     by_status = ", ".join(f"{count} {status.lower()}" for status, count in counts.items())
     total = len(results.trials)
-    lines = [f"{results.about['sweep']}: {total} {'trial' if total == 1 else 'trials'}, {by_status}"]
+    lines = [
+        f"{results.about['sweep']}: {total} {'trial' if total == 1 else 'trials'}, {by_status}"
+    ]
     failed = results.trials[results.trials["status"] == "FAILED"]
     for reason, count in failed["stop_reason"].value_counts().items():
         lines.append(f"  {count} failed: {reason}")
