@@ -25,18 +25,18 @@ def faults(
 ) -> list[str]:
     """What is wrong with a run: effects that are missing, columns that lie, a file that differs."""
     model = artefact.load(path)
-    found = [*file_faults(experiment, metrics, stored, path)]
+    all_faults = [*file_faults(experiment, metrics, stored, path)]
     for name, technique in experiment.techniques():
         reached = metrics.get(f"{name}_coverage")
         if reached is None or not 0 < reached <= 1:
-            found.append(f"{name}_coverage is {reached}")
-        found += [
+            all_faults.append(f"{name}_coverage is {reached}")
+        all_faults += [
             f"{name} declares the column {column}, and reports none"
             for column in technique.columns
             if metrics.get(column) is None
         ]
-        found += EFFECTS[name](technique, metrics, model) if name in EFFECTS else []
-    return found
+        all_faults += EFFECTS[name](technique, metrics, model) if name in EFFECTS else []
+    return all_faults
 
 
 def file_faults(
@@ -124,11 +124,11 @@ def _cut(technique: Technique, metrics: Mapping[str, Any], model: nn.Module) -> 
 
 def _switched(technique: Technique, metrics: Mapping[str, Any], model: nn.Module) -> list[str]:
     experts = [m for m in model.modules() if isinstance(m, Experts)]  # rounded ones too
-    found = [] if experts else ["there are no experts"]
+    all_faults = [] if experts else ["there are no experts"]
     for column in ("load_cv", "router_entropy", "dead_experts"):
         if not math.isfinite(metrics.get(column, math.nan)):
-            found.append(f"{column} is {metrics.get(column)}")
-    return found + ([] if metrics["router_entropy"] > 0 else ["no token was routed"])
+            all_faults.append(f"{column} is {metrics.get(column)}")
+    return all_faults + ([] if metrics["router_entropy"] > 0 else ["no token was routed"])
 
 
 def _taught(technique: Technique, metrics: Mapping[str, Any], model: nn.Module) -> list[str]:

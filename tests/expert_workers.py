@@ -176,7 +176,7 @@ def measured(folder: Path, others: Path | None, seed: int) -> dict[str, Any]:
     workers = dist.get_world_size() if dist.is_initialized() else 1
     top2 = replace(EXPERIMENT, switch=replace(SWITCH, top_k=2))
     experiment = replace(EXPERIMENT, parallel=Parallel(strategy="expert", workers=workers))
-    found = {
+    actual = {
         "top1": gradients(EXPERIMENT, seed),
         "top2": gradients(top2, seed),
         "forced": gradients(EXPERIMENT, seed, forced=True),
@@ -193,8 +193,8 @@ def measured(folder: Path, others: Path | None, seed: int) -> dict[str, Any]:
         "fit": fitted(experiment, folder),
     }
     if workers > 1:
-        found["interrupted"] = interrupted(experiment, folder, rank=seed)
-    return found
+        actual["interrupted"] = interrupted(experiment, folder, rank=seed)
+    return actual
 
 
 def worker(rank: int, folder: Path, others: Path) -> dict[str, Any]:

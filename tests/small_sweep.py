@@ -152,9 +152,9 @@ def abandon(sweep: Sweep) -> None:
 
 def assert_study_agrees(folder: Path, objectives: dict[str, str]) -> None:
     states = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED}
-    found, study = rows(folder), told(folder)
-    assert found.keys() == study.keys()
-    for number, row in found.items():
+    trial_rows, study = rows(folder), told(folder)
+    assert trial_rows.keys() == study.keys()
+    for number, row in trial_rows.items():
         assert study[number].state == states.get(row["status"], TrialState.FAIL)
         assert study[number].params == json.loads(row["params"])
         if row["status"] == "COMPLETE":

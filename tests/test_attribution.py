@@ -103,18 +103,18 @@ class TestEffects:
     @pytest.mark.parametrize("base", [True, False])
     def test_are_those_that_were_put_in(self, written, base):
         results = written([(on, seed, {}) for seed in range(3) for on in arms(base=base)])
-        found = {one.ingredient: one for one in attribute(results)}
+        contributions = {one.ingredient: one for one in attribute(results)}
         for name, (points, smaller, faster) in TRUE.items():
-            one = found.pop(SAID[name])
+            one = contributions.pop(SAID[name])
             for measured, wanted in zip(
                 (one.points, one.smaller, one.faster), (points, smaller, faster), strict=True
             ):
                 assert measured.mean == pytest.approx(wanted, abs=1e-4)
                 assert measured.low <= measured.mean <= measured.high
                 assert measured.seeds == 3
-        assert list(found) == (["all together"] if base else [])
+        assert list(contributions) == (["all together"] if base else [])
         if base:
-            whole = found["all together"]
+            whole = contributions["all together"]
             assert whole.points.mean == pytest.approx(1.0)
             assert whole.smaller.mean == pytest.approx(10, rel=1e-4)
 
@@ -144,15 +144,15 @@ class TestEffects:
     def test_seeds_that_only_one_arm_has_do_not_count(self, written):
         trials = [(on, seed, {}) for on in arms() for seed in range(3)]
         trials = [t for t in trials if t[0] != set(NAMES) - {"pruning"} or t[1] == 1]
-        found = {one.ingredient: one for one in attribute(written(trials))}
-        assert found["prune"].points.seeds == 1
-        assert math.isnan(found["prune"].points.low)
-        assert found["quantize"].points.seeds == 3
-        assert table([found["prune"]])["accuracy 95 %"].tolist() == ["–"]
+        contributions = {one.ingredient: one for one in attribute(written(trials))}
+        assert contributions["prune"].points.seeds == 1
+        assert math.isnan(contributions["prune"].points.low)
+        assert contributions["quantize"].points.seeds == 3
+        assert table([contributions["prune"]])["accuracy 95 %"].tolist() == ["–"]
 
     def test_the_most_accuracy_stands_first(self, written):
-        found = attribute(written([(on, 0, {}) for on in arms()]))
-        assert [one.ingredient for one in found] == [
+        contributions = attribute(written([(on, 0, {}) for on in arms()]))
+        assert [one.ingredient for one in contributions] == [
             *(SAID[name] for name in sorted(TRUE, key=lambda name: -TRUE[name][0])),
             "all together",
         ]
@@ -173,18 +173,22 @@ class TestDesign:
 
     def test_of_two_is_a_square_and_begins_where_both_are_on(self, written):
         two = [set(), {"pruning"}, {"workers"}, {"pruning", "workers"}]
-        found = {one.ingredient: one for one in attribute(written([(on, 0, {}) for on in two]))}
-        assert set(found) == {"prune", "workers", "all together"}
-        assert found["workers"].faster.mean == pytest.approx(1.9)
+        contributions = {
+            one.ingredient: one for one in attribute(written([(on, 0, {}) for on in two]))
+        }
+        assert set(contributions) == {"prune", "workers", "all together"}
+        assert contributions["workers"].faster.mean == pytest.approx(1.9)
 
     def test_a_whole_factorial_is_one_as_well(self, written):
         three = ["pruning", "workers", "quantization"]
         every = [
             {n for n, on in zip(three, way, strict=True) if on} for way in product(*[[0, 1]] * 3)
         ]
-        found = {one.ingredient: one for one in attribute(written([(on, 0, {}) for on in every]))}
-        assert set(found) == {"prune", "workers", "quantize", "all together"}
-        assert found["quantize"].smaller.mean == pytest.approx(4, rel=1e-4)
+        contributions = {
+            one.ingredient: one for one in attribute(written([(on, 0, {}) for on in every]))
+        }
+        assert set(contributions) == {"prune", "workers", "quantize", "all together"}
+        assert contributions["quantize"].smaller.mean == pytest.approx(4, rel=1e-4)
 
     def test_a_field_of_a_technique_is_an_ingredient_by_its_name(self, written):
         softer = flatten(replace(pruning.base, prune=Prune(final_sparsity=0.6, power=1.0)))
@@ -230,9 +234,9 @@ class TestReport:
         page = memory_path / "page.html"
         options = report.Report(folders=(memory_path,), attribution=True, wide=True, html=page)
         assert report.run(options) == 0
-        said = capsys.readouterr().out
-        assert TITLE in said
-        (line,) = [line for line in said.splitlines() if " quantize " in line and "4.00" in line]
+        output = capsys.readouterr().out
+        assert TITLE in output
+        (line,) = [line for line in output.splitlines() if " quantize " in line and "4.00" in line]
         assert "-0.20" in line
         assert "-0.20 … -0.20" in line
         text = page.read_text()
@@ -276,7 +280,7 @@ def test_the_shipped_space_is_such_a_design():
         row = {"number": number, "status": "COMPLETE", **flatten(experiment), **scores}
         rows.append(row)
     trials = pd.DataFrame(rows).convert_dtypes()
-    found = attribute(Results(trials, pd.DataFrame(), ABOUT))
-    assert {one.ingredient for one in found} == {*SAID.values(), "all together"}
-    assert {one.points.seeds for one in found} == {3}
+    contributions = attribute(Results(trials, pd.DataFrame(), ABOUT))
+    assert {one.ingredient for one in contributions} == {*SAID.values(), "all together"}
+    assert {one.points.seeds for one in contributions} == {3}
     assert space.workers == 2

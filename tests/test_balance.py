@@ -30,16 +30,16 @@ class TestPartition:
     @given(costs=costs, stages=st.integers(1, 8))
     def test_no_cuts_are_better(self, costs, stages):
         stages = min(stages, len(costs))
-        found = partition(costs, stages)
-        assert len(found) == stages - 1
-        assert from_text(",".join(map(str, found)), len(costs), stages) == found
+        actual = partition(costs, stages)
+        assert len(actual) == stages - 1
+        assert from_text(",".join(map(str, actual)), len(costs), stages) == actual
 
         def goodness(cuts: tuple[int, ...]) -> tuple[int, int]:
             stage = stage_costs(costs, cuts)
             return max(stage), sum(cost**2 for cost in stage)
 
         every = combinations(range(1, len(costs)), stages - 1)
-        assert goodness(tuple(found)) == min(goodness(cuts) for cuts in every)
+        assert goodness(tuple(actual)) == min(goodness(cuts) for cuts in every)
 
     def test_by_hand(self):
         assert partition([1, 1, 1, 1], 2) == [2]
@@ -113,22 +113,22 @@ class Recorded(nn.Linear):
 
 class TestMeasure:
     def test_dear_blocks_are_found(self):
-        found = measure([Slow(1), Slow(30), Slow(1)], torch.randn(96, 96), repetitions=5)
-        assert len(found.forward) == len(found.backward) == 3
-        assert found.forward[1] > 5 * max(found.forward[0], found.forward[2])
-        assert found.backward[1] > 5 * max(found.backward[0], found.backward[2])
-        assert found.blocks[1] == found.forward[1] + found.backward[1]
-        assert partition(found.blocks, 3) == [1, 2]
+        measured = measure([Slow(1), Slow(30), Slow(1)], torch.randn(96, 96), repetitions=5)
+        assert len(measured.forward) == len(measured.backward) == 3
+        assert measured.forward[1] > 5 * max(measured.forward[0], measured.forward[2])
+        assert measured.backward[1] > 5 * max(measured.backward[0], measured.backward[2])
+        assert measured.blocks[1] == measured.forward[1] + measured.backward[1]
+        assert partition(measured.blocks, 3) == [1, 2]
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_a_model_is_left_as_it_was(self, dtype):
         model = build("resnet20", classes=10, image_size=8)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        found = measure(blocks(model), torch.randn(4, 3, 8, 8), dtype=dtype, repetitions=1)
+        measured = measure(blocks(model), torch.randn(4, 3, 8, 8), dtype=dtype, repetitions=1)
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, before[name])
         assert all(parameter.grad is None for parameter in model.parameters())
-        assert all(seconds > 0 for seconds in (*found.forward, *found.backward))
+        assert all(seconds > 0 for seconds in (*measured.forward, *measured.backward))
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_blocks_hand_on_in_the_dtype_of_the_run(self, dtype, monkeypatch):

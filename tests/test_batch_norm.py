@@ -58,27 +58,27 @@ class TestDeferred:
     @settings(max_examples=40)
     def test_statistics_are_those_of_whole_batches(self, chunks, steps, momentum):
         first, seen = norm(momentum=momentum), batches(steps, 12)
-        expected, found = whole(first, seen), chunked(first, seen, chunks, "deferred")
-        assert type(found) is Deferred
-        assert torch.allclose(found.running_mean, expected.running_mean, rtol=1e-5, atol=1e-6)
-        assert torch.allclose(found.running_var, expected.running_var, rtol=1e-5)
-        assert found.num_batches_tracked == expected.num_batches_tracked == steps
+        expected, actual = whole(first, seen), chunked(first, seen, chunks, "deferred")
+        assert type(actual) is Deferred
+        assert torch.allclose(actual.running_mean, expected.running_mean, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(actual.running_var, expected.running_var, rtol=1e-5)
+        assert actual.num_batches_tracked == expected.num_batches_tracked == steps
 
     def test_statistics_of_chunks_of_unequal_size(self):
         first, x = norm(), batches(1, 11)[0]
-        expected, found = whole(first, x[None]), copy.deepcopy(first)
-        prepare(found, "deferred", 3)
+        expected, actual = whole(first, x[None]), copy.deepcopy(first)
+        prepare(actual, "deferred", 3)
         for chunk in x.split([2, 8, 1]):
-            found(chunk)
-        commit(found)
-        assert torch.allclose(found.running_mean, expected.running_mean, rtol=1e-5)
-        assert torch.allclose(found.running_var, expected.running_var, rtol=1e-5)
+            actual(chunk)
+        commit(actual)
+        assert torch.allclose(actual.running_mean, expected.running_mean, rtol=1e-5)
+        assert torch.allclose(actual.running_var, expected.running_var, rtol=1e-5)
 
     def test_large_means_cancel_no_digits(self):
         """Mean 1000, deviation 0.1: a sum of squares in fp32 would have lost the variance."""
         first, seen = norm(momentum=1.0), 1000 + 0.1 * torch.randn(1, 64, 5, 3, 4)
-        found = chunked(first, seen, 4, "deferred")
-        assert torch.allclose(found.running_var, whole(first, seen).running_var, rtol=1e-3)
+        actual = chunked(first, seen, 4, "deferred")
+        assert torch.allclose(actual.running_var, whole(first, seen).running_var, rtol=1e-3)
 
     def test_nothing_is_updated_before_commit_and_nothing_twice(self):
         module = norm()
@@ -115,15 +115,15 @@ class TestCorrected:
         first = norm()
         part = batches(1, 4)[0]
         seen = part.repeat(chunks, 1, 1, 1)[None]
-        expected, found = whole(first, seen), chunked(first, seen, chunks, "corrected")
-        assert torch.allclose(found.running_mean, expected.running_mean, rtol=1e-4, atol=1e-6)
+        expected, actual = whole(first, seen), chunked(first, seen, chunks, "corrected")
+        assert torch.allclose(actual.running_mean, expected.running_mean, rtol=1e-4, atol=1e-6)
 
     def test_momentum(self):
         model = nn.Sequential(norm(), norm(momentum=0.3), norm(momentum=None), nn.Linear(2, 2))
         prepare(model, "corrected", 4)
-        found = [module.momentum for module in model[:3]]
-        assert found[:2] == pytest.approx([1 - 0.9**0.25, 1 - 0.7**0.25])
-        assert found[2] is None
+        actual = [module.momentum for module in model[:3]]
+        assert actual[:2] == pytest.approx([1 - 0.9**0.25, 1 - 0.7**0.25])
+        assert actual[2] is None
 
     def test_uncorrected_chunks_weigh_three_times_as_much(self):
         """What the correction is for: 1 - 0.9^4 is 0.34."""
@@ -172,9 +172,9 @@ class TestEveryMode:
     def test_bf16_activations(self):
         first = norm()
         seen = batches(2, 12).bfloat16()
-        expected, found = whole(first, seen), chunked(first, seen, 4, "deferred")
-        assert torch.allclose(found.running_mean, expected.running_mean, rtol=1e-5, atol=1e-5)
-        assert torch.allclose(found.running_var, expected.running_var, rtol=1e-4)
+        expected, actual = whole(first, seen), chunked(first, seen, 4, "deferred")
+        assert torch.allclose(actual.running_mean, expected.running_mean, rtol=1e-5, atol=1e-5)
+        assert torch.allclose(actual.running_var, expected.running_var, rtol=1e-4)
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

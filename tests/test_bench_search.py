@@ -22,8 +22,8 @@ def trial(accuracy: float, smaller: float, faster: float) -> dict[str, float]:
 
 class TestVolume:
     def test_of_one_trial_it_is_the_product_of_its_gains(self):
-        found = volume([trial(0.6, math.e, math.e**2)], NETWORK)
-        assert found == pytest.approx(0.5 * 1 * 2)
+        actual = volume([trial(0.6, math.e, math.e**2)], NETWORK)
+        assert actual == pytest.approx(0.5 * 1 * 2)
 
     def test_what_is_no_better_than_the_plain_network_or_chance_adds_nothing(self):
         rows = [trial(0.1, 4, 4), trial(1.0, 1, 4), trial(1.0, 4, 0.5)]

@@ -41,9 +41,9 @@ class TestBudget:
             for bits in itertools.product(BITS, repeat=len(sizes))
             if sum(s * b for s, b in zip(sizes, bits, strict=True)) <= budget
         ]
-        found = choose(sizes, costs, budget)
-        assert tuple(found) in fitting
-        assert cost(tuple(found)) == pytest.approx(min(cost(bits) for bits in fitting))
+        actual = choose(sizes, costs, budget)
+        assert tuple(actual) in fitting
+        assert cost(tuple(actual)) == pytest.approx(min(cost(bits) for bits in fitting))
 
     def test_a_budget_below_the_least_is_refused(self):
         with pytest.raises(ValueError, match="20 bits are the fewest"):

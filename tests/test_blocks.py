@@ -93,9 +93,9 @@ class TestEveryModel:
 
     def test_names_of_all_parts_are_those_of_the_model(self, built, name):
         model = built[name]
-        found = blocks(model)
-        for cut in range(1, len(found)):
-            parts = (found[:cut], found[cut:])
+        model_blocks = blocks(model)
+        for cut in range(1, len(model_blocks)):
+            parts = (model_blocks[:cut], model_blocks[cut:])
             merged = {}
             for part in parts:
                 state = nn.Sequential(*part).state_dict()
@@ -116,18 +116,18 @@ class TestEveryModel:
 def test_a_layer_takes_its_norm_along():
     with torch.device("meta"):
         model = build("vgg11_bn", classes=10, image_size=32)
-    found = blocks(model)
-    assert len(found) == 9
-    assert [type(layer) for layer in found[1]] == [
+    model_blocks = blocks(model)
+    assert len(model_blocks) == 9
+    assert [type(layer) for layer in model_blocks[1]] == [
         *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
     ]
 
 
 def test_linear_layers_of_imagenets_vgg_are_blocks_of_their_own():
     with torch.device("meta"):
-        found = blocks(build("vgg11", classes=10, image_size=224))
-        assert len(found) == 8 + 3
-        assert nn.Sequential(*found)(torch.empty(1, 3, 224, 224)).shape == (1, 10)
+        model_blocks = blocks(build("vgg11", classes=10, image_size=224))
+        assert len(model_blocks) == 8 + 3
+        assert nn.Sequential(*model_blocks)(torch.empty(1, 3, 224, 224)).shape == (1, 10)
 
 
 def test_a_sequential_of_ones_own():
@@ -149,9 +149,9 @@ def test_a_stage_holds_no_more_than_its_blocks(built):
 def test_stages_make_a_stored_model(built, tmp_path: Path):
     """What two stages trained, put together under the plain model's names, loads as any model."""
     model = copy.deepcopy(built["resnet20"])
-    found = blocks(model)
+    model_blocks = blocks(model)
     merged = {}
-    for part in (found[:4], found[4:]):
+    for part in (model_blocks[:4], model_blocks[4:]):
         stage = nn.Sequential(*copy.deepcopy(part))  # of another process
         for parameter in stage.parameters():
             parameter.data.add_(1)

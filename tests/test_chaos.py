@@ -23,13 +23,13 @@ def assert_nothing_was_lost(found: Chaos) -> None:
 
 
 def test_a_trials_actor_dies(tmp_path: Path) -> None:
-    found = Chaos(seed=0)
-    found.passing(tmp_path, "trial", 2)
-    assert_nothing_was_lost(found)
-    assert len(found.recovered["trial"]) == 2
-    said = (tmp_path / "driver.log").read_text()
-    assert "goes on from its last checkpoint: its worker process died" in said
-    assert "Traceback" not in said
+    chaos = Chaos(seed=0)
+    chaos.passing(tmp_path, "trial", 2)
+    assert_nothing_was_lost(chaos)
+    assert len(chaos.recovered["trial"]) == 2
+    output = (tmp_path / "driver.log").read_text()
+    assert "goes on from its last checkpoint: its worker process died" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def test_a_trials_actor_dies(tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_the_driver_and_ray_itself_die(tmp_path: Path, kinds: tuple[str, ...]) -> None:
-    found = Chaos(seed=1)
-    found.ending(tmp_path, 1, kinds)
-    assert_nothing_was_lost(found)
-    assert found.kills == dict.fromkeys(kinds, 1)
+    chaos = Chaos(seed=1)
+    chaos.ending(tmp_path, 1, kinds)
+    assert_nothing_was_lost(chaos)
+    assert chaos.kills == dict.fromkeys(kinds, 1)
     output = (tmp_path / "driver.log").read_text()
     process = "raylet" if "raylet" in kinds else "GCS"
     assert f"Ray's {process} is gone;" in output
@@ -51,9 +51,9 @@ def test_the_driver_and_ray_itself_die(tmp_path: Path, kinds: tuple[str, ...]) -
 @pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["worker", "stage"])
 def test_a_worker_of_a_group_or_a_stage_dies(tmp_path: Path, kind: str) -> None:
-    found = Chaos(seed=2)
-    found.passing(tmp_path, kind, 3)
-    assert_nothing_was_lost(found)
+    chaos = Chaos(seed=2)
+    chaos.passing(tmp_path, kind, 3)
+    assert_nothing_was_lost(chaos)
     assert "gloo" not in (tmp_path / "driver.log").read_text().lower()
 
 

@@ -73,20 +73,20 @@ def written(memory_path: Path) -> Callable[..., Results]:
 
 @pytest.fixture
 def table(written) -> pd.DataFrame:
-    found = summary.family_table(written(), 0.75)
-    assert found is not None
-    return found
+    actual = summary.family_table(written(), 0.75)
+    assert actual is not None
+    return actual
 
 
 def row(table: pd.DataFrame, way: str, chunks: int = 1) -> pd.Series:
-    (found,) = table[(table["runs as"] == way) & (table["chunks"] == chunks)].to_dict("records")
-    return found
+    (actual,) = table[(table["runs as"] == way) & (table["chunks"] == chunks)].to_dict("records")
+    return actual
 
 
 class TestTable:
     def test_has_a_row_a_way_and_number_of_chunks(self, table):
-        found = list(table[["model", "cores", "runs as", "chunks"]].itertuples(index=False))
-        assert [tuple(each) for each in found] == [
+        actual = list(table[["model", "cores", "runs as", "chunks"]].itertuples(index=False))
+        assert [tuple(each) for each in actual] == [
             ("resnet18", 1, "1 thread", 1),
             ("resnet18", 2, "2 threads", 1),
             ("resnet18", 2, "2 workers, ddp", 1),
@@ -98,17 +98,17 @@ class TestTable:
         ]
 
     def test_accuracies_and_medians(self, table):
-        found = row(table, "2 stages, gpipe", 4)
-        assert found["trials"] == 3
-        assert found["test accuracy, %"] == 61.0
-        assert found["±"] == 2.0
-        assert found["best, %"] == 59.0  # chosen by the validation split
-        assert found["s/batch"] == 0.75
-        assert found["bubble predicted %"] == 20.0
-        assert found["bubble %"] == 22.0
-        assert found["imbalance"] == 1.002
-        assert found["MB/step"] == 8.389
-        assert found["cuts"] == "5"
+        actual = row(table, "2 stages, gpipe", 4)
+        assert actual["trials"] == 3
+        assert actual["test accuracy, %"] == 61.0
+        assert actual["±"] == 2.0
+        assert actual["best, %"] == 59.0  # chosen by the validation split
+        assert actual["s/batch"] == 0.75
+        assert actual["bubble predicted %"] == 20.0
+        assert actual["bubble %"] == 22.0
+        assert actual["imbalance"] == 1.002
+        assert actual["MB/step"] == 8.389
+        assert actual["cuts"] == "5"
 
     def test_speed_up_is_over_the_same_way_with_one_chunk(self, table):
         assert row(table, "2 stages, gpipe", 4)["speed-up"] == 1.6  # 1.2 / 0.75
@@ -129,9 +129,9 @@ class TestTable:
         for column, value in (("precision_used", "float32"), ("recipe.batch", 64)):
             trials = results.trials.copy()
             trials.loc[1, column] = value
-            found = chunk_table.table(trials, results.epochs, 0.75)
-            assert len(found) == 2
-            assert found["to others"].isna().all()
+            actual = chunk_table.table(trials, results.epochs, 0.75)
+            assert len(actual) == 2
+            assert actual["to others"].isna().all()
         assert chunk_table.table(results.trials, results.epochs, 0.75)["to others"].max() == 0.75
 
     def test_figures_of_the_reference_stand_beside_stages_at_32_bits_alone(self, table):
@@ -155,8 +155,8 @@ class TestTable:
             "2 threads, batch norm per_chunk": Pipeline(chunks=4, batch_norm="per_chunk"),
         }
         results = written([(parts, *run) for parts in said.values()])
-        found = summary.family_table(results, 0.75)
-        assert set(found["runs as"]) == set(said)
+        actual = summary.family_table(results, 0.75)
+        assert set(actual["runs as"]) == set(said)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("runs", [[], RUNS[10:], RUNS[:1], RUNS[6:7]])
@@ -174,15 +174,15 @@ class TestSpace:
         space = load(ROOT / "search_spaces" / "chunks.py", Overrides(epochs=1))
         assert space.family == "pipeline"
         assert space.objectives == pipeline.objectives
-        found = [example.pipeline for example in space.examples]
-        assert {each.stages for each in found} == {1, 2}
-        assert {each.chunks for each in found} == {1, 2, 4, 8}
-        assert {each.bits for each in found} == {32, 16, 8, 4}
-        assert {each.schedule for each in found} == {"gpipe", "1f1b", "zero_bubble"}
+        actual = [example.pipeline for example in space.examples]
+        assert {each.stages for each in actual} == {1, 2}
+        assert {each.chunks for each in actual} == {1, 2, 4, 8}
+        assert {each.bits for each in actual} == {32, 16, 8, 4}
+        assert {each.schedule for each in actual} == {"gpipe", "1f1b", "zero_bubble"}
         assert {each.model for each in space.examples} == {"mobilenet_v2", "resnet18", "vgg11"}
         # What would change nothing is not varied: such trials would be one and the same.
-        assert all(each.bits == 32 for each in found if each.stages == 1)
-        assert all(each.schedule == "gpipe" for each in found if each.chunks == 1)
+        assert all(each.bits == 32 for each in actual if each.stages == 1)
+        assert all(each.schedule == "gpipe" for each in actual if each.chunks == 1)
 
     def test_the_reference_has_a_figure_for_each_of_its_models_and_chunks(self):
         assert len(chunk_table.REFERENCE) == 12

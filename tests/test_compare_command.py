@@ -67,10 +67,10 @@ def test_a_constraint_is_a_figure_a_sign_and_a_bound():
 @pytest.mark.workers
 def test_the_plan_says_what_a_study_takes_and_starts_nothing(tmp_path, capsys):
     assert ran(tmp_path, *SMALL, "--plan", "--price-per-hour", "2.5") == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in ("baseline", "prune", "in all", "hours", "memory, GB", "disk, MB", "cost"):
-        assert part in said
-    assert max(map(len, said.splitlines())) <= 80
+        assert part in output
+    assert max(map(len, output.splitlines())) <= 80
     assert not (tmp_path / "small").exists()
 
 

@@ -114,10 +114,10 @@ class TestPlainPruning:
 class TestSuperModel:
     def test_has_a_row_for_what_a_network_is(self, written):
         table = family_table(written(BOTH))
-        found = list(
+        actual = list(
             table[["model", "kind", "sparsity", "bits"]].itertuples(index=False, name=None)
         )
-        assert found == [
+        assert actual == [
             ("resnet20", "base", "dense", "32"),
             ("resnet20", "pruned", "60 %", "32"),
             ("resnet20", "pruned", "90 %", "32"),

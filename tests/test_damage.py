@@ -81,10 +81,10 @@ def survives(space: Space, whole: Path, folder: Path, seed: int) -> None:
     before, epochs_before = rows(whole), pd.read_parquet(whole / "epochs")
     sweep = Sweep(folder, space, trials=TRIALS, overrides=PLAIN)
     sweep.close()
-    found = rows(folder)
-    assert found.keys() == before.keys(), said
+    trial_rows = rows(folder)
+    assert trial_rows.keys() == before.keys(), said
     for number, row in before.items():
-        pd.testing.assert_series_equal(pd.Series(found[number]), pd.Series(row), obj=said)
+        pd.testing.assert_series_equal(pd.Series(trial_rows[number]), pd.Series(row), obj=said)
     epochs = pd.read_parquet(folder / "epochs")
     order = ["number", "epoch"]
     pd.testing.assert_frame_equal(

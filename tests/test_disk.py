@@ -58,9 +58,9 @@ def test_a_full_disk_ends_the_sweep_and_room_lets_it_go_on(load, small_disk):
         sweep.close()
     remount(small_disk, "size=10m")
     run_on(folder, space, trials=len(known) + 5)
-    found = rows(folder)
-    assert len(found) >= len(known) + 5
-    assert {number: found[number]["status"] for number in known} == known
+    trial_rows = rows(folder)
+    assert len(trial_rows) >= len(known) + 5
+    assert {number: trial_rows[number]["status"] for number in known} == known
     assert_study_agrees(folder, space.objectives)
 
 
@@ -124,9 +124,9 @@ def test_any_write_may_fail(load, tmp_path, monkeypatch, kind):
             ended = {n: row for n, row in rows_then if row["status"] in FINISHED}
             sweep._lock.release(force=True)
         run_on(folder, space, trials=6)
-        found = rows(folder)
-        assert len(found) == 6
+        trial_rows = rows(folder)
+        assert len(trial_rows) == 6
         for number, row in ended.items():
-            assert found[number]["accuracy"] == row["accuracy"]
+            assert trial_rows[number]["accuracy"] == row["accuracy"]
         assert_study_agrees(folder, space.objectives)
     assert failed >= 4

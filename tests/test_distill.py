@@ -56,9 +56,9 @@ class TestDivergence:
     def test_equals_a_slow_reference(self, temperature, batch, classes, seed):
         generator = torch.Generator().manual_seed(seed)
         student, teacher = 5 * torch.randn(2, batch, classes, generator=generator)
-        found = divergence(student, teacher, temperature).item()
-        assert found == pytest.approx(slow(student, teacher, temperature), rel=1e-3, abs=1e-4)
-        assert found >= -1e-4
+        actual = divergence(student, teacher, temperature).item()
+        assert actual == pytest.approx(slow(student, teacher, temperature), rel=1e-3, abs=1e-4)
+        assert actual >= -1e-4
 
     def test_is_nothing_where_both_agree(self):
         logits = torch.randn(4, 10)

@@ -52,8 +52,8 @@ class TestParts:
         again.put_epoch(epoch_row(9, 1, loss=0.25))
         again.close()
         assert epochs_on_disk(tmp_path) == [*keys, (9, 1)]
-        found = pd.read_parquet(tmp_path / "epochs")
-        assert found[found["number"] == 9]["loss"].tolist() == [0.25]
+        actual = pd.read_parquet(tmp_path / "epochs")
+        assert actual[actual["number"] == 9]["loss"].tolist() == [0.25]
 
     def test_that_are_full_are_never_written_again(self, tmp_path):
         self.written(tmp_path, 4)

@@ -47,9 +47,9 @@ def test_any_activation_gives_the_references_gradients(activation, bf16):
     tolerance = 0.06 if bf16 else 1e-5
     assert_close(y.float(), wanted, tolerance)
     ours = [x, *mixture.parameters()]
-    found = torch.autograd.grad((y.float() * direction).sum(), ours)
+    actual = torch.autograd.grad((y.float() * direction).sum(), ours)
     for one, other in zip(
-        found, torch.autograd.grad((wanted * direction).sum(), ours), strict=True
+        actual, torch.autograd.grad((wanted * direction).sum(), ours), strict=True
     ):
         assert_close(one, other, 2 * tolerance)
 

@@ -82,13 +82,13 @@ class TestFront:
     def test_holds_the_undominated_complete_trials(self, rows):
         frame = pd.DataFrame(rows, columns=["accuracy", "loss", "status"])
         frame["accuracy"] = frame["accuracy"].astype("Float64")
-        found = front(frame, ABOUT["objectives"])
+        actual = front(frame, ABOUT["objectives"])
         eligible = [
             i for i, (a, _, status) in enumerate(rows) if status == "COMPLETE" and a is not None
         ]
         order = slow_ranks([list(rows[i][:2]) for i in eligible], ["max", "min"])
-        assert sorted(found.index) == [i for i, r in zip(eligible, order, strict=True) if r == 0]
-        assert found["accuracy"].tolist() == sorted(found["accuracy"], reverse=True)
+        assert sorted(actual.index) == [i for i, r in zip(eligible, order, strict=True) if r == 0]
+        assert actual["accuracy"].tolist() == sorted(actual["accuracy"], reverse=True)
 
     def test_never_holds_a_stopped_or_failed_trial(self):
         frame = pd.DataFrame(

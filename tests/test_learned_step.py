@@ -131,9 +131,9 @@ class TestFit:
 
         widest = weight.abs().amax(1) / largest_code(bits)
         best = torch.stack([error(widest * k / 200) for k in range(20, 201)]).amin(0)
-        found = error(fit_weight_steps(weight, bits))
-        assert (found <= error(widest)).all()
-        assert (found <= 1.6 * best + 1e-9).all()
+        actual = error(fit_weight_steps(weight, bits))
+        assert (actual <= error(widest)).all()
+        assert (actual <= 1.6 * best + 1e-9).all()
 
     def test_ranges_get_narrower_with_fewer_bits(self):
         weight = torch.randn(1, 20_000)

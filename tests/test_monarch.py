@@ -19,8 +19,8 @@ from raybench.techniques.low_rank import LowRankLinear
 
 def gradients(y: Tensor, direction: Tensor, x: Tensor, layer: nn.Module) -> dict[str, Tensor]:
     names = ["x", *(name for name, _ in layer.named_parameters())]
-    found = torch.autograd.grad(y, [x, *layer.parameters()], direction.to(y.dtype))
-    return dict(zip(names, found, strict=True))
+    actual = torch.autograd.grad(y, [x, *layer.parameters()], direction.to(y.dtype))
+    return dict(zip(names, actual, strict=True))
 
 
 LAYOUTS = {  # a tensor of the shape, as a view of one that lies otherwise
@@ -67,9 +67,9 @@ class TestAgainstTheReference:
         # A sum's gradient is one number seen everywhere: all strides are 0.
         direction = torch.ones((), dtype=y.dtype) if even else torch.randn_like(y)
         direction = direction.expand_as(y)
-        found = gradients(y, direction, stored, layer)
+        actual = gradients(y, direction, stored, layer)
         for name, gradient in gradients(wanted, direction, stored, layer).items():
-            assert_close(found[name], gradient, 1e-11, name)
+            assert_close(actual[name], gradient, 1e-11, name)
 
     @settings(max_examples=15)
     @given(layers())
@@ -78,9 +78,9 @@ class TestAgainstTheReference:
         y, wanted = layer(x), slow(layer, x)
         assert y.dtype == torch.float32
         assert_close(y, wanted, 1e-5)
-        found = gradients(y, torch.ones_like(y), x, layer)
+        actual = gradients(y, torch.ones_like(y), x, layer)
         for name, gradient in gradients(wanted, torch.ones_like(y), x, layer).items():
-            assert_close(found[name], gradient, 1e-5, name)
+            assert_close(actual[name], gradient, 1e-5, name)
 
     @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize(("inputs", "outputs", "blocks"), [(64, 192, 4), (96, 24, 2)])
@@ -190,9 +190,9 @@ def test_a_weight_that_is_read_past_the_layer_trains_the_factors(kind):
     y, wanted = F.linear(x, layer.weight, layer.bias), layer(x)
     assert_close(y, wanted, 1e-12)
     direction = torch.randn_like(y)
-    found = gradients(y, direction, x, layer)
+    actual = gradients(y, direction, x, layer)
     for name, gradient in gradients(wanted, direction, x, layer).items():
-        assert_close(found[name], gradient, 1e-11, name)
+        assert_close(actual[name], gradient, 1e-11, name)
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0, 8)])

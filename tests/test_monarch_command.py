@@ -82,9 +82,9 @@ class TestTrainCommand:
             assert len(layers) == counts[name]
 
         assert report.run(report.Report(folders=(folder,), threshold=0.0)) == 0
-        said = capsys.readouterr().out
-        assert "4 trials, 4 complete" in said
-        assert "the family's table" in said
+        output = capsys.readouterr().out
+        assert "4 trials, 4 complete" in output
+        assert "the family's table" in output
         layers = family_table(results).index.get_level_values("layers").tolist()
         assert layers == [
             "dense",
@@ -110,10 +110,10 @@ class TestTrainCommand:
     )
     def test_what_cannot_be_is_one_line_and_exit_2(self, trained, capsys, flags, words):
         assert trained(*flags) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("raybench.train: ")
-        assert words in said
-        assert said.count("\n") == 1
+        error_output = capsys.readouterr().err
+        assert error_output.startswith("raybench.train: ")
+        assert words in error_output
+        assert error_output.count("\n") == 1
 
     @pytest.mark.parametrize(
         ("flag", "value", "words"),

@@ -37,9 +37,9 @@ class TestFirstWeights:
             nn.init.normal_(dense.weight, std=spread)
         x = torch.randn(512, inputs)
         wanted = float(dense(x).detach().std())
-        found = structured(dense, blocks, kind)(x).detach()
-        assert float(found.std()) == pytest.approx(wanted, rel=0.1)
-        for part in found.chunk(blocks, dim=1):  # no block is louder than the others
+        actual = structured(dense, blocks, kind)(x).detach()
+        assert float(actual.std()) == pytest.approx(wanted, rel=0.1)
+        for part in actual.chunk(blocks, dim=1):  # no block is louder than the others
             assert float(part.std()) == pytest.approx(wanted, rel=0.25)
 
     def test_the_bias_is_a_copy(self, kind):

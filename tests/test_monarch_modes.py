@@ -63,18 +63,18 @@ class TestModes:
     def test_columns_of_the_loop_follow(self, mode, switch_at, after):
         """The last epoch's are of the finished model."""
         experiment = longer(Monarch(mode=mode, switch_at=switch_at))
-        found = [epoch.metrics for epoch in train(experiment)]
+        epochs = [epoch.metrics for epoch in train(experiment)]
         before, then = (8, 0) if mode == "sparse_to_dense" else (0, 8)
-        counts = [metrics["structured_layers"] for metrics in found]
+        counts = [metrics["structured_layers"] for metrics in epochs]
         assert counts == [before] * after + [then] * (4 - after)
-        assert [bool(metrics["factors"]) for metrics in found] == [count > 0 for count in counts]
+        assert [bool(metrics["factors"]) for metrics in epochs] == [count > 0 for count in counts]
         # Bytes are those of the file that stopping would leave: of the same model all along.
-        sizes = [metrics["model_bytes"] for metrics in found]
+        sizes = [metrics["model_bytes"] for metrics in epochs]
         assert sizes == [sizes[-1]] * 4
         structured, dense = plain(), plain()
         Monarch().reshape(structured)
         last = structured if mode == "dense_to_sparse" else dense
-        assert found[-1]["parameters"] == count_parameters(last)
+        assert epochs[-1]["parameters"] == count_parameters(last)
         assert count_parameters(structured) < count_parameters(dense)
 
     @pytest.mark.parametrize(("epochs", "after"), [(1, 0), (2, 1), (4, 3)])
@@ -139,30 +139,30 @@ class TestModes:
         monarch = Monarch(blocks=2, mode="dense_to_sparse", switch_at=0.0)
         still = replace(tiny().recipe, lr=1e-30)  # the steps are too small to round to any
         experiment = tiny(monarch=monarch, start_from=str(tmp_path / "dense"), recipe=still)
-        found = ended(replace(experiment, seed=3), tmp_path / "monarch")
-        assert replaced(found) == ATTENTION | FEED_FORWARD
-        for name in replaced(found):
+        actual = ended(replace(experiment, seed=3), tmp_path / "monarch")
+        assert replaced(actual) == ATTENTION | FEED_FORWARD
+        for name in replaced(actual):
             wanted = project(dense.get_submodule(name), 2)
-            assert_close(matrix(found.get_submodule(name)), matrix(wanted), 1e-5, name)
-        stay = {n: t for n, t in found.state_dict().items() if n in dense.state_dict()}
+            assert_close(matrix(actual.get_submodule(name)), matrix(wanted), 1e-5, name)
+        stay = {n: t for n, t in actual.state_dict().items() if n in dense.state_dict()}
         assert len(stay) == len(dense.state_dict()) - 8
         assert all(torch.equal(tensor, dense.state_dict()[name]) for name, tensor in stay.items())
 
     def test_at_the_end_a_dense_run_is_projected(self, tmp_path):
         dense = ended(tiny(), tmp_path / "dense")
-        found = ended(tiny(monarch=Monarch(mode="dense_to_sparse", switch_at=1.0)), tmp_path / "m")
+        actual = ended(tiny(monarch=Monarch(mode="dense_to_sparse", switch_at=1.0)), tmp_path / "m")
         for name in ATTENTION | FEED_FORWARD:
             wanted = project(dense.get_submodule(name), 4)
-            assert_close(matrix(found.get_submodule(name)), matrix(wanted), 1e-5, name)
-        assert torch.equal(found.head.weight, dense.head.weight)
+            assert_close(matrix(actual.get_submodule(name)), matrix(wanted), 1e-5, name)
+        assert torch.equal(actual.head.weight, dense.head.weight)
 
     def test_at_the_end_a_monarch_run_is_multiplied_out(self, tmp_path):
         sparse = ended(tiny(monarch=Monarch()), tmp_path / "sparse")
-        found = ended(tiny(monarch=Monarch(mode="sparse_to_dense", switch_at=1.0)), tmp_path / "m")
+        actual = ended(tiny(monarch=Monarch(mode="sparse_to_dense", switch_at=1.0)), tmp_path / "m")
         for name in ATTENTION | FEED_FORWARD:
-            weight = found.get_submodule(name).weight
+            weight = actual.get_submodule(name).weight
             assert_close(weight, matrix(sparse.get_submodule(name)), 1e-5, name)
-        assert torch.equal(found.head.weight, sparse.head.weight)
+        assert torch.equal(actual.head.weight, sparse.head.weight)
 
     @pytest.mark.slow
     @MODES
@@ -184,8 +184,8 @@ class TestModes:
             for name in ("loss", "validation_loss", "lr", "model_bytes", "structured_layers"):
                 assert [m[name] for m in metrics] == [m[name] for m in whole[number:]], name
             assert metrics[-1]["test_loss"] == whole[-1]["test_loss"]
-            found = artefact.load(tmp_path / "resumed").state_dict()
-            assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+            actual = artefact.load(tmp_path / "resumed").state_dict()
+            assert all(torch.equal(actual[name], tensor) for name, tensor in wanted.items())
 
     def test_the_modes_begin_as_what_they_are(self):
         """The first epoch of each is that of the plain run, or of the one with factors."""

@@ -41,8 +41,8 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[torch.optim.Optimizer]:
 def scales(model: nn.Module, recipe: Recipe) -> dict[str, tuple[float, float]]:
     """Factor of the learning rate, and decay, of every parameter, as the optimizer has them."""
     groups = build_optimizer(model, recipe).param_groups
-    found = {id(p): (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
-    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+    actual = {id(p): (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+    return {name: actual[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 class TestLearningRates:
@@ -80,8 +80,8 @@ class TestLearningRates:
             chosen = replace(technique, scale_lr=on)
             chosen.reshape(model)
             chosen.restructure(model, Progress(0, 1), {})
-            found = {scale for scale, _ in scales(model, Recipe()).values()}
-            assert (found == {1.0}) == (not on)
+            actual = {scale for scale, _ in scales(model, Recipe()).values()}
+            assert (actual == {1.0}) == (not on)
             assert len(replaced(model)) == 8
 
     def test_a_layer_that_is_the_whole_model_has_its_own(self):

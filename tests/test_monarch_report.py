@@ -177,12 +177,12 @@ class TestReportCommand:
             report.run(report.Report(folders=(memory_path,), threshold=0.1, wide=True, html=page))
             == 0
         )
-        said = capsys.readouterr()
-        assert said.err == ""
-        assert "11 trials, 9 complete" in said.out
-        assert "monarch: the family's table" in said.out
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        assert "11 trials, 9 complete" in printed.out
+        assert "monarch: the family's table" in printed.out
         for expected in ("low-rank 8 attention", "sparse_to_dense 0.75", "78.16", "speed-up"):
-            assert expected in said.out
+            assert expected in printed.out
         assert "<td class=t>monarch 4 both<" in page.read_text()
         assert FACTORS in page.read_text()
 

@@ -103,15 +103,15 @@ def test_the_plain_network_has_torchs_own_layers(trained, digits):
 def test_the_fp32_graph_gives_the_plain_networks_logits(trained, graphs, digits):
     x, _ = digits
     for batch in (x[:1], x[:7], x):
-        found = onnx_graph.logits(onnx_graph.session(graphs["fp32"]), batch)
-        torch.testing.assert_close(found, onnx_graph.plain(trained)(batch), atol=1e-4, rtol=1e-4)
+        logits = onnx_graph.logits(onnx_graph.session(graphs["fp32"]), batch)
+        torch.testing.assert_close(logits, onnx_graph.plain(trained)(batch), atol=1e-4, rtol=1e-4)
 
 
 def test_all_between_the_images_and_the_logits_is_int8(graphs):
-    found = operators(graphs["int8"])
-    assert "QLinearGlobalAveragePool" in found
-    assert (found[0], found[-1]) == ("QuantizeLinear", "DequantizeLinear")
-    assert found.count("QuantizeLinear") == found.count("DequantizeLinear") == 1
+    actual = operators(graphs["int8"])
+    assert "QLinearGlobalAveragePool" in actual
+    assert (actual[0], actual[-1]) == ("QuantizeLinear", "DequantizeLinear")
+    assert actual.count("QuantizeLinear") == actual.count("DequantizeLinear") == 1
 
 
 def test_a_shortcut_that_pads_is_one_convolution(graphs):
@@ -126,18 +126,18 @@ def test_a_shortcut_that_pads_is_one_convolution(graphs):
 def test_the_int8_graph_is_near_the_decoded_network(trained, graphs, digits, images):
     x, y = digits
     wanted = trained(x)
-    found = onnx_graph.logits(onnx_graph.session(graphs["int8"]), x)
+    logits = onnx_graph.logits(onnx_graph.session(graphs["int8"]), x)
     bound = onnx_graph.Bound(graphs["int8"])
     for part in (x, x[:1], x.contiguous(memory_format=torch.channels_last)):
         assert torch.equal(bound(part), onnx_graph.logits(onnx_graph.session(graphs["int8"]), part))
-    agree = (found.argmax(1) == wanted.argmax(1)).float().mean()
+    agree = (logits.argmax(1) == wanted.argmax(1)).float().mean()
     right = float((wanted.argmax(1) == y).float().mean())
     assert right > 0.8
     assert agree > 0.97
-    assert (found - wanted).abs().mean() < 0.05 * wanted.abs().mean()
+    assert (logits - wanted).abs().mean() < 0.05 * wanted.abs().mean()
     served = served_graph.served(graphs["int8"], images.inputs, base)
     scored = served_graph.accuracy(served, images.test)
-    assert scored == pytest.approx(float((found.argmax(1) == y).float().mean()), abs=0.01)
+    assert scored == pytest.approx(float((logits.argmax(1) == y).float().mean()), abs=0.01)
     assert scored == pytest.approx(right, abs=0.03)
 
 
@@ -152,10 +152,10 @@ def test_the_int8_graph_holds_the_models_own_codes(trained, graphs):
             continue
         steps = module.weight_step.view(-1, *(1,) * (module.weight.ndim - 1))
         codes = (module.weight / steps).round().detach().numpy()
-        found = stored[f"{name}.weight_quantized"]
+        actual = stored[f"{name}.weight_quantized"]
         # A batch norm that multiplies by less than zero turns the channel's sign.
-        assert np.array_equal(np.abs(found), np.abs(codes)), name
-        assert np.abs(found).max() <= 2 ** (int(module.weight_bits) - 1) - 1
+        assert np.array_equal(np.abs(actual), np.abs(codes)), name
+        assert np.abs(actual).max() <= 2 ** (int(module.weight_bits) - 1) - 1
         compared += 1
     assert compared == 6
 
@@ -171,10 +171,10 @@ def test_learned_ranges_are_the_graphs(trained, graphs):
 
 
 def test_calibration_takes_training_images(images):
-    found = torch.cat(list(onnx_graph.calibration_batches(images, 100)))
-    assert found.shape == (100, 3, SIZE, SIZE)
+    actual = torch.cat(list(onnx_graph.calibration_batches(images, 100)))
+    assert actual.shape == (100, 3, SIZE, SIZE)
     every = torch.cat([x for x, _ in data.evaluation_batches(images, images.train)])
-    assert torch.equal(found, every[:100])
+    assert torch.equal(actual, every[:100])
 
 
 class Unexportable(nn.Module):
@@ -199,9 +199,9 @@ def test_an_onnx_runtime_without_the_operators_is_an_error(trained, graphs, monk
 class TestLatency:
     def test_of_all_sides_on_both_clocks(self, trained, graphs):
         sides = latency.sides(graphs["int8"], graphs["fp32"], trained)
-        found = latency.measure(sides, torch.randn(2, 3, SIZE, SIZE), runs=5, warm_up=1)
-        assert list(found) == ["int8", "ort_fp32", "eager"]
-        for times in found.values():
+        measured = latency.measure(sides, torch.randn(2, 3, SIZE, SIZE), runs=5, warm_up=1)
+        assert list(measured) == ["int8", "ort_fp32", "eager"]
+        for times in measured.values():
             assert times.wall_ms.shape == times.thread_ms.shape == (5,)
             # One thread, the calling one: what it works is what it takes, or less than that.
             assert (times.thread_ms > 0).all()
@@ -231,11 +231,11 @@ class TestLatency:
     def test_a_ratio_lies_in_its_interval(self):
         rng = np.random.default_rng(1)
         slow, fast = rng.normal(30, 1, 400), rng.normal(10, 1, 400)
-        found, low, high = latency.ratio(slow, fast)
-        assert low < found < high
-        assert found == pytest.approx(3, abs=0.05)
+        actual, low, high = latency.ratio(slow, fast)
+        assert low < actual < high
+        assert actual == pytest.approx(3, abs=0.05)
         assert high - low < 0.15
-        assert latency.ratio(slow, fast) == (found, low, high)
+        assert latency.ratio(slow, fast) == (actual, low, high)
         assert latency.ratio(fast, fast) == (1, 1, 1)
 
 
@@ -246,5 +246,5 @@ def test_a_vit_without_grids_is_calibrated(images):
     x = torch.cat(list(onnx_graph.calibration_batches(images, 64)))
     with torch.inference_mode():
         wanted = model(x)
-    found = onnx_graph.logits(onnx_graph.session(graph), x)
-    assert (found - wanted).abs().mean() < 0.5 * wanted.std()
+    logits = onnx_graph.logits(onnx_graph.session(graph), x)
+    assert (logits - wanted).abs().mean() < 0.5 * wanted.std()

@@ -56,11 +56,11 @@ class TestGroups:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        found = {name: decay.pop(id(parameter)) for name, parameter in model.named_parameters()}
+        actual = {name: decay.pop(id(parameter)) for name, parameter in model.named_parameters()}
         assert not decay
-        assert found["conv1.weight"] == found["fc.weight"] == 0.03
-        assert found["fc.bias"] == found["bn1.weight"] == found["layer3.2.bn2.bias"] == 0.0
-        assert sum(value == 0.03 for value in found.values()) == 20
+        assert actual["conv1.weight"] == actual["fc.weight"] == 0.03
+        assert actual["fc.bias"] == actual["bn1.weight"] == actual["layer3.2.bn2.bias"] == 0.0
+        assert sum(value == 0.03 for value in actual.values()) == 20
 
     def test_embeddings_are_not_decayed(self, kind):
         """As timm does, whole or as a stage of a pipeline."""

@@ -77,9 +77,9 @@ class TestRoundTrip:
         layer.register_buffer("weight_bits", torch.tensor(bits, dtype=torch.uint8))
         model = nn.Module()
         model.layer = layer
-        own = model.state_dict()
-        back = packed.decode(packed.opened(packed.encode(model, base, 10)), own)
-        assert_same_bits(own, back)
+        state = model.state_dict()
+        back = packed.decode(packed.opened(packed.encode(model, base, 10)), state)
+        assert_same_bits(state, back)
 
     @settings(max_examples=40)
     @given(
@@ -113,9 +113,9 @@ class TestRoundTrip:
         weight = dict(model.named_parameters())["layer1.0.conv1.weight"]
         place = (weight.view(-1) == 0).nonzero()[0]
         weight.data.view(-1)[place] = -0.0
-        own = model.state_dict()
-        assert codecs.choose("layer1.0.conv1.weight", own)[0] != "grid"
-        assert_same_bits(own, packed.decode(packed.opened(packed.encode(model, base, 10)), own))
+        state = model.state_dict()
+        assert codecs.choose("layer1.0.conv1.weight", state)[0] != "grid"
+        assert_same_bits(state, packed.decode(packed.opened(packed.encode(model, base, 10)), state))
 
     def test_a_finished_model_is_all_on_its_grids(self):
         """Every code of it, zeros that were rounded down to included."""
@@ -128,9 +128,9 @@ class TestRoundTrip:
     def test_of_a_model_that_is_not_quantized(self):
         model = build("vit32x2", classes=10, image_size=8)
         Switch(experts=3, blocks="all").reshape(model)
-        own = model.state_dict()
+        state = model.state_dict()
         content = packed.encode(model, base, 10)
-        assert_same_bits(own, packed.decode(packed.opened(content), own))
+        assert_same_bits(state, packed.decode(packed.opened(content), state))
 
     def test_of_channels_last_weights_is_the_same(self):
         model, experiment = quantized(0.5, 4, size=8)

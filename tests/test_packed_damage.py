@@ -47,9 +47,9 @@ def tiny() -> tuple[dict[str, Tensor], bytes]:
     technique.finish(model, {})
     model.register_buffer("sparse", torch.randn(50) * (torch.rand(50) < 0.3))
     model.register_buffer("dense", torch.randn(7, 3))
-    own = model.state_dict()
-    assert set(chosen(own).values()) == set(codecs.CODECS)
-    return own, packed.encode(model, base, 10)
+    state = model.state_dict()
+    assert set(chosen(state).values()) == set(codecs.CODECS)
+    return state, packed.encode(model, base, 10)
 
 
 def refused(content: bytes, path: Path, model: nn.Module, because: str) -> None:
@@ -133,7 +133,7 @@ class TestDamage:
     @given(data=st.data())
     def test_under_a_right_checksum_is_an_error_or_the_same_model(self, tiny, data):
         """Flips, cuts, insertions anywhere behind the checksum, which is made right again."""
-        own, content = tiny
+        state, content = tiny
         behind = bytearray(content[packed.START :])
         for _ in range(data.draw(st.integers(1, 3))):
             place = data.draw(st.integers(0, len(behind)))
@@ -146,13 +146,13 @@ class TestDamage:
                 behind[place:place] = data.draw(st.binary(min_size=1, max_size=9))
             else:
                 del behind[place:]
-        refused_or_whole(packed.seal(bytes(behind)), own)
+        refused_or_whole(packed.seal(bytes(behind)), state)
 
     @settings(max_examples=200)
     @given(data=st.data())
     def test_of_the_numbers_within_is_an_error_or_the_same_model(self, tiny, data):
         """Of codecs, models of the range coder and constants, which zstd would else protect."""
-        own, content = tiny
+        state, content = tiny
         opened = packed.opened(content)
         reader = streams.Reader(opened.streams)
         index = bytearray(streams.decompress(reader.chunk(), at_most=1 << 20))
@@ -162,12 +162,12 @@ class TestDamage:
             part[place] = data.draw(st.integers(0, 255))
         head = content[packed.START : len(content) - len(opened.streams)]
         parts = streams.chunk(streams.compress(bytes(index))) + streams.chunk(bytes(symbols))
-        refused_or_whole(packed.seal(head + parts + bytes(raw)), own)
+        refused_or_whole(packed.seal(head + parts + bytes(raw)), state)
 
     @settings(max_examples=150)
     @given(data=st.data())
     def test_of_the_header_is_an_error_or_another_experiment(self, tiny, data):
-        own, content = tiny
+        state, content = tiny
 
         def damage(text: str) -> str:
             place = data.draw(st.integers(0, len(text) - 1))
@@ -176,12 +176,12 @@ class TestDamage:
 
         altered = with_text(content, damage)
         try:
-            found = packed.opened(altered)
+            actual = packed.opened(altered)
         except ValueError:
             return
-        assert type(found.stored.experiment) is type(base)
-        assert found.stored.classes >= 1
-        assert_same_bits(own, packed.decode(found, own))
+        assert type(actual.stored.experiment) is type(base)
+        assert actual.stored.classes >= 1
+        assert_same_bits(state, packed.decode(actual, state))
 
     @pytest.mark.parametrize(
         ("change", "because"),
@@ -221,18 +221,18 @@ class TestLimits:
 
     def test_an_index_is_no_larger_than_its_tensors_need(self, tiny):
         """Else a small file could ask for all memory."""
-        own, content = tiny
+        state, content = tiny
         opened = packed.opened(content)
         reader = streams.Reader(opened.streams)
         index = streams.decompress(reader.chunk(), at_most=1 << 20)
         rest = bytes(reader.rest())
         head = content[packed.START : len(content) - len(opened.streams)]
-        most = packed.INDEX_ENTRY * (1 + len(own))
+        most = packed.INDEX_ENTRY * (1 + len(state))
         for size, because in ((most, "left over"), (most + 1, f"at most {most} can be")):
             padded = index + bytes(size - len(index))
             forged = packed.seal(head + streams.chunk(streams.compress(padded)) + rest)
             with pytest.raises(ValueError, match=because):
-                packed.decode(packed.opened(forged), own)
+                packed.decode(packed.opened(forged), state)
 
 
 def with_text(content: bytes, change) -> bytes:
@@ -257,7 +257,7 @@ def refused_or_whole(content: bytes, own: dict[str, Tensor]) -> None:
     """`own` is what the undamaged file holds, and the only model that can come out."""
     like = {name: torch.zeros_like(tensor) for name, tensor in own.items()}
     try:
-        found = packed.decode(packed.opened(content), like)
+        actual = packed.decode(packed.opened(content), like)
     except ValueError:
         return
-    assert_same_bits(own, found)
+    assert_same_bits(own, actual)

@@ -29,17 +29,17 @@ class TestPretrained:
     def test_a_file_of_them_is_where_a_run_begins(self, pretrained, image_size):
         values = {"model": TINY, "image_size": image_size}
         model = loop.first_model(tiny(start_from=f"timm:{pretrained}", **values), 10)
-        weights, own = torch.load(pretrained), model.state_dict()
-        assert set(own) == set(weights)
+        weights, state = torch.load(pretrained), model.state_dict()
+        assert set(state) == set(weights)
         # Another image size has other patches and positions, other classes another head.
         anew = {"head.weight", "head.bias"}
         if image_size != 224:
             anew |= {"patch_embed.proj.weight", "pos_embed"}
-        assert {name for name in own if own[name].shape != weights[name].shape} == anew
-        assert all(torch.equal(own[n], tensor) for n, tensor in weights.items() if n not in anew)
+        assert {name for name in state if state[name].shape != weights[name].shape} == anew
+        assert all(torch.equal(state[n], tensor) for n, tensor in weights.items() if n not in anew)
         assert model(torch.randn(2, 3, image_size, image_size)).shape == (2, 10)
         fresh = loop.first_model(tiny(**values), 10).state_dict()
-        assert not torch.equal(fresh["blocks.0.mlp.fc1.weight"], own["blocks.0.mlp.fc1.weight"])
+        assert not torch.equal(fresh["blocks.0.mlp.fc1.weight"], state["blocks.0.mlp.fc1.weight"])
 
     @pytest.mark.usefixtures("no_training")
     def test_a_missing_file_is_refused_before_anything_trains(self, tmp_path):

@@ -148,8 +148,8 @@ class Run:
             self.prune.after_step(self.model, Progress(self.step, STEPS), self.memory, None)
 
     def zeros(self) -> set[tuple[str, int]]:
-        found = {name: (weight == 0) for name, weight in prunable(self.model).items()}
-        return {(name, i) for name, zero in found.items() for i in dropped(~zero)}
+        actual = {name: (weight == 0) for name, weight in prunable(self.model).items()}
+        return {(name, i) for name, zero in actual.items() for i in dropped(~zero)}
 
 
 ramp = Prune(final_sparsity=0.9, initial_sparsity=0.2, begin=0.2, end=0.8, frequency=2)

@@ -39,7 +39,7 @@ class TestTFMOT:
         end, last = begin + length, 200
         updates = reference_updates(begin, end, frequency, last)
         for step in range(last + 1):
-            found = polynomial_decay(
+            actual = polynomial_decay(
                 step,
                 initial_sparsity=initial,
                 final_sparsity=final,
@@ -50,9 +50,9 @@ class TestTFMOT:
             )
             if step in updates:
                 left = (1 - (step - begin) / length) ** power
-                assert found == pytest.approx(initial * left + final * (1 - left), abs=1e-12)
+                assert actual == pytest.approx(initial * left + final * (1 - left), abs=1e-12)
             else:
-                assert found is None
+                assert actual is None
 
     @given(
         target=sparsities,
@@ -63,10 +63,10 @@ class TestTFMOT:
     def test_constant_sparsity_step_for_step(self, target, begin, end, frequency):
         updates = reference_updates(begin, end, frequency, 200)
         for step in range(201):
-            found = constant_sparsity(
+            actual = constant_sparsity(
                 step, target_sparsity=target, begin=begin, end=end, frequency=frequency
             )
-            assert found == (target if step in updates else None)
+            assert actual == (target if step in updates else None)
 
     def test_end_minus_one_is_for_ever(self):
         settings = {"target_sparsity": 0.5, "begin": 7, "frequency": 10}
@@ -94,7 +94,7 @@ class TestTFMOT:
         drawn = {2: 0.1, 4: 0.1 + 0.7 * 37 / 64, 6: 0.1 + 0.7 * 7 / 8, 8: 0.1 + 0.7 * 63 / 64}
         drawn |= {10: 0.8}
         for step in range(20):
-            found = polynomial_decay(
+            actual = polynomial_decay(
                 step,
                 initial_sparsity=0.1,
                 final_sparsity=0.8,
@@ -103,7 +103,7 @@ class TestTFMOT:
                 power=3.0,
                 frequency=2,
             )
-            assert found == (pytest.approx(drawn[step], abs=1e-15) if step in drawn else None)
+            assert actual == (pytest.approx(drawn[step], abs=1e-15) if step in drawn else None)
 
 
 def plan(prune: Prune, steps: int) -> dict[int, float]:

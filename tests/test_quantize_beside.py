@@ -59,8 +59,8 @@ def test_the_file_shrinks_in_proportion_and_gives_back_every_bit(vit, tmp_path, 
 
 class TestApart:
     def holds(self, experiment: Experiment) -> set[str]:
-        found = (one for one in Quantize.apart if one.when is None or one.when(experiment))
-        return {one.other for one in found}
+        actual = (one for one in Quantize.apart if one.when is None or one.when(experiment))
+        return {one.other for one in actual}
 
     def test_each_says_why_and_when(self):
         for one in Quantize.apart:

@@ -156,23 +156,23 @@ def check(seed: str, teacher: Path, folder: Path) -> None:
 
 def _faults(experiment: Experiment, metrics: Any, stored: Any, path: Path) -> list[str]:
     """What is wrong with the row and the file; effects are as the settings say."""
-    found = effects.file_faults(experiment, metrics, stored, path)
+    actual = effects.file_faults(experiment, metrics, stored, path)
     for name, technique in experiment.techniques():
         reached = metrics.get(f"{name}_coverage")
         if reached is None or not 0 < reached <= 1:
-            found.append(f"{name}_coverage is {reached}")
-        found += [f"{c} is missing" for c in technique.columns if metrics.get(c) is None]
+            actual.append(f"{name}_coverage is {reached}")
+        actual += [f"{c} is missing" for c in technique.columns if metrics.get(c) is None]
     if experiment.prune is not None and experiment.prune.active:
         least = min(experiment.prune.final_sparsity, experiment.prune.initial_sparsity)
         if not metrics["sparsity"] >= 0.97 * least:
-            found.append(f"sparsity is {metrics['sparsity']}")
+            actual.append(f"sparsity is {metrics['sparsity']}")
     if (
         experiment.quantize is not None
         and experiment.quantize.active
         and (metrics["weight_bits"] > 8)
     ):
-        found.append(f"weight_bits is {metrics['weight_bits']}")
-    return found
+        actual.append(f"weight_bits is {metrics['weight_bits']}")
+    return actual
 
 
 def _accepted(experiment: Experiment, metrics: dict[str, Any], folder: Path) -> None:

@@ -90,17 +90,17 @@ def undisturbed() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("transport", ["gloo", "shm", "object_store"])
 @pytest.mark.parametrize("schedule", ["gpipe", "zero_bubble"])
 def test_every_transport_trains_as_one_process_does(ray_here, undisturbed, transport, schedule):
-    found = [
+    epochs = [
         epoch.metrics
         for epoch in train(small(transport=transport, schedule=schedule), stages=Staged)
     ]
-    for metrics, expected in zip(found, undisturbed, strict=True):
+    for metrics, expected in zip(epochs, undisturbed, strict=True):
         assert {n: metrics[n] for n in SAME} == {n: expected[n] for n in SAME}
         assert metrics["restarts"] == 0
         assert 0 <= metrics["bubble"] < 1 <= metrics["imbalance"]
     # Activations of 32 images, 16 channels, 16x16 pixels, and their gradients; in fp32.
-    assert found[0]["wire_bytes_per_step"] == 2 * 32 * 16 * 16 * 16 * 4
-    assert found[-1]["test_loss"] == undisturbed[-1]["test_loss"]
+    assert epochs[0]["wire_bytes_per_step"] == 2 * 32 * 16 * 16 * 16 * 4
+    assert epochs[-1]["test_loss"] == undisturbed[-1]["test_loss"]
 
 
 @pytest.mark.parametrize(("rank", "transport"), [(0, "gloo"), (1, "shm")])

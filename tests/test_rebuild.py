@@ -36,9 +36,9 @@ def test_a_report_names_the_file_and_its_advice_works(folder, capsys, name, plac
     content[at : at + 64] = bytes(64)
     file.write_bytes(content)
     assert run(Report(folders=(folder,))) == 2
-    said = capsys.readouterr().err
-    assert f"{file} is damaged" in said
-    assert f"raybench.report {folder} --rebuild" in said
+    error_output = capsys.readouterr().err
+    assert f"{file} is damaged" in error_output
+    assert f"raybench.report {folder} --rebuild" in error_output
     assert run(Report(folders=(folder,), rebuild=True)) == 0
     assert "wrote 5 trials" in capsys.readouterr().err
     pd.testing.assert_frame_equal(pd.read_parquet(file), before)
@@ -49,8 +49,8 @@ def test_a_rebuild_restores_the_journal_and_the_log(folder, capsys):
     (folder / ".state/study.journal").write_text("{")
     (folder / ".state/log").unlink()
     assert run(Report(folders=(folder,), rebuild=True)) == 0
-    said = capsys.readouterr().err
-    assert "log was short; its 5 trials were restored" in said
+    error_output = capsys.readouterr().err
+    assert "log was short; its 5 trials were restored" in error_output
     assert rows(folder).keys() == before.keys()
     assert_study_agrees(folder, {"accuracy": "max"})
 

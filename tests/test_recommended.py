@@ -146,8 +146,8 @@ def test_a_forecast_runs_what_the_policy_runs(monkeypatch):
 
 def test_a_forecast_ends_with_the_time():
     seconds = {"": 8.0, **dict.fromkeys(NAMES, 8.0)}
-    found = forecast(DESIGN, COSTS, seconds, slots=2, test_images=300, limit_s=60.0)
-    assert 40 < found.trials_s <= 60
+    actual = forecast(DESIGN, COSTS, seconds, slots=2, test_images=300, limit_s=60.0)
+    assert 40 < actual.trials_s <= 60
 
 
 def test_a_plan_is_cut_to_the_budget_and_says_how():

@@ -136,7 +136,7 @@ def test_torchs_transformer_says_the_same_with_and_without_its_fast_path(bits):
     x = images(64)
     fast = torch.backends.mha.get_fastpath_enabled()
     with torch.no_grad():
-        found = model.eval()(x)
+        actual = model.eval()(x)
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             slow = model(x)
@@ -144,8 +144,8 @@ def test_torchs_transformer_says_the_same_with_and_without_its_fast_path(bits):
             torch.backends.mha.set_fastpath_enabled(fast)
         model.train()  # the dropout of it is 0
         assert torch.allclose(model(x), slow, atol=1e-5)
-    assert torch.allclose(found, slow, atol=1e-4)
-    assert torch.equal(found.argmax(1), slow.argmax(1))
+    assert torch.allclose(actual, slow, atol=1e-4)
+    assert torch.equal(actual.argmax(1), slow.argmax(1))
 
 
 def test_a_shared_weight_has_one_step_and_one_value():
@@ -209,13 +209,15 @@ def test_steps_of_stacked_weights_are_never_decayed():
 def test_what_is_remembered_of_a_parameter_has_its_shape():
     model, memory, technique = MODELS["experts"](), {}, Quantize(begin=0.5, budget_bytes=20000)
     technique.reshape(model)
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     for step in range(4):
         F.cross_entropy(model(images()), torch.randint(CLASSES, (8,))).backward()
         technique.after_step(model, Progress(step + 1, 4), memory, None)
         assert memory
-        assert all(own[n].shape == value.shape for n, value in memory.items() if n in own)
-    assert {n for n in own if n.endswith("_step")} == set(memory)
+        assert all(
+            parameters[n].shape == value.shape for n, value in memory.items() if n in parameters
+        )
+    assert {n for n in parameters if n.endswith("_step")} == set(memory)
 
 
 def test_the_class_of_a_kind_is_made_once():

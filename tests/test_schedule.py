@@ -139,9 +139,9 @@ class TestEverySchedule:
         self, name, stages, chunks, costs, hop
     ):
         forward, backward = costs[:stages], costs[9 : 9 + stages]
-        found = simulate(actions(name, stages, chunks), forward, backward, hop=hop)
-        at = [{span.action: span for span in row} for row in found.stages]
-        for stage, row in enumerate(found.stages):
+        simulated = simulate(actions(name, stages, chunks), forward, backward, hop=hop)
+        at = [{span.action: span for span in row} for row in simulated.stages]
+        for stage, row in enumerate(simulated.stages):
             for one, other in pairwise(row):
                 assert one.end <= other.start
             for (kind, chunk), start, _ in row:
@@ -149,10 +149,10 @@ class TestEverySchedule:
                     assert start >= at[stage - 1][Action("F", chunk)].end + hop
                 if kind == "B" and stage < stages - 1:
                     assert start >= at[stage + 1][Action("B", chunk)].end + hop
-        for row, one, other in zip(found.stages, forward, backward, strict=True):
+        for row, one, other in zip(simulated.stages, forward, backward, strict=True):
             work = sum(span.end - span.start for span in row)
             assert work == pytest.approx(chunks * (one + other))
-        assert 0 <= found.bubble < 1
+        assert 0 <= simulated.bubble < 1
 
     @given(**sizes)
     def test_live_activations(self, stages, chunks):
@@ -168,21 +168,21 @@ class TestBubble:
         idle = (stages - 1) / (chunks + stages - 1)
         assert bubble("gpipe", stages, chunks) == pytest.approx(idle)
         assert bubble("1f1b", stages, chunks) == pytest.approx(idle)
-        found = bubble("zero_bubble", stages, chunks)
-        assert found <= idle + 1e-12
+        actual = bubble("zero_bubble", stages, chunks)
+        assert actual <= idle + 1e-12
         if chunks >= stages:
-            assert found == pytest.approx((stages - 1) / (3 * chunks + stages - 1))
+            assert actual == pytest.approx((stages - 1) / (3 * chunks + stages - 1))
 
     @given(stages=st.integers(1, 6), chunks=st.integers(1, 9), cost=st.floats(0.1, 9))
     def test_gpipe_of_equal_stages_takes_so_many_turns(self, stages, chunks, cost):
-        found = simulate(gpipe(stages, chunks), [cost] * stages, [2 * cost] * stages)
-        assert found.makespan == pytest.approx(3 * cost * (chunks + stages - 1))
+        simulated = simulate(gpipe(stages, chunks), [cost] * stages, [2 * cost] * stages)
+        assert simulated.makespan == pytest.approx(3 * cost * (chunks + stages - 1))
 
     def test_an_unequal_stage_costs_what_it_costs(self):
-        found = simulate(gpipe(2, 4), [1, 3], [2, 6])
-        assert found.makespan == 1 + 4 * 9 + 2
-        assert found.busy == [12, 36]
-        assert found.bubble == pytest.approx(1 - 48 / (2 * 39))
+        simulated = simulate(gpipe(2, 4), [1, 3], [2, 6])
+        assert simulated.makespan == 1 + 4 * 9 + 2
+        assert simulated.busy == [12, 36]
+        assert simulated.bubble == pytest.approx(1 - 48 / (2 * 39))
 
     def test_the_weights_share_of_a_backward_pass(self):
         whole = simulate(zero_bubble(2, 2), [1, 1], [4, 4], weight=0.25)
@@ -190,15 +190,15 @@ class TestBubble:
         assert row == {"F0": 1, "F1": 1, "B0": 3, "B1": 3, "W0": 1, "W1": 1}
 
     def test_a_link_carries_one_message_at_a_time_each_way(self):
-        found = simulate(gpipe(2, 3), [1, 1], [1, 1], hop=5)
-        starts = {str(span.action): span.start for span in found.stages[1]}
+        simulated = simulate(gpipe(2, 3), [1, 1], [1, 1], hop=5)
+        starts = {str(span.action): span.start for span in simulated.stages[1]}
         assert [starts[f"F{chunk}"] for chunk in range(3)] == [6, 11, 16]
-        assert found.stages[0][-1].start == 18 + 3 * 5  # B0 is there at 18, and sent at once
+        assert simulated.stages[0][-1].start == 18 + 3 * 5  # B0 is there at 18, and sent at once
 
     def test_a_coarser_unit_draws_fewer_cells(self):
-        found = simulate(gpipe(1, 1), [0.5], [1.0])
-        assert found.drawn(0.5) == "F0 B0 B0"
-        assert found.drawn(0.25) == "F0 F0 B0 B0 B0 B0"
+        simulated = simulate(gpipe(1, 1), [0.5], [1.0])
+        assert simulated.drawn(0.5) == "F0 B0 B0"
+        assert simulated.drawn(0.25) == "F0 F0 B0 B0 B0 B0"
 
 
 F0, F1, B0, B1 = Action("F", 0), Action("F", 1), Action("B", 0), Action("B", 1)

@@ -82,10 +82,10 @@ def test_predict_reads_images_as_training_does(folder, served, kind, capsys):
     told = served[2]["test_accuracy" if kind == 0 else "onnx_test_accuracy"]
     arguments = [str(served[kind]), *map(str, paths), "--json", "--top", "3"]
     assert predict.run(predict.parse(arguments)) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    correct = [one["classes"][0]["class"] == name for one, name in zip(found, names, strict=True)]
+    actual = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    correct = [one["classes"][0]["class"] == name for one, name in zip(actual, names, strict=True)]
     assert np.mean(correct) == pytest.approx(told)
-    for one in found:
+    for one in actual:
         shares = [c["probability"] for c in one["classes"]]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1, abs=1e-4)

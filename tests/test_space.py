@@ -46,10 +46,10 @@ def refusal(path: Path, overrides: Overrides | None = None) -> str:
     """What is said of the file: in one line, which begins with its name."""
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         _ = load(path, overrides or Overrides()).workers
-    said = str(error.value)
-    assert "\n" not in said
-    assert said.startswith(str(path))
-    return said
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message
 
 
 class TestGood:
@@ -106,13 +106,13 @@ class TestFingerprint:
         return load(write(folder, text), Overrides()).fingerprint
 
     def test_ignores_comments_docstrings_and_layout(self, tmp_path):
-        said = self.of(tmp_path, HEAD + GOOD)
+        message = self.of(tmp_path, HEAD + GOOD)
         other = (HEAD + GOOD).replace("What is the question?", "Another question")
         other = other.replace('"""Two branches."""', '"""Both ways."""')
         other = other.replace("# nothing to prune", "").replace("\ndef", "\n\n\n# A space\ndef")
         assert other != HEAD + GOOD
-        assert self.of(tmp_path, other) == said
-        assert self.of(tmp_path, other.replace('    """Both ways."""\n', "")) == said
+        assert self.of(tmp_path, other) == message
+        assert self.of(tmp_path, other.replace('    """Both ways."""\n', "")) == message
 
     @pytest.mark.parametrize(
         ("old", "new"),
@@ -125,16 +125,16 @@ class TestFingerprint:
     )
     def test_notices_code(self, tmp_path, old, new):
         assert old in HEAD + GOOD
-        said = self.of(tmp_path, HEAD + GOOD)
-        assert self.of(tmp_path, (HEAD + GOOD).replace(old, new)) != said
+        message = self.of(tmp_path, HEAD + GOOD)
+        assert self.of(tmp_path, (HEAD + GOOD).replace(old, new)) != message
 
 
 class TestFile:
     def test_missing_file_names_the_nearest(self, tmp_path):
         write(tmp_path, HEAD + GOOD, "pruning.py")
-        said = refusal(tmp_path / "prunning.py")
-        assert "does not exist" in said
-        assert f"did you mean '{tmp_path / 'pruning.py'}'" in said
+        message = refusal(tmp_path / "prunning.py")
+        assert "does not exist" in message
+        assert f"did you mean '{tmp_path / 'pruning.py'}'" in message
 
     def test_missing_file_in_an_empty_folder(self, tmp_path):
         assert "no .py files" in refusal(tmp_path / "nowhere" / "probe.py")
@@ -170,8 +170,8 @@ class TestFile:
 
     @pytest.mark.parametrize(("value", "kind"), [("None", "NoneType"), ("{'lr': 1}", "dict")])
     def test_returning_no_experiment(self, tmp_path, value, kind):
-        said = refusal(write(tmp_path, returns(value)))
-        assert f"returned {kind}, not an Experiment" in said
+        message = refusal(write(tmp_path, returns(value)))
+        assert f"returned {kind}, not an Experiment" in message
 
 
 class TestFields:
@@ -214,8 +214,8 @@ class TestFields:
             "        return replace(base, prune=Prune(frequency=0))\n"
             "    return base\n",
         )
-        said = refusal(path)
-        assert said.startswith(f"{path}:{LINES + 4}: frequency is 0")
+        message = refusal(path)
+        assert message.startswith(f"{path}:{LINES + 4}: frequency is 0")
 
     def test_overrides_that_do_not_fit_are_found(self, tmp_path):
         path = write(tmp_path, HEAD + GOOD)
@@ -231,8 +231,8 @@ class TestNames:
         return refusal(write(folder, text))
 
     def test_unknown_objective_names_the_nearest(self, tmp_path):
-        said = self.objectives(tmp_path, '{"acuracy": "max"}')
-        assert "a run reports no objective 'acuracy'; did you mean 'accuracy'?" in said
+        message = self.objectives(tmp_path, '{"acuracy": "max"}')
+        assert "a run reports no objective 'acuracy'; did you mean 'accuracy'?" in message
 
     def test_an_objective_that_is_no_number(self, tmp_path):
         assert "'precision_used'" in self.objectives(tmp_path, '{"precision_used": "max"}')
@@ -246,12 +246,12 @@ class TestNames:
         ],
     )
     def test_an_objective_of_the_test_split(self, tmp_path, objective, other):
-        said = self.objectives(tmp_path, f'{{"{objective}": "max"}}')
-        assert f"by the test split; take {other!r}" in said
+        message = self.objectives(tmp_path, f'{{"{objective}": "max"}}')
+        assert f"by the test split; take {other!r}" in message
 
     def test_bad_direction(self, tmp_path):
-        said = self.objectives(tmp_path, '{"accuracy": "maximum"}')
-        assert "objective 'accuracy' is 'maximum', not \"max\"/\"min\"" in said
+        message = self.objectives(tmp_path, '{"accuracy": "maximum"}')
+        assert "objective 'accuracy' is 'maximum', not \"max\"/\"min\"" in message
 
     @pytest.mark.parametrize("value", ["{}", '["accuracy"]', '"accuracy"', "3"])
     def test_objectives_that_are_none(self, tmp_path, value):
@@ -259,20 +259,22 @@ class TestNames:
 
     @pytest.mark.parametrize("value", ["{'dense': True}", "[0.5]", "3"])
     def test_enqueue_that_is_no_list_of_parameters(self, tmp_path, value):
-        said = refusal(write(tmp_path, f"{HEAD}enqueue = {value}\n{GOOD}"))
-        assert "enqueue is a list of parameters" in said
+        message = refusal(write(tmp_path, f"{HEAD}enqueue = {value}\n{GOOD}"))
+        assert "enqueue is a list of parameters" in message
 
     def test_enqueue_of_a_parameter_that_nobody_suggests(self, tmp_path):
-        said = refusal(write(tmp_path, f"{HEAD}enqueue = [{{'sparsty': 0.5}}]\n{GOOD}"))
-        assert "enqueue sets 'sparsty', which is never suggested; did you mean 'sparsity'?" in said
+        message = refusal(write(tmp_path, f"{HEAD}enqueue = [{{'sparsty': 0.5}}]\n{GOOD}"))
+        assert (
+            "enqueue sets 'sparsty', which is never suggested; did you mean 'sparsity'?" in message
+        )
 
     def test_unknown_model_names_the_nearest(self, tmp_path):
-        said = refusal(write(tmp_path, returns("replace(base, model='resnet_20')")))
-        assert "no model 'resnet_20'; did you mean 'resnet20'?" in said
+        message = refusal(write(tmp_path, returns("replace(base, model='resnet_20')")))
+        assert "no model 'resnet_20'; did you mean 'resnet20'?" in message
 
     def test_unknown_family_names_the_nearest(self, tmp_path):
-        said = refusal(write(tmp_path, returns("replace(base, family='prunning')")))
-        assert "no family 'prunning'; did you mean 'pruning'?" in said
+        message = refusal(write(tmp_path, returns("replace(base, family='prunning')")))
+        assert "no family 'prunning'; did you mean 'pruning'?" in message
 
     def test_mixed_families(self, tmp_path):
         text = returns("replace(base, family=trial.suggest_categorical('f', ['pruning', 'other']))")

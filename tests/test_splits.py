@@ -63,9 +63,9 @@ class TestSplits:
         generator = np.random.default_rng(0)
         digests = generator.integers(0, 60, 400).astype(np.uint64)
         labels = generator.integers(0, 3, 400)
-        found = split_rows({"train"}, digests, labels)
-        assert sorted(np.concatenate(list(found.values()))) == list(range(400))
-        kinds = [set(digests[found[name]]) for name in ("train", "validation", "test")]
+        actual = split_rows({"train"}, digests, labels)
+        assert sorted(np.concatenate(list(actual.values()))) == list(range(400))
+        kinds = [set(digests[actual[name]]) for name in ("train", "validation", "test")]
         assert sum(map(len, kinds)) == len(set(digests)) == len(set().union(*kinds))
 
     def test_a_subset_has_the_classes_in_their_shares(self, load, tmp_path):

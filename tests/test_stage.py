@@ -242,10 +242,10 @@ def test_balanced_cuts_divide_the_time(small):
 def test_forms_are_those_of_the_blocks_outputs():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = forms(blocks(model), 8, 5, torch.float32)
-    assert [form.shape for form in found] == [(5, 4, 6, 6), (5, 4, 6, 6), (5, 144), (5, 10)]
-    assert found[0].wire_shape == (5, 6, 6, 4)
-    assert message_bytes(found[0], 32) == 5 * 144 * 4
+    actual = forms(blocks(model), 8, 5, torch.float32)
+    assert [form.shape for form in actual] == [(5, 4, 6, 6), (5, 4, 6, 6), (5, 144), (5, 10)]
+    assert actual[0].wire_shape == (5, 6, 6, 4)
+    assert message_bytes(actual[0], 32) == 5 * 144 * 4
     assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
     assert isinstance(Boundary(Pair({}, 0), Form((1, 2), torch.float32), 32, None), Boundary)
     assert names(model, blocks(model)[1:2])["0.weight"] == "1.weight"

@@ -21,8 +21,8 @@ from raybench.results.store import Store
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The tables' files. Opening anew may rewrite nothing of a sweep that it refuses."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path): path.read_bytes() for path in found}
+    actual = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): path.read_bytes() for path in actual}
 
 
 def log_of(folder: Path) -> Path:

@@ -34,12 +34,12 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def alone(folders) -> dict[str, Any]:
-    found = {
+    actual = {
         "parity": measured(folders["alone"], None, shift=0),
         "fit": fitted(folders["alone"], None, "ddp"),
     }
     dist.destroy_process_group()  # of one, that offloading wants
-    return found
+    return actual
 
 
 @pytest.fixture(scope="module")

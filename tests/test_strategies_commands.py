@@ -62,10 +62,10 @@ class TestRefusals:
         if torch.cuda.is_available() and "fp16" in flags:
             pytest.skip("a GPU has fp16")
         assert trained(*flags) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("raybench.train: ")
-        assert said.count("\n") == 1
-        assert words in said
+        error_output = capsys.readouterr().err
+        assert error_output.startswith("raybench.train: ")
+        assert error_output.count("\n") == 1
+        assert words in error_output
 
     @pytest.mark.workers
     def test_more_workers_than_resources_are_refused_at_once(self):
@@ -95,9 +95,9 @@ class TestCheckpoint:
         state = str(tmp_path / "state.pt")
         assert trained("--checkpoint", state) == 0
         assert trained("--checkpoint", state, "--strategy", "zero3") == 0
-        said = capsys.readouterr().out
-        assert said.count("epoch 1/2") == 1
-        assert said.count("epoch 2/2") == 2
+        output = capsys.readouterr().out
+        assert output.count("epoch 1/2") == 1
+        assert output.count("epoch 2/2") == 2
         rows = read(tmp_path / "strategies-runs").trials
         assert rows["loss"][0] == rows["loss"][1]
         assert rows["parallel.strategy"].tolist() == ["ddp", "zero3"]

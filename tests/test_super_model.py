@@ -114,21 +114,21 @@ class TestSpaces:
             monkeypatch.delenv(variable, raising=False)
         space = load(SPACES / "super_model.py", Overrides())
         assert list(space.objectives) == ["accuracy", "model_bytes", "latency_ms"]
-        found = space.examples
-        assert {e.model for e in found} == {"resnet20", "resnet20x2"}
-        assert {e.quantize and e.quantize.bits for e in found} == {None, 2, 3, 4, 6, 8}
-        assert {e.prune and e.prune.schedule for e in found} == {None, "polynomial", "constant"}
-        assert {(e.recipe.mixup > 0, e.recipe.cutout > 0) for e in found} == {
+        examples = space.examples
+        assert {e.model for e in examples} == {"resnet20", "resnet20x2"}
+        assert {e.quantize and e.quantize.bits for e in examples} == {None, 2, 3, 4, 6, 8}
+        assert {e.prune and e.prune.schedule for e in examples} == {None, "polynomial", "constant"}
+        assert {(e.recipe.mixup > 0, e.recipe.cutout > 0) for e in examples} == {
             (mixup, cutout) for mixup in (False, True) for cutout in (False, True)
         }
-        assert {e.distill for e in found} == {None}
+        assert {e.distill for e in examples} == {None}
 
     def test_a_teacher_adds_distillation(self, few, tmp_path, monkeypatch):
         path = tmp_path / "teacher.safetensors"
         artefact.save(build("resnet20", classes=10, image_size=8), few, 10, path)
         monkeypatch.setenv("RAYBENCH_TEACHER", str(path))
-        found = load(SPACES / "super_model.py", Overrides()).examples
-        assert {e.distill and e.distill.teacher for e in found} == {None, str(path)}
+        examples = load(SPACES / "super_model.py", Overrides()).examples
+        assert {e.distill and e.distill.teacher for e in examples} == {None, str(path)}
 
     def test_with_a_start_every_trial_goes_on_from_it(self, few, tmp_path, monkeypatch):
         path = tmp_path / "start.safetensors"
@@ -147,27 +147,27 @@ class TestSpaces:
 
     def test_quantization_is_trained_for_or_made_afterwards(self):
         examples = load(SPACES / "quantization.py", Overrides()).examples
-        found = [e.quantize for e in examples if e.quantize]
-        assert {q.begin == 1.0 for q in found} == {True, False}
-        assert {q.bits for q in found if not q.budget_bytes} == set(range(2, 9))
-        assert {q.activation_bits for q in found} == {32, 8, 4}
-        smallest = min(q.budget_bytes for q in found if q.budget_bytes)
+        actual = [e.quantize for e in examples if e.quantize]
+        assert {q.begin == 1.0 for q in actual} == {True, False}
+        assert {q.bits for q in actual if not q.budget_bytes} == set(range(2, 9))
+        assert {q.activation_bits for q in actual} == {32, 8, 4}
+        smallest = min(q.budget_bytes for q in actual if q.budget_bytes)
         model = build("resnet20", classes=10, image_size=32)
         Quantize(budget_bytes=smallest).reshape(model)  # it can be met
 
     def test_pruning_grows_the_bits(self):
-        found = [
+        actual = [
             e.quantize and e.quantize.bits
             for e in load(SPACES / "pruning.py", Overrides()).examples
         ]
-        assert set(found) == {None, 8, 4}
+        assert set(actual) == {None, 8, 4}
 
     def test_the_ladder_is_the_references_table(self):
         """Each of its rows has three seeds, and is one of the table's."""
         table = planned_table("super_model_ladder.py", trials=30)
         assert table["trials"].tolist() == [3] * 10
-        found = table[table["reference: accuracy"] != ""]
-        told = zip(found["model"], found["kind"], found["sparsity"], strict=True)
+        actual = table[table["reference: accuracy"] != ""]
+        told = zip(actual["model"], actual["kind"], actual["sparsity"], strict=True)
         assert set(told) == {(m, kind, f"{100 * band:g} %") for m, kind, band in REFERENCE}
         assert (table.loc[table["kind"] == "super model", "bits"] == "8").all()
 

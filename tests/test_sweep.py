@@ -50,10 +50,10 @@ class TestCounts:
         assert sweep.ask() is None
         sweep.close()
 
-        found = rows(tmp_path / "s")
-        assert sorted(found) == sorted(task.number for task in given)
-        assert len(found) == len({row["key"] for row in found.values()}) == 14
-        counts = Counter(row["status"] for row in found.values())
+        trial_rows = rows(tmp_path / "s")
+        assert sorted(trial_rows) == sorted(task.number for task in given)
+        assert len(trial_rows) == len({row["key"] for row in trial_rows.values()}) == 14
+        counts = Counter(row["status"] for row in trial_rows.values())
         assert counts["COMPLETE"] >= 1
         assert counts["PRUNED"] >= 1
         assert counts["COMPLETE"] + counts["PRUNED"] == 14
@@ -81,12 +81,12 @@ class TestCounts:
         sweep.close()
         epochs = pd.read_parquet(tmp_path / "s" / "epochs")
         for number, row in rows(tmp_path / "s").items():
-            own = epochs[epochs["number"] == number]
-            assert own["epoch"].tolist() == list(range(1, int(row["epoch"]) + 1))
+            its_epochs = epochs[epochs["number"] == number]
+            assert its_epochs["epoch"].tolist() == list(range(1, int(row["epoch"]) + 1))
             assert row["epoch"] == EPOCHS or row["status"] == "PRUNED"
             last = metrics(given[number], int(row["epoch"]))
             assert {name: row[name] for name in last} == last
-            assert own["accuracy"].iloc[-1] == last["accuracy"]
+            assert its_epochs["accuracy"].iloc[-1] == last["accuracy"]
 
     @pytest.mark.parametrize("evidence", [0, 5])
     def test_who_is_stopped_before_enough_trials_are_complete(self, load, tmp_path, evidence):
@@ -124,8 +124,8 @@ class TestOutcomes:
     @pytest.mark.parametrize("objectives", [ONE, TWO], ids=["one", "two"])
     def test_an_objective_that_is_no_number_is_a_failure(self, load, tmp_path, objectives, value):
         def outcome(task: Task, epoch: int) -> dict[str, Any]:
-            found = metrics(task, epoch)
-            return found | {"accuracy": value} if task.number == 1 and epoch == EPOCHS else found
+            actual = metrics(task, epoch)
+            return actual | {"accuracy": value} if task.number == 1 and epoch == EPOCHS else actual
 
         space = load(objectives, CONDITIONAL)
         sweep = Sweep(
@@ -148,9 +148,9 @@ class TestOutcomes:
         sweep.finish(task.number, "FAILED", "diverged")
         drive(sweep)
         sweep.close()
-        found = rows(tmp_path / "s")
-        assert (found[0]["status"], found[0]["stop_reason"]) == ("FAILED", "diverged")
-        assert len(found) == 3
+        trial_rows = rows(tmp_path / "s")
+        assert (trial_rows[0]["status"], trial_rows[0]["stop_reason"]) == ("FAILED", "diverged")
+        assert len(trial_rows) == 3
         assert told(tmp_path / "s")[0].state == TrialState.FAIL
         assert told(tmp_path / "s")[0].user_attrs["stop_reason"] == "diverged"
 

@@ -34,16 +34,16 @@ def _eager_snapshots(monkeypatch):
 
 def assert_sound(folder: Path, sweep_trials: int, objectives: dict[str, str]) -> None:
     """Every trial once, ended, and known to the study; every epoch once."""
-    found = rows(folder)
-    assert len(found) == sweep_trials
-    assert len({row["key"] for row in found.values()}) == sweep_trials
-    assert all(row["status"] in FINISHED for row in found.values())
+    trial_rows = rows(folder)
+    assert len(trial_rows) == sweep_trials
+    assert len({row["key"] for row in trial_rows.values()}) == sweep_trials
+    assert all(row["status"] in FINISHED for row in trial_rows.values())
     assert_study_agrees(folder, objectives)
     epochs = pd.read_parquet(folder / "epochs")
     assert not epochs.duplicated(["number", "epoch"]).any()
-    for number, row in found.items():
-        own = epochs[epochs["number"] == number]
-        assert own["epoch"].tolist() == list(range(1, int(row["epoch"]) + 1))
+    for number, row in trial_rows.items():
+        its_epochs = epochs[epochs["number"] == number]
+        assert its_epochs["epoch"].tolist() == list(range(1, int(row["epoch"]) + 1))
 
 
 def sweep_of_six(space: Space, folder: Path) -> None:
@@ -129,11 +129,11 @@ class TestProcesses:
         again = {task.number for task in drive(sweep)}
         sweep.close()
         assert_sound(folder, 6, space.objectives)
-        found = rows(folder)
+        trial_rows = rows(folder)
         for number, row in before.items():
-            assert found[number]["params"] == row["params"]
-            assert found[number]["key"] == row["key"]
+            assert trial_rows[number]["params"] == row["params"]
+            assert trial_rows[number]["key"] == row["key"]
             if row["status"] in FINISHED:
                 assert number not in again
-                assert found[number]["status"] == row["status"]
-                assert found[number]["accuracy"] == row["accuracy"]
+                assert trial_rows[number]["status"] == row["status"]
+                assert trial_rows[number]["accuracy"] == row["accuracy"]

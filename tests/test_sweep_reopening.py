@@ -85,14 +85,14 @@ class TestReopening:
             second.finish(task.number, "FAILED", "enough of it")
         drive(second)
         second.close()
-        found = rows(tmp_path / "s")
-        assert len(found) == 6
-        assert all(row["status"] in FINISHED for row in found.values())
+        trial_rows = rows(tmp_path / "s")
+        assert len(trial_rows) == 6
+        assert all(row["status"] in FINISHED for row in trial_rows.values())
         for number, row in running.items():
-            assert found[number]["params"] == row["params"]
-            assert found[number]["stop_reason"] == "enough of it"
+            assert trial_rows[number]["params"] == row["params"]
+            assert trial_rows[number]["stop_reason"] == "enough of it"
         for number, row in ended.items():
-            assert found[number]["status"] == row["status"]
+            assert trial_rows[number]["status"] == row["status"]
         assert_study_agrees(tmp_path / "s", space.objectives)
 
     def test_rungs_are_rebuilt_from_the_rows(self, load, tmp_path):
@@ -148,8 +148,8 @@ class TestReopening:
         second = Sweep(tmp_path / "s", space, trials=2, overrides=PLAIN)
         drive(second)
         second.close()
-        found = rows(tmp_path / "s")
-        assert [json.loads(found[number]["params"]) for number in (0, 1)] == wanted
+        trial_rows = rows(tmp_path / "s")
+        assert [json.loads(trial_rows[number]["params"]) for number in (0, 1)] == wanted
 
     def test_a_kill_between_the_end_and_its_files_leaves_none(self, load, tmp_path):
         first = Sweep(tmp_path / "s", load(ONE, CONDITIONAL), trials=3, overrides=PLAIN)

@@ -52,8 +52,8 @@ class TestSuggestions:
             return [row["params"] for row in rows(tmp_path / folder).values()]
 
         def worse(task: Task, epoch: int) -> dict[str, Any]:
-            found = metrics(task, epoch)
-            return {**found, "accuracy": 1 - found["accuracy"]}
+            actual = metrics(task, epoch)
+            return {**actual, "accuracy": 1 - actual["accuracy"]}
 
         assert suggested("a", "random", metrics) == suggested("b", "random", worse)
         assert suggested("c", "tpe", metrics) != suggested("d", "tpe", worse)
@@ -64,8 +64,12 @@ class TestSuggestions:
         assert sweep.proposals.exhausted
         assert sweep.unfinished == 0
         sweep.close()
-        found = rows(tmp_path / "s")
-        assert len(found) == len({(row["model"], row["seed"]) for row in found.values()}) == 4
+        trial_rows = rows(tmp_path / "s")
+        assert (
+            len(trial_rows)
+            == len({(row["model"], row["seed"]) for row in trial_rows.values()})
+            == 4
+        )
         assert_study_agrees(tmp_path / "s", {"accuracy": "max"})
 
     def test_enqueued_come_first_and_once(self, load, tmp_path):
@@ -77,10 +81,10 @@ class TestSuggestions:
         second = Sweep(tmp_path / "s", space, trials=4, overrides=PLAIN)
         drive(second)
         second.close()
-        found = [json.loads(row["params"]) for _, row in sorted(rows(tmp_path / "s").items())]
-        assert found[:2] == wanted
-        assert len(found) == 4
-        assert not [params for params in found[2:] if params in wanted]
+        actual = [json.loads(row["params"]) for _, row in sorted(rows(tmp_path / "s").items())]
+        assert actual[:2] == wanted
+        assert len(actual) == 4
+        assert not [params for params in actual[2:] if params in wanted]
         assert len(journal(tmp_path / "s")) == 4
 
     def test_what_enqueue_leaves_open_is_drawn_anew_each_time(self, load, tmp_path):

@@ -20,13 +20,13 @@ from raybench.techniques.switch import Mixture, Switch
 
 def gradients(y: Tensor, direction: Tensor, x: Tensor, mixture: Mixture) -> dict[str, Tensor]:
     names = ["x", *(name for name, _ in mixture.named_parameters())]
-    found = torch.autograd.grad(
+    actual = torch.autograd.grad(
         (y.float() * direction).sum(),
         [x, *mixture.parameters()],
         allow_unused=True,
         materialize_grads=True,
     )
-    return dict(zip(names, found, strict=True))
+    return dict(zip(names, actual, strict=True))
 
 
 @st.composite
@@ -57,9 +57,9 @@ class TestAgainstTheReference:
         assert y.dtype == torch.float32
         assert_close(y, wanted, 1e-5)
         direction = torch.randn_like(x)
-        found = gradients(y, direction, x, mixture)
+        actual = gradients(y, direction, x, mixture)
         for name, gradient in gradients(wanted, direction, x, mixture).items():
-            assert_close(found[name], gradient, 1e-5, name)
+            assert_close(actual[name], gradient, 1e-5, name)
 
     @settings(max_examples=25)
     @given(cases())
@@ -75,15 +75,15 @@ class TestAgainstTheReference:
         z = torch.stack([row.exp().sum().log() ** 2 for row in mixture.router(rows)]).mean()
         for weights in ((1.0, 0.0), (0.0, 1.0), (0.25, 0.125)):
             technique = replace(chosen, balance_loss=weights[0], z_loss=weights[1])
-            found, wanted = (
+            actual, wanted = (
                 technique.penalty(mixture, UNSEEN, {}),
                 weights[0] * balance + weights[1] * z,
             )
-            assert_close(found, wanted, 1e-5)
+            assert_close(actual, wanted, 1e-5)
             for name, tensor in {"x": x, "router": mixture.router.weight}.items():
                 one, other = (
                     torch.autograd.grad(loss, tensor, retain_graph=True)[0]
-                    for loss in (found, wanted)
+                    for loss in (actual, wanted)
                 )
                 assert_close(one, other, 1e-4, name)
 

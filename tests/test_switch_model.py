@@ -35,8 +35,8 @@ class TestPlacement:
         model = build("vit32x4", classes=10, image_size=8)
         dense = {name: p for name, p in model.named_parameters() if ".mlp." not in name}
         Switch(experts=3, blocks=blocks).reshape(model)
-        found = [i for i, block in enumerate(model.blocks) if isinstance(block.mlp, Mixture)]
-        assert found == replaced
+        actual = [i for i, block in enumerate(model.blocks) if isinstance(block.mlp, Mixture)]
+        assert actual == replaced
         assert [len(mixture.experts) for mixture in mixtures(model)] == [3] * len(replaced)
         now = dict(model.named_parameters())
         assert all(now[name] is parameter for name, parameter in dense.items())
@@ -110,9 +110,9 @@ class TestCosts:
         kinds = {id(p): "decayed" for p in decayed["params"]}
         kinds |= {id(p): "rest" for p in rest["params"]}
         mixture = model.blocks[0].mlp
-        found = {name: kinds[id(p)] for name, p in mixture.named_parameters()}
+        actual = {name: kinds[id(p)] for name, p in mixture.named_parameters()}
         assert mixture.experts.bias1.ndim == 2
-        assert {name for name, kind in found.items() if kind == "rest"} == {
+        assert {name for name, kind in actual.items() if kind == "rest"} == {
             *("experts.bias1", "experts.bias2", "shared.fc1.bias", "shared.fc2.bias")
         }
-        assert found["experts.weight1"] == found["router.weight"] == "decayed"
+        assert actual["experts.weight1"] == actual["router.weight"] == "decayed"

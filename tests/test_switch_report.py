@@ -79,8 +79,8 @@ class TestTable:
         assert table["parameters"].tolist() == [1000, 1008, 1032, 1064]
 
     def test_highest_is_the_best_seeds_and_its_epoch(self, written):
-        found = family_table(written())["highest, % (epoch)"].tolist()
-        assert found == ["72.00 (3)", "40.00 (3)", "80.00 (3)", "60.10 (3)"]
+        actual = family_table(written())["highest, % (epoch)"].tolist()
+        assert actual == ["72.00 (3)", "40.00 (3)", "80.00 (3)", "60.10 (3)"]
 
     def test_first_epoch_above_the_threshold(self, written):
         """Above, and not at it; the first seed that gets there counts, in any order."""
@@ -143,20 +143,20 @@ class TestReportCommand:
         page = memory_path / "page.html"
         options = report.Report(folders=(memory_path,), threshold=0.1, wide=True, html=page)
         assert report.run(options) == 0
-        said = capsys.readouterr()
-        assert said.err == ""
-        assert "8 trials, 6 complete" in said.out
-        assert "switch_vit: the family's table" in said.out
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        assert "8 trials, 6 complete" in printed.out
+        assert "switch_vit: the family's table" in printed.out
         for expected in ("switch-vit300", "> 10 %", "72.00 (3)", "81.36 (345)"):
-            assert expected in said.out
+            assert expected in printed.out
         assert "<td class=t>switch-vit300<" in page.read_text()
         assert "<th>epoch &gt; 10 %</th>" in page.read_text()
 
     def test_a_folder_without_results_is_one_line_and_exit_2(self, tmp_path, capsys):
         assert report.run(report.Report(folders=(tmp_path,))) == 2
-        said = capsys.readouterr()
-        assert said.err.count("\n") == 1
-        assert "holds no results" in said.err
+        printed = capsys.readouterr()
+        assert printed.err.count("\n") == 1
+        assert "holds no results" in printed.err
 
 
 class TestSpace:
@@ -192,9 +192,9 @@ class TestTrainCommand:
         flags = ["--switch.experts", "4", "--switch.blocks", "1", "--switch.upcycle"]
         flags += ["--switch.capacity-factor", "1.0", "--start-from", str(dense)]
         assert trained(*flags, "--store", str(sparse)) == 0
-        said = capsys.readouterr().out
-        assert said.count("epoch 2/2") == 2
-        assert "dropped_share" in said
+        output = capsys.readouterr().out
+        assert output.count("epoch 2/2") == 2
+        assert "dropped_share" in output
 
         folder = tmp_path / "switch_vit-runs"
         results = read(folder)
@@ -214,9 +214,9 @@ class TestTrainCommand:
         assert len(list(mixtures(artefact.load(sparse)))) == 1
 
         assert report.run(report.Report(folders=(folder,), threshold=0.0)) == 0
-        said = capsys.readouterr().out
-        assert "switch-vit32x2" in said
-        assert "2 trials, 2 complete" in said
+        output = capsys.readouterr().out
+        assert "switch-vit32x2" in output
+        assert "2 trials, 2 complete" in output
 
     @pytest.mark.parametrize(
         ("flags", "words"),
@@ -228,10 +228,10 @@ class TestTrainCommand:
     )
     def test_what_cannot_be_is_one_line_and_exit_2(self, trained, capsys, flags, words):
         assert trained(*flags) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("raybench.train: ")
-        assert words in said
-        assert said.count("\n") == 1
+        error_output = capsys.readouterr().err
+        assert error_output.startswith("raybench.train: ")
+        assert words in error_output
+        assert error_output.count("\n") == 1
 
     @pytest.mark.parametrize(
         ("flag", "value", "words"),

@@ -128,9 +128,9 @@ class TestRouting:
             taken[expert] += 1
             wanted.append(taken[expert] <= capacity)
         assigned = torch.tensor(experts, dtype=torch.long)
-        found = first_come(assigned, experts=7, capacity=capacity)
-        assert found.dtype == torch.bool
-        assert found.tolist() == wanted
+        actual = first_come(assigned, experts=7, capacity=capacity)
+        assert actual.dtype == torch.bool
+        assert actual.tolist() == wanted
 
     @given(
         st.integers(1, 9).flatmap(

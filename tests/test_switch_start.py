@@ -137,8 +137,8 @@ class TestStartFromIsRefused:
         return str(error.value)
 
     def test_a_missing_file(self, tmp_path):
-        said = self.refused(tiny(start_from=str(tmp_path / "nowhere.safetensors")))
-        assert "there is no file" in said
+        message = self.refused(tiny(start_from=str(tmp_path / "nowhere.safetensors")))
+        assert "there is no file" in message
 
     def test_a_folder(self, tmp_path):
         assert "is a folder" in self.refused(tiny(start_from=str(tmp_path)))
@@ -146,8 +146,8 @@ class TestStartFromIsRefused:
     @pytest.mark.parametrize("content", [b"", b"not a model", b"\x02\0\0\0\0\0\0\0{}"])
     def test_a_file_of_another_kind(self, tmp_path, content):
         (tmp_path / "m").write_bytes(content)
-        said = self.refused(tiny(start_from=str(tmp_path / "m")))
-        assert "holds no trained model" in said
+        message = self.refused(tiny(start_from=str(tmp_path / "m")))
+        assert "holds no trained model" in message
 
     @pytest.mark.parametrize(
         ("model", "switch", "differs"),
@@ -164,13 +164,13 @@ class TestStartFromIsRefused:
             switch.reshape(other)
         experiment = tiny(model=model, switch=switch)
         artefact.save(other, experiment, 10, tmp_path / "m")
-        said = self.refused(tiny(start_from=str(tmp_path / "m")))
-        assert "is another model" in said
-        assert f"they differ in {differs}" in said
+        message = self.refused(tiny(start_from=str(tmp_path / "m")))
+        assert "is another model" in message
+        assert f"they differ in {differs}" in message
 
     def test_the_same_model_of_other_classes(self, tmp_path):
         other = build("vit32x2", classes=100, image_size=8)
         artefact.save(other, tiny(), 100, tmp_path / "m")
-        said = self.refused(tiny(start_from=str(tmp_path / "m")))
-        assert "is another model" in said
-        assert "head." in said
+        message = self.refused(tiny(start_from=str(tmp_path / "m")))
+        assert "is another model" in message
+        assert "head." in message

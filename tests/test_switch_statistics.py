@@ -20,29 +20,31 @@ class TestStatistics:
     def test_known_routing_gives_known_figures(self):
         mixture = steered(replace(PLAIN, capacity_factor=1.0))
         mixture(sent_to([0, 0, 0, 1]))
-        found = mixture.statistics()
-        assert found["load_cv"] == pytest.approx(torch.tensor([3.0, 1, 0, 0]).std(correction=0))
-        assert found["dead_experts"] == 2
-        assert found["dropped_share"] == pytest.approx(0.5)
-        assert found["router_entropy"] == pytest.approx(0.0, abs=1e-6)
-        assert found["balance_loss"] == pytest.approx(4 * (0.75**2 + 0.25**2))
-        assert found["z_loss"] == pytest.approx(40.0**2)
+        statistics = mixture.statistics()
+        assert statistics["load_cv"] == pytest.approx(
+            torch.tensor([3.0, 1, 0, 0]).std(correction=0)
+        )
+        assert statistics["dead_experts"] == 2
+        assert statistics["dropped_share"] == pytest.approx(0.5)
+        assert statistics["router_entropy"] == pytest.approx(0.0, abs=1e-6)
+        assert statistics["balance_loss"] == pytest.approx(4 * (0.75**2 + 0.25**2))
+        assert statistics["z_loss"] == pytest.approx(40.0**2)
 
     def test_an_even_load_is_balanced(self):
         mixture = steered(PLAIN)
         mixture(sent_to([0, 1, 2, 3] * 3))
-        found = mixture.statistics()
-        assert found["load_cv"] == pytest.approx(0.0, abs=1e-6)
-        assert found["balance_loss"] == pytest.approx(1.0)
-        assert found["dead_experts"] == found["dropped_share"] == 0
+        statistics = mixture.statistics()
+        assert statistics["load_cv"] == pytest.approx(0.0, abs=1e-6)
+        assert statistics["balance_loss"] == pytest.approx(1.0)
+        assert statistics["dead_experts"] == statistics["dropped_share"] == 0
 
     def test_one_expert_with_everything_has_a_balance_loss_of_all_experts(self):
         mixture = steered(PLAIN)
         mixture(sent_to([1] * 6))
-        found = mixture.statistics()
-        assert found["balance_loss"] == pytest.approx(4.0)
-        assert found["load_cv"] == pytest.approx(math.sqrt(3))
-        assert found["dead_experts"] == 3
+        statistics = mixture.statistics()
+        assert statistics["balance_loss"] == pytest.approx(4.0)
+        assert statistics["load_cv"] == pytest.approx(math.sqrt(3))
+        assert statistics["dead_experts"] == 3
 
     @pytest.mark.parametrize("experts", [1, 2, 7])
     def test_a_router_that_knows_nothing(self, experts):
@@ -50,10 +52,10 @@ class TestStatistics:
         mixture = mixture_of(Mlp(8, 16), replace(PLAIN, experts=experts))
         mixture.router.weight.data.zero_()
         mixture(torch.randn(10, 8))
-        found = mixture.statistics()
-        assert found["router_entropy"] == pytest.approx(math.log(experts), abs=1e-6)
-        assert found["balance_loss"] == pytest.approx(1.0)
-        assert found["z_loss"] == pytest.approx(math.log(experts) ** 2, abs=1e-6)
+        statistics = mixture.statistics()
+        assert statistics["router_entropy"] == pytest.approx(math.log(experts), abs=1e-6)
+        assert statistics["balance_loss"] == pytest.approx(1.0)
+        assert statistics["z_loss"] == pytest.approx(math.log(experts) ** 2, abs=1e-6)
 
     def test_dead_is_under_a_hundredth_of_an_even_load(self):
         mixture = steered(PLAIN)
@@ -74,13 +76,15 @@ class TestStatistics:
         mixture(sent_to([0] * 4))
         mixture(sent_to([1] * 12))
         mixture.train()  # it was training already
-        found = mixture.statistics()
-        assert found["balance_loss"] == pytest.approx(4.0)
-        assert found["load_cv"] == pytest.approx(1.0)  # loads of .5 and .5, whatever the tokens
-        assert found["dead_experts"] == 2
+        statistics = mixture.statistics()
+        assert statistics["balance_loss"] == pytest.approx(4.0)
+        assert statistics["load_cv"] == pytest.approx(
+            1.0
+        )  # loads of .5 and .5, whatever the tokens
+        assert statistics["dead_experts"] == 2
         mixture.eval()
         mixture(sent_to([2] * 4))
-        assert mixture.statistics() == found  # evaluation counts for nothing
+        assert mixture.statistics() == statistics  # evaluation counts for nothing
         mixture.train()
         mixture(sent_to([0, 1, 2, 3]))
         assert mixture.statistics()["balance_loss"] == pytest.approx(1.0)
@@ -93,12 +97,12 @@ class TestStatistics:
             steer[:, :4] = 40 * torch.eye(4)
             mixture.router.weight.data = steer
             mixture(sent_to(assigned, 32))
-        found = PLAIN.measure(model, {})
-        assert {name: type(value) for name, value in found.items()} == {
+        measured = PLAIN.measure(model, {})
+        assert {name: type(value) for name, value in measured.items()} == {
             name: column.type for name, column in Switch.columns.items()
         }
-        assert found["dead_experts"] == 3
-        assert found["balance_loss"] == pytest.approx((4 + 1) / 2)
+        assert measured["dead_experts"] == 3
+        assert measured["balance_loss"] == pytest.approx((4 + 1) / 2)
         assert PLAIN.measure(build("vit32x2", classes=10, image_size=8), {}) == {}
 
     def test_the_tally_is_no_part_of_the_stored_model(self):
@@ -117,9 +121,9 @@ class TestPenalty:
         chosen = replace(PLAIN, **{name: 1.0})
         model = self.model(chosen)
         chosen.penalty(model, UNSEEN, {}).backward()
-        found = list(mixtures(model))
-        assert all(mixture.router.weight.grad.any() for mixture in found)
-        assert found[-1].experts.weight1.grad is None  # a penalty is the router's business
+        actual = list(mixtures(model))
+        assert all(mixture.router.weight.grad.any() for mixture in actual)
+        assert actual[-1].experts.weight1.grad is None  # a penalty is the router's business
 
     def test_adds_the_mixtures_up(self):
         chosen = replace(PLAIN, balance_loss=0.5, z_loss=0.25)

@@ -189,11 +189,11 @@ class TestContract:
     def test_measure_gives_finite_columns_of_the_table(self, case, tiny):
         model, memory = trained(case, case.active)
         case.active.evaluated(model, memory)  # as the loop does, before it measures
-        found = case.active.measure(model, memory)
+        measured = case.active.measure(model, memory)
         columns = type(case.active).columns
-        assert found
-        assert set(found) <= set(columns)
-        for name, value in found.items():
+        assert measured
+        assert set(measured) <= set(columns)
+        for name, value in measured.items():
             assert type(value) is columns[name].type
             assert isinstance(value, str) or math.isfinite(value)
 
