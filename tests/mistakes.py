@@ -35,6 +35,8 @@ TUNE = [
     ("--space spaces/good.py --evidence -1", "--evidence is -1"),
     ("--space spaces/good.py --name ../../outside", "--name is '../../outside'"),
     ("--space spaces/good.py --results notes.md", "notes.md is a file"),
+    ("--space spaces/good.py --results s3:/bucket", "write s3://bucket, with two slashes"),
+    ("--space spaces/good.py --results s4://bucket", "no file system is known for s4://"),
     ("--space spaces/good.py --name other", "holds another sweep"),
     ("--space spaces/good.py --keep bst", "--keep is 'bst'; did you mean 'best'?"),
     ("--space spaces/good.py --stopping rung", "--stopping is 'rung'; did you mean 'rungs'?"),
@@ -73,6 +75,7 @@ TRAIN = [
     ("pruning --store empty", "empty is a folder"),
     ("pruning --store notes.md/net.packed", "notes.md is a file"),
     ("pruning --results notes.md", "notes.md is a file"),
+    ("pruning --results s3:/bucket", "write s3://bucket, with two slashes"),
     ("pruning --distill.teacher net.paked", "net.paked; did you mean 'net.packed'?"),
     (
         "pruning --distill.teacher net.packed --image-size 8 --recipe.crop 0 --data photos",

@@ -1,19 +1,19 @@
-"""python -m raybench.bench.s3_writer RESULTS TRIALS SEED: a sweep at an address, to be killed.
+"""A sweep at an address, in a process that is killed.
 
 It needs no Ray: its trials compute nothing, and take some milliseconds each.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import random
-import sys
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 from raybench.bench import trivial_space
+from raybench.results import log
 from raybench.results.remote.place import opened
 from raybench.search import space as spaces
 from raybench.search.overrides import Overrides
@@ -32,8 +32,12 @@ def metrics(task: Task, epoch: int) -> dict[str, Any]:
     return {"accuracy": learned * int(task.experiment.key(), 16) / 16**16, "loss": 1 - learned}
 
 
-def main(results: str, trials: int, seed: int) -> None:
-    """Runs the sweep to its end, or goes on with it; prints a line when it has begun."""
+def main(results: str, trials: int, seed: int, folder: str) -> None:
+    """Runs the sweep to its end, or goes on with it, on a machine whose cache is `folder`.
+
+    When it has begun, the file `begun` there tells how many trials it has found.
+    """
+    os.environ["RAYBENCH_CACHE"] = folder
     space = spaces.load(Path(str(trivial_space.__file__)), Overrides(epochs=EPOCHS))
     # Another machine each time: the lease of the killed writer must become stale.
     with opened(results, NAME, machine=uuid.uuid4().hex, stale_s=STALE_S) as place:
@@ -46,7 +50,7 @@ def main(results: str, trials: int, seed: int) -> None:
             early_stopping=False,
         )
         sweep.store.check, sweep.store.flush = place.check, place.flush
-        print(json.dumps({"begun": sweep.tally.trials}), flush=True)
+        log.replace(Path(folder, "begun"), str(sweep.tally.trials).encode())
         _drive(sweep, random.Random(seed))
         sweep.close()
 
@@ -68,7 +72,3 @@ def _drive(sweep: Sweep, draw: random.Random) -> None:
         else:
             running.append((task, epoch + 1))
         sweep.store.snapshot_if_due()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
