@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -38,13 +39,21 @@ def head(*, dashboard: bool, home: Path | None = None) -> Iterator[Head]:
     Never `ray stop`: it would end every Ray on the machine.
 
     Args:
-        home: of a user who has never run Ray; it is given a token as the docs tell.
+        home: of a user who has never run Ray, and who types the first lines of docs/cluster.md.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_A")}
+    start = ["ray", "start", "--head"]
     if home is not None:
         environment["HOME"] = str(home)
-        _ray(environment, "get-auth-token", "--generate")
-        environment["RAY_AUTH_MODE"] = "token"
+        for line in recipe():
+            words = shlex.split(line, comments=True)
+            if words[0] == "export":
+                environment.update([words[1].split("=")])
+            elif words[:2] == ["ray", "start"]:
+                start = words
+                break
+            else:
+                _ray(environment, *words[1:])
     # The default of 15 starves the workers on a machine that is busy with other tests.
     environment["RAY_worker_niceness"] = "0"
     # A job's `python` is found by the head's PATH.
@@ -55,7 +64,7 @@ def head(*, dashboard: bool, home: Path | None = None) -> Iterator[Head]:
     port, page, agent = _free_port(), _free_port(), _free_port()
     command = [
         str(BIN / "ray"),
-        *("start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
+        *(*start[1:], "--block", "--num-cpus=2", "--disable-usage-stats"),
         f"--port={port}",
         f"--include-dashboard={str(dashboard).lower()}",
         f"--dashboard-port={page}",
@@ -109,6 +118,14 @@ def worker(node: Head, **environment: str) -> Iterator[int]:
     finally:
         _end(process)
         shutil.rmtree(log.parent, ignore_errors=True)
+
+
+def recipe() -> list[str]:
+    """The first lines of commands in docs/cluster.md, up to the start of the head."""
+    page = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text()
+    lines = page.split("```")[1].strip().splitlines()
+    assert any(line.startswith("ray start --head") for line in lines)
+    return lines
 
 
 def _ray(environment: dict[str, str], *arguments: str) -> None:

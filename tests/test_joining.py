@@ -23,7 +23,7 @@ from raybench.hardware.versions import versions
 )
 def test_a_node_with_other_versions_is_refused(told, words, monkeypatch):
     odd = told if isinstance(told, Exception) else {**versions(), **told}
-    nodes = {"10.0.0.1": dict(versions()), "10.0.0.2": odd}
+    nodes = [("10.0.0.2", odd), ("10.0.0.1", dict(versions()))]
     monkeypatch.setattr(joining, "versions_of_nodes", lambda _: nodes)
     with pytest.raises(ValueError, match=r"10\.0\.0\.2") as error:
         joining.require_same_versions()
@@ -34,7 +34,7 @@ def test_a_node_with_other_versions_is_refused(told, words, monkeypatch):
 
 def test_another_build_of_torch_and_other_libraries_of_images_are_fine(monkeypatch):
     built = {**versions(), "torch": versions()["torch"].partition("+")[0] + "+cu130", "timm": "0.1"}
-    monkeypatch.setattr(joining, "versions_of_nodes", lambda _: {"10.0.0.2": built})
+    monkeypatch.setattr(joining, "versions_of_nodes", lambda _: [("10.0.0.2", built)])
     joining.require_same_versions()
 
 

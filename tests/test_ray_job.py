@@ -141,36 +141,41 @@ class Attached:
 
 @pytest.mark.nightly
 def test_a_job_is_left_met_again_stopped_and_resumed(node: Head, tmp_path: Path) -> None:
-    sweep = [*SPACE, "--trials", "12", "--name", "long"]
+    sweep = [*SPACE, "--trials", "3000", "--name", "long"]
     first = Attached(node, *sweep)
-    first.wait_for("trials, ")  # a line of the progress
+    first.wait_for(" running, ")  # a line of the progress
     assert first.end(by=signal.SIGINT) == 130
     assert "detached; raybench-tune-long-1 goes on" in first.lines[-1]
     other = submit(node, *sweep, "--seed", "3")
     assert (other.returncode, "is running with other arguments" in other.stderr) == (2, True)
     running = submit(node, *sweep, "--fetch", str(tmp_path))
     assert running.returncode == 0, running.stderr
-    assert len(pd.read_parquet(tmp_path / "long" / "trials")) >= 1
+    early = pd.read_parquet(tmp_path / "long" / "trials").set_index("number")
+    early = early[early["status"] != "RUNNING"]
     again = Attached(node, *sweep)
     again.wait_for("attached to raybench-tune-long-1")
     stopped = submit(node, *sweep, "--stop")
     assert stopped.returncode == 0, stopped.stderr
     assert again.end() == 130
-    done = submit(node, *sweep)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "raybench-tune-long-2 resumes" in done.stderr
+    assert [line for line in again.lines if "interrupted with" in line]  # it had time to save
+    resumed = Attached(node, *sweep)
+    resumed.wait_for("raybench-tune-long-2 resumes")
+    resumed.wait_for(" running, ")
+    assert submit(node, *sweep, "--stop").returncode == 0
+    assert resumed.end() == 130
     fetched = submit(node, *sweep, "--fetch", str(tmp_path))
     assert fetched.returncode == 0, fetched.stderr
-    trials = pd.read_parquet(tmp_path / "long" / "trials")
-    assert len(trials) == 12
-    assert trials["number"].is_unique
+    trials = pd.read_parquet(tmp_path / "long" / "trials").set_index("number")
+    assert trials.index.is_unique
+    assert len(trials) > len(early)
+    pd.testing.assert_frame_equal(trials.loc[early.index], early, check_dtype=False)
 
 
 @pytest.mark.nightly
 def test_a_lost_head_ends_the_following_with_one_line(tmp_path: Path) -> None:
     with head(dashboard=True, home=tmp_path) as lost:
         following = Attached(lost, *SPACE, "--trials", "200", "--name", "lost")
-        following.wait_for("trials, ")
+        following.wait_for(" running, ")
         lose(lost.pid)
         began = time.monotonic()
         assert following.end() == 130

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from raybench import submit
 from raybench.arguments.paths import IN_A_JOB, settled
 from raybench.cluster.guardian import MARK
 from raybench.cluster.jobs import follow, submission
-from raybench.cluster.jobs.client import connect
+from raybench.cluster.jobs.client import Client, connect
 from raybench.cluster.jobs.submission import Run
 
 SPACE = "--space search_spaces/pruning.py"
@@ -141,6 +143,29 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
         connect("127.0.0.1:9")
     assert "ssh -L" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("wants", "is_open"), [(None, True), ("Bearer secret", False)])
+def test_a_cluster_without_a_token_is_noticed(wants, is_open, tmp_path, monkeypatch):
+    """Also where ~/.netrc holds a password for the host, which requests would send."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given = self.headers.get("Authorization")
+            self.send_response(401 if wants not in (None, given) else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login x password secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = Client.__new__(Client)
+        there._address, there._verify = f"http://127.0.0.1:{server.server_port}", True
+        assert there.open_to_all() is is_open
+        server.shutdown()
 
 
 @dataclass

@@ -55,7 +55,7 @@ def require_same_versions() -> None:
     Raises:
         ValueError: a node runs another Python, Ray, torch or raybench, or cannot import raybench.
     """
-    for node, told in versions_of_nodes(VERSIONS_S).items():
+    for node, told in versions_of_nodes(VERSIONS_S):
         if isinstance(told, Exception):
             raise ValueError(
                 f"raybench cannot be imported on node {node} ({_in_short(told)}): install it "
@@ -74,23 +74,23 @@ def _versions() -> dict[str, str]:
     return dict(versions())
 
 
-def versions_of_nodes(deadline_s: float) -> dict[str, dict[str, str] | Exception]:
-    """Address of every live node -> what it tells; nodes that do not answer are left out."""
+def versions_of_nodes(deadline_s: float) -> list[tuple[str, dict[str, str] | Exception]]:
+    """Address of every live node, and what it tells; nodes that do not answer are left out."""
     asked = {}
     for node in ray.nodes():
         if node["Alive"]:
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[_versions.options(scheduling_strategy=here).remote()] = node["NodeManagerAddress"]
-    told: dict[str, dict[str, str] | Exception] = {}
+    told: list[tuple[str, dict[str, str] | Exception]] = []  # two nodes may share an address
     if not asked:
         return told
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=deadline_s)
     for reference in ready:
         try:
-            told[asked[reference]] = ray.get(reference)
+            told.append((asked[reference], ray.get(reference)))
         except RayError as error:
             if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
-                told[asked[reference]] = error
+                told.append((asked[reference], error))
         # Others are those of a node that goes away, which the sweep survives.
     for reference in asked:
         with contextlib.suppress(Exception):

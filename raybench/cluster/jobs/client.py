@@ -10,6 +10,8 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from raybench.cluster.joining import require_answer
+
 CONNECT_S, ANSWER_S = 10.0, 60.0
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own name; it counts before RAY_ADDRESS
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
@@ -57,6 +59,8 @@ def connect(address: str | None) -> Client:
     if address is not None:
         os.environ[ADDRESS] = address if "://" in address else f"http://{address}"
     where = os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS") or "this machine"
+    if not os.environ.get(ADDRESS) and os.environ.get("RAY_ADDRESS"):
+        require_answer(os.environ["RAY_ADDRESS"])
     try:
         return Client()
     except AuthenticationError as error:
