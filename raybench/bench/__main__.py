@@ -22,6 +22,7 @@ from raybench.training import measure
 
 HIDDEN = {
     "__main__",
+    "cluster_parts",
     "gpu_parts",
     "machines",
     "page",
@@ -53,12 +54,13 @@ class Bench:
       python -m raybench.bench step --json
       python -m raybench.bench step --page docs/performance.md
       python -m raybench.bench gpu --part a --minutes 9
+      python -m raybench.bench cluster --part works --json
       python -m raybench.bench search --scenario lcbench --tasks 3945,7593 --seeds 5
     """
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale, chaos, verdict, speed or gpu; with --page also all."""
+    compress, search, scale, chaos, cluster, verdict, speed or gpu; with --page also all."""
     scenario: str | None = None
     """Of `search`: a folder of curves under $RAYBENCH_YAHPO, on which it is simulated."""
     tasks: str = "all"
@@ -69,8 +71,9 @@ class Bench:
     """Prints a single JSON object on standard output."""
     page: Path | None = None
     """A page of figures, such as docs/performance.md: the bench's block there is printed again."""
-    part: str = "a"
-    """Of the bench gpu: a steps, b accuracy, c references, d compare, e two processes."""
+    part: str | None = None
+    """Of the bench gpu: a steps (the default), b accuracy, c references, d compare, e two
+    processes. Of the bench cluster: works, losses, churn, large, efficiency; all by default."""
     minutes: float = 9.0
     """Of the bench gpu: it begins no subject that would not end in this time."""
 
@@ -113,7 +116,9 @@ def _measured(name: str, options: Bench) -> None:
     torch.set_num_threads(1)
     module = importlib.import_module(f"raybench.bench.{name}")
     if name == "gpu":  # its page is printed from the files of all parts
-        figures = module.measure(options.minutes, options.part, printed=options.page)
+        figures = module.measure(options.minutes, options.part or "a", printed=options.page)
+    elif name == "cluster":
+        figures = module.measure(options.part)
     elif options.scenario is not None:
         module = importlib.import_module("raybench.bench.scenario_search")
         figures = module.measure(options.scenario, options.tasks, options.seeds)
