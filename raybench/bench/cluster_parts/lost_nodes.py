@@ -44,7 +44,7 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
     figures: dict[str, float] = {"lost": 0, "restarted": 0, "node_recover_s": 0}
     draw = random.Random(seed)
     for kind in TITLES:
-        times, lost, again = _killed(kind, kills, draw)
+        times, lost, again = killed(kind, kills, draw)
         figures["lost"] += lost
         figures["restarted"] += again
         middle = median(times or [float("inf")])
@@ -55,7 +55,7 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
     return figures
 
 
-def _killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int, int]:
+def killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int, int]:
     """Seconds until work goes on; trials lost; epochs trained again from the first one."""
     space, more = KINDS[kind]
     times: list[float] = []
