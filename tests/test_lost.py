@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pandas as pd
@@ -24,8 +26,9 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.cluster import trial
+from raybench.cluster import stages, trial, workers
 from raybench.cluster.losses import ActorLostError, every_loss_an_actors
+from raybench.cluster.workers import WorkerGroup
 from raybench.parallel.pipeline.transport import PeerLost
 from raybench.search.sweep import RETRIES, Sweep
 from raybench.training.loop import Diverged
@@ -99,6 +102,67 @@ def test_tune_hears_of_any_loss_as_an_actors():
     assert [trial.lost(error) for error in heard] == [None, "its node was lost"]
     again = pickle.loads(pickle.dumps(heard[0]))
     assert str(again) == str(heard[0])
+
+
+class TestNoRoom:
+    """After the loss of a node the rest may hold too little: that must not block for minutes."""
+
+    def group(self, monkeypatch: pytest.MonkeyPatch, cpus: list[float]) -> WorkerGroup:
+        def resources() -> dict[str, float]:
+            return {"CPU": cpus.pop(0) if len(cpus) > 1 else cpus[0]}
+
+        group: WorkerGroup = object.__new__(WorkerGroup)
+        group.workers, group.gpus = 2, 0.0
+        answers = SimpleNamespace(idle=SimpleNamespace(remote=lambda: None))
+        monkeypatch.setattr(group, "_mailbox", answers, raising=False)
+        alive = SimpleNamespace(is_alive=lambda: True)
+        monkeypatch.setattr(group, "_thread", alive, raising=False)
+        monkeypatch.setattr(workers.ray, "cluster_resources", resources)
+        monkeypatch.setattr(workers.ray, "get", lambda call, timeout: 0)
+        return group
+
+    def test_a_group_waits_for_room_only_briefly(self, monkeypatch):
+        group = self.group(monkeypatch, [1.0])
+        before = time.monotonic()
+        assert not group._wait_until_idle(300.0, 0.1)
+        assert time.monotonic() - before < 5
+
+    def test_it_goes_on_waiting_while_it_fits(self, monkeypatch):
+        group = self.group(monkeypatch, [1.0, 1.0, 2.0])
+        before = time.monotonic()
+        assert not group._wait_until_idle(0.5, 0.1)
+        assert time.monotonic() - before >= 0.5
+
+    @pytest.mark.parametrize(("states", "placed"), [(["RESCHEDULING"] * 3, True), ([], False)])
+    def test_a_lost_stage_waits_for_another_node(self, monkeypatch, states, placed):
+        told = iter([*states, "CREATED"] if placed else [])
+        table = lambda group: {"state": next(told, "RESCHEDULING")}  # noqa: E731
+        monkeypatch.setattr(stages, "placement_group_table", table)
+        monkeypatch.setattr(stages, "ROOM_S", 5.0 if placed else 0.2)
+        pool: stages.Pool = object.__new__(stages.Pool)
+        monkeypatch.setattr(pool, "_group", None, raising=False)
+        assert pool.is_placed() == placed
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"), [(PeerLost("a stage finds no room"), True), (ValueError("no"), False)]
+)
+def test_a_loss_ends_the_actor_with_its_placement_group(error, ends):
+    """Or the next trial would wait for the bundle of the lost node."""
+
+    def broken() -> Iterator[None]:
+        raise error
+        yield
+
+    actor: trial.TrialActor = object.__new__(trial.TrialActor)
+    actor._epochs, actor._started, actor._told = broken(), 0.0, True
+    if not ends:
+        assert "ValueError" in actor.step()["report"]
+        return
+    with pytest.raises(trial.LostError) as raised:
+        actor.step()
+    told = RayTaskError("step", "Traceback of many lines", raised.value).as_instanceof_cause()
+    assert trial.lost(told) == "a stage's process died"
 
 
 class TestSweep:

@@ -23,6 +23,7 @@ from raybench.training import measure
 
 HIDDEN = {
     "__main__",
+    "cluster_parts",
     "gpu_parts",
     "grids",
     "machines",
@@ -57,12 +58,14 @@ class Bench:
       python -m raybench.bench step --json
       python -m raybench.bench step --page docs/performance.md
       python -m raybench.bench gpu --part a --minutes 9
+      python -m raybench.bench cluster --part works --json
       python -m raybench.bench search --scenario lcbench --tasks 3945,7593 --seeds 5
     """
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale, chaos, verdict, speed, s3_lost or gpu; with --page also all."""
+    compress, search, scale, chaos, cluster, verdict, speed, s3_lost, autoscaled or gpu; with --page
+    also all."""
     scenario: str | None = None
     """Of `search`, which is then simulated: a folder of curves under $RAYBENCH_YAHPO, digits or
     cifar10 (recorded grids), or the folder of a sweep."""
@@ -74,9 +77,10 @@ class Bench:
     """Prints a single JSON object on standard output."""
     page: Path | None = None
     """A page of figures, such as docs/performance.md: the bench's block there is printed again."""
-    part: str = "a"
-    """Of the bench gpu: a steps, b accuracy, c references, d compare, e two processes; page prints
-    --page from what was measured."""
+    part: str | None = None
+    """Of the bench gpu: a steps (the default), b accuracy, c references, d compare, e two
+    processes; page prints --page from what was measured. Of the bench cluster: works, losses,
+    churn, large, efficiency; all by default."""
     minutes: float = 9.0
     """Of the bench gpu: it begins no subject that would not end in this time."""
 
@@ -126,7 +130,9 @@ def _measured(name: str, options: Bench) -> None:
     torch.set_num_threads(1)
     module = importlib.import_module(f"raybench.bench.{name}")
     if name == "gpu":  # its page is printed from the files of all parts
-        figures = module.measure(options.minutes, options.part, printed=options.page)
+        figures = module.measure(options.minutes, options.part or "a", printed=options.page)
+    elif name == "cluster":
+        figures = module.measure(options.part)
     elif options.scenario is not None:
         module = importlib.import_module("raybench.bench.scenario_search")
         figures = module.measure(options.scenario, options.tasks, options.seeds)

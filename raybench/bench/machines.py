@@ -7,7 +7,8 @@
                       ╰── own process ids and host name
 
 The machines share nothing that can be written: neither results nor checkpoints. Nothing of the
-host's network changes, and nothing is left when this process ends, however it ends.
+host's network changes, and nothing is left when this process ends, however it ends. The sources and
+the environment must not be below /tmp, which each machine has anew.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ class Machine:
             raise OSError(f"the machine {name} cannot be made: {up.decode().strip()}")
         self.pid = _child(self._outer.pid)
         """Its PID 1, as seen from here."""
+        self.ray: Command
+        """Its `ray start --block`, if it has one."""
 
     def path(self, inside: str | Path) -> Path:
         """A file of the machine, as seen from here."""
@@ -192,7 +195,7 @@ class Machines:
     def __init__(self) -> None:
         self._made = 0
         self.machines: list[Machine] = []
-        self._starting: list[tuple[Machine, Command]] = []
+        self._starting: list[tuple[Machine, list[str]]] = []
 
     def __enter__(self) -> Machines:
         if reason := why_not():
@@ -232,13 +235,15 @@ class Machines:
 
     def ready(self) -> None:
         """Waits until Ray runs on every machine. Raises OSError: it does not start."""
-        end = time.monotonic() + READY_S
-        for machine, command in self._starting:
-            while machine.alive and "Ray runtime started" not in command.log:
-                if command.poll() is not None or time.monotonic() > end:
-                    raise OSError(f"Ray does not start on {machine.name}: {command.log[-2000:]}")
+        starting, self._starting = self._starting, []
+        for machine, command in starting:
+            end = time.monotonic() + READY_S
+            while machine.alive and "Ray runtime started" not in machine.ray.log:
+                if time.monotonic() > end:
+                    raise OSError(f"Ray does not start: {machine.ray.log[-2000:]}")
+                if machine.ray.poll() is not None:  # on a busy machine its own 30 s are too few
+                    machine.ray = machine.start(command, "/tmp/ray.log")
                 time.sleep(0.05)
-        self._starting.clear()
 
     def empty(self) -> Machine:
         """A machine of this network without Ray."""
@@ -271,7 +276,8 @@ class Machines:
             "--disable-usage-stats",
             *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
         ]
-        self._starting.append((machine, machine.start(command, "/tmp/ray.log")))
+        machine.ray = machine.start(command, "/tmp/ray.log")
+        self._starting.append((machine, command))
         return machine
 
     def _switched(self, *command: str) -> None:

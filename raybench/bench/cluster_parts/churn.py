@@ -56,7 +56,6 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
         cluster.ready()
         again = Driven(cluster, waiting_space, len(driven.finished()) + 8, "--keep", "none")
         counts["hangs"] += again.wait(3 * MOVES_S) != 0
-        print(again.log[-500:])
         trials = pd.read_parquet(again.folder / "trials")
         epochs = pd.read_parquet(again.folder / "epochs")
     counts["lost"] += len(rows.keys() - set(trials["number"]))

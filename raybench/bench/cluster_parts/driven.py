@@ -14,8 +14,7 @@ from typing import Any
 
 from raybench.bench.machines import Machine, Machines
 from raybench.bench.victim import finished
-from raybench.results import log
-from raybench.results.log import Record
+from raybench.results.log import Record, path_in, read
 
 RESULTS = "/tmp/results"
 ENDS_S = 60.0  # deadline for an interrupted command to end
@@ -69,7 +68,7 @@ class Driven:
     def timed_records(self) -> Iterator[Record]:
         """All records so far, with their times."""
         with contextlib.suppress(OSError):
-            yield from (record for record in log.read(log.path_in(self.folder)) if record)
+            yield from (record for record in read(path_in(self.folder)) if record)
 
     def epochs(self) -> int:
         """How many epochs have been reported, those twice that were trained twice."""

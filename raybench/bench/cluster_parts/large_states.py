@@ -13,7 +13,6 @@ from raybench.bench.machines import Machines
 
 ENDS_S = 300.0
 SAMPLE_S = 0.05
-SPACE = 3 << 30  # bytes of /tmp on a node: the state and the one before it
 claims = {"large_works": "1", "driver_grows_mb": "at most 100", "files_grow_mb": "at most 100"}
 
 

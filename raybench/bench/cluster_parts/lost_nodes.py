@@ -30,25 +30,32 @@ MOVES_S = 120.0
 ENDS_S = 600.0
 claims = {
     "lost": "0",
+    "node_recover_s": "at most 30",
     **{f"node_recover_s_{kind}": "at most 30" for kind in TITLES},
 }
 
 
 def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
-    """Trials lost, and the median seconds from a node's death to the trial's next report."""
-    figures: dict[str, float] = {"lost": 0, "restarted": 0}
+    """Trials lost, and the median seconds from a node's death to the trial's next report.
+
+    `node_recover_s` is the largest of the three medians. `restarted` counts trials that began anew
+    instead of from their state.
+    """
+    figures: dict[str, float] = {"lost": 0, "restarted": 0, "node_recover_s": 0}
     draw = random.Random(seed)
     for kind in TITLES:
-        times, lost, again = _killed(kind, kills, draw)
+        times, lost, again = killed(kind, kills, draw)
         figures["lost"] += lost
         figures["restarted"] += again
-        figures[f"node_recover_s_{kind}"] = median(times or [float("inf")])
+        middle = median(times or [float("inf")])
+        figures["node_recover_s"] = max(figures["node_recover_s"], middle)
+        figures[f"node_recover_s_{kind}"] = middle
         figures[f"node_recover_s_{kind}_max"] = max(times or [float("inf")])
         figures[f"node_kills_{kind}"] = len(times)
     return figures
 
 
-def _killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int, int]:
+def killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int, int]:
     """Seconds until work goes on; trials lost; epochs trained again from the first one."""
     space, more = KINDS[kind]
     times: list[float] = []
@@ -78,5 +85,4 @@ def _killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], in
         trials = pd.read_parquet(driven.folder / "trials")
         starts = sum(row["epoch"] == 1 for record, row in driven.records() if record == "epoch")
         lost = 1 - int((trials["status"] == "COMPLETE").sum())
-        print(driven.log[-1500:])
     return times, lost, starts - 1
