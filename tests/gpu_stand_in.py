@@ -56,6 +56,8 @@ FROM_VALUES = ("tensor", "as_tensor", "new_tensor")  # copies from the host that
 
 CUDA = torch.device("cuda", 0)
 
+OF_THE_STAND_IN = ("gpu_stand_in.py", "gpu_workers.py", "hardware/gpu.py", "contextlib.py")
+
 
 class OnGpu(Tensor):
     """A CPU tensor whose device reads `cuda:0`."""
@@ -106,6 +108,10 @@ class StandIn(TorchFunctionMode):
         if self.stepping and not self.named:
             self.faults.append(f"{what} at {_place()}")
 
+    def named_wait(self, name: str) -> None:
+        if self.stepping and not self.named:
+            self.waits[f"{name} at {_place()}"] += 1
+
     def check(self, func: Any, args: Any, kwargs: Any) -> None:
         """Adds the faults of one operation with a tensor on the GPU."""
         packet = func.overloadpacket
@@ -144,14 +150,17 @@ class StandIn(TorchFunctionMode):
         there = devices[-1].type == "cuda"
         args, kwargs = tree_map(_as_cpu, (args, kwargs))
         if subject is None or name.startswith("new_"):
-            if there and name in FROM_VALUES:
+            if there and name in FROM_VALUES and args[:1] != ([],):  # no values, no copy
                 self.fault(f"{name}() with values from the host waits")
             out = func(*args, **kwargs)
             return _on_gpu(out) if there else out
         if isinstance(subject, OnGpu):
             if there or name != "to":
                 return func(*args, **kwargs)
-            self.fault(".to() copies to the host")
+            if kwargs.get("non_blocking"):  # into pinned memory, before its values are there
+                self.named_wait("a copy to the host that ends later")
+            else:
+                self.fault(".to() copies to the host")
             return func(_plain(subject), *args[1:], **kwargs)
         if there and name == "to" and not kwargs.get("non_blocking") and not _pinned(subject):
             self.fault(".to() copies from the host and waits")
@@ -187,8 +196,7 @@ def stand_in(patch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
     def named(wait: Callable[..., Any], value: Callable[..., Any]) -> Callable[..., Any]:
         def waiting(*args: Any) -> Any:
-            if watch.stepping and not watch.named:
-                watch.waits[f"{wait.__name__} at {_place()}"] += 1
+            watch.named_wait(wait.__name__)
             return between(value)(*args)
 
         return waiting
@@ -215,11 +223,18 @@ def stand_in(patch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
         return stepping
 
+    run_backward = torch.autograd._engine_run_backward
+
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        with watch:  # a mode is off while it answers `backward`, but hooks need it
+            return run_backward(*args, **kwargs)
+
     enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
     with patch.context() as inner:
         inner.setattr(gpu, "available", lambda: True)
         inner.setattr(gpu, "count", lambda: 1)
         inner.setattr(gpu, "name", lambda: "stand-in")
+        inner.setattr(gpu, "uuids", list)
         inner.setattr(gpu, "has_bf16", lambda: True)
         inner.setattr(gpu, "synchronize", named(gpu.synchronize, lambda device: None))
         inner.setattr(gpu, "read", named(gpu.read, gpu.read))
@@ -236,6 +251,8 @@ def stand_in(patch: pytest.MonkeyPatch) -> Iterator[StandIn]:
             inner.setattr(gpu, bytes_of, lambda device: 0)
         # A warm-up of zeros would be compiled for the CPU, for a minute.
         inner.setattr(kernels, "compiles", lambda experiment, device: False)
+        inner.setattr(torch.cuda, "synchronize", lambda *_: watch.fault("torch.cuda.synchronize"))
+        inner.setattr(torch.autograd, "_engine_run_backward", backward)
         inner.setattr(torch, "autocast", HostAutocast)
         inner.setattr(torch, "is_autocast_enabled", lambda kind="cpu": enabled("cpu"))
         inner.setattr(torch, "get_autocast_dtype", lambda kind: dtype("cpu"))
@@ -276,7 +293,6 @@ def _place() -> str:
     frames = [
         frame
         for frame in traceback.extract_stack()
-        if "site-packages" not in frame.filename
-        and not frame.filename.endswith(("gpu_stand_in.py", "hardware/gpu.py", "contextlib.py"))
+        if "site-packages" not in frame.filename and not frame.filename.endswith(OF_THE_STAND_IN)
     ]
     return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}"
