@@ -91,7 +91,7 @@ def test_many_slots_are_filled_as_reports_come():
     assert len(first) == WAVE
     for one in first:
         sweep.report(one.number, 1, curve(one.params).at(1))
-    assert sum(sweep.ask() is not None for _ in range(64)) == (WAVES - 1) * WAVE
+    assert sum(sweep.ask() is not None for _ in range(64)) == int((WAVES - 1) * WAVE)
     random = memory_sweep(TWO, sampler="random")
     assert all(random.ask() for _ in range(64))
 

@@ -14,6 +14,7 @@ from optuna.trial import Trial
 from raybench.results.limits import limits
 from raybench.results.log import Record
 from raybench.search.breaches import Breaches
+from raybench.search.guide import WAVE
 from raybench.search.rungs import Rungs
 from raybench.search.sampling import Sampling
 from raybench.search.spending import SECONDS, Spending
@@ -55,7 +56,8 @@ class Decisions:
         """Why a running trial was told to stop."""
         self.rungs = Rungs(dict(objectives), epochs, evidence=evidence)
         self._levels = frozenset(self.rungs.levels())
-        self._breaches = Breaches(every, self.rungs.levels())
+        self._crowded_levels = self._levels | {self.rungs.crowded_level}
+        self._breaches = Breaches(every, sorted(self._crowded_levels))
         self.spending = Spending(budget_s)
         cost = SECONDS if self.spending.limited else None
         self.sampling = Sampling(dict(objectives), sampler, seed, epochs, every, cost)
@@ -91,7 +93,8 @@ class Decisions:
         if not self._early_stopping or epoch < self.tally.reached.get(number, 0):
             return False
         reason = self._breaches.reason(number)
-        if reason is None and epoch in self._levels:
+        crowded = len(self.tally.running) > WAVE
+        if reason is None and epoch in (self._crowded_levels if crowded else self._levels):
             behind = self._breaches.behind(epoch)
             if not self.rungs.keeps(number, epoch, behind):
                 reason = f"below the best third after epoch {epoch}"

@@ -28,7 +28,7 @@ from raybench.search.trend import Older, older, openers, trend
 FIRST_FIT = 8  # trials that have passed a twelfth of their epochs
 GROWTH = 1.4  # from one fit to the next
 WAVE = 16  # trials that run at once before any of them has passed a twelfth
-WAVES = 2  # trials that may run for each one that has
+WAVES = 1.5  # trials that may run for each one that has
 EARLY = 12  # share of the epochs, as a divisor
 
 

@@ -40,6 +40,7 @@ from raybench.search.forecast import places
 from raybench.search.marks import marks
 
 RUNGS = (Fraction(1, 9), Fraction(1, 3), Fraction(2, 3))  # shares of the epochs
+CROWDED = Fraction(1, 18)  # one rung more where many trials run: each has few epochs of the budget
 EARLIER = 0.75  # of a rung's epochs: the mark at most so far is compared with the rung
 COMPARED = 256  # trials to compare one with if there are several objectives
 WITNESSES = 256  # latest complete trials that show whether a rung's ranking matches the final one
@@ -71,7 +72,7 @@ class Rungs:
         every = marks(self.epochs)
         self._before = {
             level: max((mark for mark in every if mark <= EARLIER * level), default=0)
-            for level in self.levels()
+            for level in (self.crowded_level, *self.levels())
         }
         self._rungs = frozenset(self._before)
         self._noted = {*self._before, *self._before.values(), self.epochs}
@@ -80,6 +81,11 @@ class Rungs:
         """Epochs of the rungs. The last epoch is not a rung: the trial is complete there."""
         epochs = sorted({math.ceil(share * self.epochs) for share in RUNGS})
         return [level for level in epochs if level < self.epochs]
+
+    @property
+    def crowded_level(self) -> int:
+        """Epoch of the rung where many trials run; it may be that of the first one."""
+        return math.ceil(CROWDED * self.epochs)
 
     def take(self, record: Record) -> None:
         """Records an epoch of the log."""
