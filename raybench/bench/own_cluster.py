@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 READY_S = 120.0
+TRIES = 3
 END_S = 20.0
 RAY = Path(sys.executable).parent / "ray"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -78,12 +79,10 @@ class OwnCluster:
             command.append(f"--autoscaling-config={file}")
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
-            log = self._start(command, "head")
-            found = _shown(self._processes[0], log, r"--address='([\d.]+:\d+)'")
+            self.address = self._start(command, "head", r"--address='([\d.]+:\d+)'")
         except BaseException:
             self.end()
             raise
-        self.address = found
         for variable in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"):
             environment.pop(variable, None)
         self.environment = {**environment, "RAY_ADDRESS": self.address}
@@ -104,8 +103,7 @@ class OwnCluster:
         """Starts a node by hand; it has joined when this returns its number, for `remove`."""
         command = [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
         number = len(self._processes)
-        log = self._start(command, f"node{number}", self.node_id(number))
-        _shown(self._processes[-1], log, r"(Ray runtime started)")
+        self._start(command, f"node{number}", "(Ray runtime started)", self.node_id(number))
         return number
 
     @staticmethod
@@ -140,19 +138,34 @@ class OwnCluster:
             _end(process)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, arguments: Sequence[str], name: str, node_id: str | None = None) -> Path:
+    def _start(
+        self, arguments: Sequence[str], name: str, pattern: str, node_id: str | None = None
+    ) -> str:
+        """Starts a node and waits until it has written the pattern: its first group.
+
+        On a machine with much else to do, Ray gives up after a minute; then it gets another try.
+        """
         log = self._folder / f"{name}.log"
         named = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id} if node_id else {}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(RAY), "start", "--block", *SMALL, *arguments],
-                env={**self._environment, **named},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self._processes.append(process)
-        return log
+        for left in reversed(range(TRIES)):
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [str(RAY), "start", "--block", *SMALL, *arguments],
+                    env={**self._environment, **named},
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            try:
+                shown = _shown(process, log, pattern)
+            except BaseException as error:
+                _end(process)
+                if not left or not isinstance(error, RuntimeError):
+                    raise
+            else:
+                self._processes.append(process)
+                return shown
+        raise AssertionError
 
 
 def _configuration(port: int, types: Mapping[str, Mapping[str, int]], idle_s: float) -> Any:
