@@ -155,7 +155,7 @@ def test_machines_are_apart_and_leave_nothing(tmp_path: Path) -> None:
 
 def test_the_bench_says_why_it_cannot_run(monkeypatch) -> None:
     monkeypatch.setattr(machines, "why_not", lambda: "no namespaces here")
-    assert bench.measure() == {"skipped": ["no namespaces here"]}
+    assert bench.measure("works") == {"skipped": ["no namespaces here"]}
     with pytest.raises(ValueError, match=r"no part 'wroks'.*works"):
         bench.measure("wroks")
 

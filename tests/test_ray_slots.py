@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raybench.bench import autoscaled
-from raybench.bench.own_cluster import OwnCluster
+from raybench.bench.cluster_parts import autoscaled
+from raybench.bench.cluster_parts.own_cluster import OwnCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -28,10 +28,8 @@ HIDDEN = {
     "grids",
     "machines",
     "page",
-    "own_cluster",
     "photos",
     "real_space",
-    "s3_writer",
     "staged_space",
     "steady",
     "steady_space",
@@ -64,8 +62,7 @@ class Bench:
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale, chaos, cluster, verdict, speed, s3_lost, autoscaled or gpu; with --page
-    also all."""
+    compress, search, scale, chaos, cluster, verdict, speed or gpu; with --page also all."""
     scenario: str | None = None
     """Of `search`, which is then simulated: a folder of curves under $RAYBENCH_YAHPO, digits or
     cifar10 (recorded grids), or the folder of a sweep."""
@@ -80,7 +77,7 @@ class Bench:
     part: str | None = None
     """Of the bench gpu: a steps (the default), b accuracy, c references, d compare, e two
     processes; page prints --page from what was measured. Of the bench cluster: works, losses,
-    churn, large, efficiency; all by default."""
+    churn, large, efficiency, autoscaled, s3, upload; all by default."""
     minutes: float = 9.0
     """Of the bench gpu: it begins no subject that would not end in this time."""
 

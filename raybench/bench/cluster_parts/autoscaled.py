@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from raybench.bench import steady_space
-from raybench.bench.own_cluster import OwnCluster
+from raybench.bench.cluster_parts.own_cluster import OwnCluster
 
 TRIALS = 12
 WORKERS = 2  # nodes that may be started; on each, one trial at a time

@@ -23,7 +23,7 @@ from statistics import median
 import pandas as pd
 from pyarrow import fs
 
-from raybench.bench import s3_writer
+from raybench.bench.cluster_parts import s3_writer
 from raybench.results.core import FINISHED
 
 KILLS = 30
