@@ -70,7 +70,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if not 0 < self.subset <= 1:
             raise ValueError(f"subset is {self.subset}: a share in (0, 1]")
-        if not -(2**62) <= self.seed < 2**62:  # torch takes 64 bits, and a search adds its own seed
+        # torch takes 64 bits, and a search adds its own seed. `checked` refuses other types.
+        if isinstance(self.seed, int) and not -(2**62) <= self.seed < 2**62:
             raise ValueError(f"seed is {self.seed}: a whole number of at most 62 bits")
         if self.image_size < 8:
             raise ValueError(f"image_size is {self.image_size}: 8 pixels or more")
