@@ -28,7 +28,7 @@ from typing import Any
 import raybench
 
 ROOT = Path(raybench.__file__).parent.parent
-READY_S = 120.0  # deadline for a machine's Ray to start
+READY_S = 240.0  # deadline for a machine's Ray to start
 NETWORK = "10.77.0"  # of a bridge without a way out, so it cannot collide
 PORT = 6379
 OBJECTS = 200_000_000  # bytes of each machine's object store

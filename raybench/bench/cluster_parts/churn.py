@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 
 import pandas as pd
@@ -50,6 +51,9 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
                 not now[number].equals(row) for number, row in rows.items() if number in now
             )
             rows = now
+            print(
+                f"churn: {killed} kills, {len(rows)} trials, {counts}", file=sys.stderr, flush=True
+            )
         counts["hangs"] += driven.interrupt() != 130
         while len(cluster.nodes) < MOST:
             cluster.node(cpus=1)

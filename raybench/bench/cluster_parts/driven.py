@@ -17,6 +17,7 @@ from raybench.bench.victim import finished
 from raybench.results.log import Record, path_in, read
 
 RESULTS = "/tmp/results"
+LOOK_S = 0.2  # each look reads the whole log
 ENDS_S = 60.0  # deadline for an interrupted command to end
 
 
@@ -99,7 +100,7 @@ def until(true: Callable[[], bool], deadline_s: float, driven: Driven) -> bool:
             return True
         if driven.poll() is not None:
             return bool(true())
-        time.sleep(0.05)
+        time.sleep(LOOK_S)
     return False
 
 
