@@ -185,8 +185,15 @@ class TestEvidence:
 
     def test_ties_share_their_rank(self):
         rungs = Rungs(ONE, 4)
-        self.complete(rungs, [0.1, 0.1, 0.1, 0.1, 0.5], [0.2, 0.3, 0.1, 0.4, 0.9])
+        early, late = [0.1, 0.1, 0.1, 0.1, 0.5], [0.2, 0.3, 0.1, 0.4, 0.9]
+        self.complete(rungs, 2 * early, 2 * late)
         assert rungs.tells("accuracy", 1)  # by a correlation of 0.71
+
+    def test_few_trials_agree_by_chance(self):
+        """The same correlation, of five trials at a rung without a mark before it."""
+        rungs = Rungs(ONE, 4)
+        self.complete(rungs, [0.1, 0.1, 0.1, 0.1, 0.5], [0.2, 0.3, 0.1, 0.4, 0.9])
+        assert not rungs.tells("accuracy", 1)
 
 
 @given(

@@ -43,6 +43,7 @@ RUNGS = (Fraction(1, 9), Fraction(1, 3), Fraction(2, 3))  # shares of the epochs
 CROWDED = Fraction(1, 18)  # one rung more where many trials run: each has few epochs of the budget
 EARLIER = 0.75  # of a rung's epochs: the mark at most so far is compared with the rung
 COMPARED = 256  # trials to compare one with if there are several objectives
+DOUBT = 4  # trials without correlation that are added to the complete ones: few agree by chance
 WITNESSES = 256  # latest complete trials that show whether a rung's ranking matches the final one
 
 Values = dict[str, float]
@@ -156,20 +157,19 @@ class Rungs:
 
     def _tells(self, name: str, epoch: int) -> bool:
         early, late = self._pairs(name, epoch, self.epochs, self._complete)
-        least = self.agreement
-        if len(late) < self.evidence:
-            before = self._before[epoch]
-            early, late = self._pairs(name, before, epoch, self._passed.get(epoch, []))
-            least = self.stability
-        if len(late) < self.evidence:
-            return False
-        if np.ptp(late) == 0:
-            # All final values are equal, so this objective cannot mislead; those of a rung may be
-            # networks at chance.
-            return least == self.agreement
-        if np.ptp(early) == 0:
-            return False
-        return bool(np.corrcoef(places(early), places(late))[0, 1] >= least)
+        complete = len(late)
+        if complete >= self.evidence:
+            if np.ptp(late) == 0:
+                # All final values are equal, so this objective cannot mislead; those of a rung may
+                # be networks at chance.
+                return True
+            agrees = _correlation(early, late)
+            if agrees * complete / (complete + DOUBT) >= self.agreement:
+                return True
+            if agrees < self.agreement or complete >= 2 * self.evidence:
+                return False
+        early, late = self._pairs(name, self._before[epoch], epoch, self._passed.get(epoch, []))
+        return len(late) >= self.evidence and _correlation(early, late) >= self.stability
 
     def _pairs(
         self, name: str, early: int, late: int, numbers: list[int]
@@ -183,6 +183,13 @@ class Rungs:
         ]
         both = np.array(pairs).reshape(len(pairs), 2)
         return both[:, 0], both[:, 1]
+
+
+def _correlation(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:
+    """Spearman's, 0 where one side is constant."""
+    if np.ptp(early) == 0 or np.ptp(late) == 0:
+        return 0.0
+    return float(np.corrcoef(places(early), places(late))[0, 1])
 
 
 class _Sorted:
