@@ -232,7 +232,7 @@ class TestReport:
     def test_has_a_table_and_a_plot(self, written, memory_path, capsys):
         written([(on, seed, {}) for on in arms() for seed in range(3)])
         page = memory_path / "page.html"
-        options = report.Report(folders=(memory_path,), attribution=True, wide=True, html=page)
+        options = report.Report(folders=(str(memory_path),), attribution=True, wide=True, html=page)
         assert report.run(options) == 0
         output = capsys.readouterr().out
         assert TITLE in output
@@ -245,12 +245,12 @@ class TestReport:
 
     def test_of_another_sweep_is_an_error(self, written, memory_path, capsys):
         written([({"pruning"}, 0, {})])
-        assert report.run(report.Report(folders=(memory_path,), attribution=True)) == 2
+        assert report.run(report.Report(folders=(str(memory_path),), attribution=True)) == 2
         assert "search_spaces/attribution.py" in capsys.readouterr().err
 
     def test_is_left_out_where_nobody_asks(self, written, memory_path, capsys):
         written([({"pruning"}, 0, {})])
-        assert report.run(report.Report(folders=(memory_path,))) == 0
+        assert report.run(report.Report(folders=(str(memory_path),))) == 0
         assert TITLE not in capsys.readouterr().out
 
     @pytest.mark.slow

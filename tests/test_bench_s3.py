@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raybench.bench import s3_lost
+from raybench.bench.cluster_parts import s3_lost
 
 
 @pytest.mark.workers

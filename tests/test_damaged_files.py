@@ -92,7 +92,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
             return inputs, values({"": classify(pixels)})
 
     def exporting(path: Path) -> int:
-        return export.run(export.Export(file=path, out=folder / "out.packed"))
+        return export.run(export.Export(file=str(path), out=folder / "out.packed"))
 
     def predicting(path: Path) -> int:
         return predict.run(predict.Predict(file=path, images=(photo,)))

@@ -32,7 +32,7 @@ from raybench.report import Report, run
 page, *folders = sys.argv[1:]
 for folder in folders:
     html = Path(folder) / "page.html" if page == "page" else None
-    assert run(Report(folders=(Path(folder),), html=html)) == 0, folder
+    assert run(Report(folders=(str(Path(folder)),), html=html)) == 0, folder
 print(sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -112,12 +112,12 @@ def test_a_results_folder_lists_its_sweeps(memory_path, capsys):
     for name in ("pruning", "monarch"):
         sweep(memory_path, name)
     (memory_path / "notes").mkdir()
-    assert report.run(report.Report(folders=(memory_path,))) == 0
+    assert report.run(report.Report(folders=(str(memory_path),))) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     assert cells == [
         ["monarch", "monarch", "2", "0", "1", "–"],
         ["pruning", "pruning", "2", "0", "1", "–"],
     ]
-    assert report.run(report.Report(folders=(memory_path / "notes",))) == 2
+    assert report.run(report.Report(folders=(str(memory_path / "notes"),))) == 2
     assert "holds no results" in capsys.readouterr().err

@@ -81,7 +81,7 @@ class TestTrainCommand:
             layers = [m for m in artefact.load(stored[name]).modules() if isinstance(m, kind)]
             assert len(layers) == counts[name]
 
-        assert report.run(report.Report(folders=(folder,), threshold=0.0)) == 0
+        assert report.run(report.Report(folders=(str(folder),), threshold=0.0)) == 0
         output = capsys.readouterr().out
         assert "4 trials, 4 complete" in output
         assert "the family's table" in output

@@ -112,7 +112,7 @@ class TestPage:
         assert "default-src 'none'" in page
 
     def test_of_several_sweeps_compares_them(self, tmp_path, capsys):
-        folders = tuple(written(tmp_path, trials=30, name=name) for name in ("one", "two"))
+        folders = tuple(str(written(tmp_path, trials=30, name=name)) for name in ("one", "two"))
         target = tmp_path / "page.html"
         assert run(Report(folders=folders, html=target)) == 0
         printed = capsys.readouterr().out
@@ -126,7 +126,7 @@ class TestPage:
     def test_of_a_results_folder_has_all_its_sweeps(self, tmp_path):
         for name in ("one", "two"):
             written(tmp_path, trials=5, name=name)
-        assert run(Report(folders=(tmp_path,), html=tmp_path / "page.html")) == 0
+        assert run(Report(folders=(str(tmp_path),), html=tmp_path / "page.html")) == 0
         assert "<h1>2 sweeps</h1>" in (tmp_path / "page.html").read_text()
 
     @pytest.mark.parametrize("trials", [1, 2, 3])

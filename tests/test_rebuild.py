@@ -35,11 +35,11 @@ def test_a_report_names_the_file_and_its_advice_works(folder, capsys, name, plac
     at = int(place * len(content))
     content[at : at + 64] = bytes(64)
     file.write_bytes(content)
-    assert run(Report(folders=(folder,))) == 2
+    assert run(Report(folders=(str(folder),))) == 2
     error_output = capsys.readouterr().err
     assert f"{file} is damaged" in error_output
     assert f"raybench.report {folder} --rebuild" in error_output
-    assert run(Report(folders=(folder,), rebuild=True)) == 0
+    assert run(Report(folders=(str(folder),), rebuild=True)) == 0
     assert "wrote 5 trials" in capsys.readouterr().err
     pd.testing.assert_frame_equal(pd.read_parquet(file), before)
 
@@ -48,7 +48,7 @@ def test_a_rebuild_restores_the_journal_and_the_log(folder, capsys):
     before = rows(folder)
     (folder / ".state/study.journal").write_text("{")
     (folder / ".state/log").unlink()
-    assert run(Report(folders=(folder,), rebuild=True)) == 0
+    assert run(Report(folders=(str(folder),), rebuild=True)) == 0
     error_output = capsys.readouterr().err
     assert "log was short; its 5 trials were restored" in error_output
     assert rows(folder).keys() == before.keys()
@@ -57,11 +57,11 @@ def test_a_rebuild_restores_the_journal_and_the_log(folder, capsys):
 
 def test_a_sweep_that_runs_is_not_rebuilt(load, folder, capsys):
     sweep = Sweep(folder, load(ONE, CONDITIONAL), trials=6, overrides=PLAIN)
-    assert run(Report(folders=(folder,), rebuild=True)) == 2
+    assert run(Report(folders=(str(folder),), rebuild=True)) == 2
     assert "another process is running the sweep" in capsys.readouterr().err
     sweep.close()
 
 
 def test_nothing_to_rebuild_from(tmp_path, capsys):
-    assert run(Report(folders=(tmp_path,), rebuild=True)) == 2
+    assert run(Report(folders=(str(tmp_path),), rebuild=True)) == 2
     assert "holds no sweep: there is neither a log nor a table" in capsys.readouterr().err

@@ -141,7 +141,7 @@ class TestReportCommand:
     def test_prints_the_table_and_writes_the_page(self, written, memory_path, capsys):
         written()
         page = memory_path / "page.html"
-        options = report.Report(folders=(memory_path,), threshold=0.1, wide=True, html=page)
+        options = report.Report(folders=(str(memory_path),), threshold=0.1, wide=True, html=page)
         assert report.run(options) == 0
         printed = capsys.readouterr()
         assert printed.err == ""
@@ -153,7 +153,7 @@ class TestReportCommand:
         assert "<th>epoch &gt; 10 %</th>" in page.read_text()
 
     def test_a_folder_without_results_is_one_line_and_exit_2(self, tmp_path, capsys):
-        assert report.run(report.Report(folders=(tmp_path,))) == 2
+        assert report.run(report.Report(folders=(str(tmp_path),))) == 2
         printed = capsys.readouterr()
         assert printed.err.count("\n") == 1
         assert "holds no results" in printed.err
@@ -213,7 +213,7 @@ class TestTrainCommand:
         assert switched["model_bytes"] == sparse.stat().st_size
         assert len(list(mixtures(artefact.load(sparse)))) == 1
 
-        assert report.run(report.Report(folders=(folder,), threshold=0.0)) == 0
+        assert report.run(report.Report(folders=(str(folder),), threshold=0.0)) == 0
         output = capsys.readouterr().out
         assert "switch-vit32x2" in output
         assert "2 trials, 2 complete" in output

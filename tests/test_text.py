@@ -102,11 +102,11 @@ class TestPercent:
 
 def test_the_report_fits_80_columns_and_wide_shows_all(tmp_path, capsys):
     folder = written(tmp_path, trials=70)
-    assert run(Report(folders=(folder,))) == 0
+    assert run(Report(folders=(str(folder),))) == 0
     printed = capsys.readouterr().out
     assert max(map(len, lines(printed))) <= 80
     assert "accuracy, %" in printed
     assert " 0.8" not in printed.partition("Pareto front")[2].partition("recipe.lr")[0]
     assert "Use --wide to see all." in printed
-    assert run(Report(folders=(folder,), wide=True)) == 0
+    assert run(Report(folders=(str(folder),), wide=True)) == 0
     assert "quantize.bits" in capsys.readouterr().out
