@@ -114,6 +114,12 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
                 elif writer.ends() != 0:
                     raise RuntimeError("the last writer did not end well")
                 begun.append(writer.begun)
+                print(
+                    f"raybench.bench: writer {number} of {kills + 1} found {writer.begun} trials; "
+                    f"{reader.reads} reads, {reader.lost} rows lost",
+                    file=sys.stderr,
+                    flush=True,
+                )
             finally:
                 writer.kill()
         reader.read()
