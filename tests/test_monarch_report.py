@@ -174,7 +174,9 @@ class TestReportCommand:
         written()
         page = memory_path / "page.html"
         assert (
-            report.run(report.Report(folders=(str(memory_path),), threshold=0.1, wide=True, html=page))
+            report.run(
+                report.Report(folders=(str(memory_path),), threshold=0.1, wide=True, html=page)
+            )
             == 0
         )
         printed = capsys.readouterr()
