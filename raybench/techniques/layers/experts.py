@@ -75,11 +75,20 @@ class Experts(nn.Module):
         d, h, out = (n + -n % unit for n in (width + 1, hidden + 1, width))
         x_RP = _Placed.apply(x_ND, slot_N, rows, d)
         h_RP = self.act(_Linear.apply(x_RP, self.weight1, self.bias1, ends_E, h))
-        if h_RP.grad_fn is not None and h_RP.grad_fn.name() not in KEEP_INPUT:
-            h_RP = h_RP.clone()  # the activation's backward needs its unchanged output
-        h_RP = _WithOnes.apply(h_RP, hidden)
+        h_RP = _with_ones(h_RP, hidden)
         y_RP = _Linear.apply(h_RP, self.weight2, self.bias2, ends_E, out)
         return _Taken.apply(y_RP, slot_N, width)
+
+
+def _with_ones(h_RP: Tensor, column: int) -> Tensor:
+    """The activations with ones in a column of padding, in place where that is possible."""
+    if torch.compiler.is_compiling():  # `mark_dirty` would cut the graph
+        ones_P = torch.arange(h_RP.shape[1], device=h_RP.device) == column
+        return torch.where(ones_P, 1.0, h_RP)
+    if h_RP.grad_fn is not None and h_RP.grad_fn.name() not in KEEP_INPUT:
+        h_RP = h_RP.clone()  # the activation's backward needs its unchanged output
+    ones: Tensor = _WithOnes.apply(h_RP, column)
+    return ones
 
 
 def loads(expert_N: Tensor, experts: int) -> Tensor:

@@ -137,7 +137,8 @@ class MonarchLinear(nn.Module):
         bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(kind, enabled=False):
             flat = x.reshape(-1, x.shape[-1]).to(dtype)
-            product = batched_product if x.is_cuda else _Product.apply
+            batched = x.is_cuda or torch.compiler.is_compiling()
+            product = batched_product if batched else _Product.apply
             y = product(flat, self.factor1.to(dtype), self.factor2.to(dtype), bias)
         return y.view(*x.shape[:-1], y.shape[1])
 

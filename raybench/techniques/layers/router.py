@@ -57,8 +57,7 @@ class _JitteredLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_ED: Tensor, jitter: float) -> Tensor:
-        words = torch.empty(x_TD.numel() // 8 + 1, dtype=torch.int64, device=x_TD.device)
-        words.random_(torch.iinfo(torch.int64).min, None)
+        words = _words(x_TD.numel() // 8 + 1, x_TD.device)
         level_TD = words.view(torch.uint8)[: x_TD.numel()].view(x_TD.shape)
         ctx.save_for_backward(x_TD, weight_ED, level_TD)
         ctx.jitter = jitter
@@ -70,6 +69,13 @@ class _JitteredLogits(torch.autograd.Function):
         noise_TD = _noise(level_TD, ctx.jitter)
         grad_TD = (grad_TE @ weight_ED).mul_(noise_TD)
         return grad_TD, grad_TE.T @ noise_TD.mul_(x_TD), None
+
+
+def _words(count: int, device: torch.device) -> Tensor:
+    """Random 64-bit words, (count,)."""
+    if torch.compiler.is_compiling():  # `random_` would cut the graph
+        return torch.randint(-(2**63), 2**63 - 1, (count,), device=device)
+    return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None)
 
 
 def _noise(level: Tensor, jitter: float) -> Tensor:
