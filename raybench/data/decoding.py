@@ -135,8 +135,7 @@ def _decoded(block: list[Encoded], size: int) -> Block:
     sides = np.empty(len(block), np.int64)
     for number, image in enumerate(block):
         images[number], digests[number], sides[number] = pixels.decoded(image, size)
-        flat = images[number].reshape(-1, 3).astype(np.float64)  # represents these sums exactly
-        sums[number], squares[number] = flat.sum(0), np.einsum("pc,pc->c", flat, flat)
+        sums[number], squares[number] = pixels.sums(images[number])
     return Block(images, digests, sums, squares, sides)
 
 

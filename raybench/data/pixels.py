@@ -20,6 +20,7 @@ from raybench.data.contents import Encoded
 
 LARGEST = 89_478_485
 """Pixels of the largest image that is decoded; Pillow warns of a decompression bomb above it."""
+VALUES = np.arange(256)
 
 
 def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
@@ -58,6 +59,15 @@ def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """(size, size, 3): the largest square at the centre, scaled."""
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+
+
+def sums(image: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sums of the pixels (size, size, 3) and of their squares, by channel: (3,) each.
+
+    From Pillow's histogram, which lets other threads run: NumPy's sums took a fifth of the time.
+    """
+    counts = np.array(Image.fromarray(image).histogram(), np.int64).reshape(3, 256)
+    return counts @ VALUES, counts @ VALUES**2
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
