@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import uuid
 import zlib
 from collections.abc import Callable
@@ -265,6 +266,8 @@ def test_the_actor_may_die_between_any_two_parts(root, tmp_path, monkeypatch):
             assert home is not None
             assert home.is_here
             actor = ray.get_actor(home.actor)
+            heavy = actor.__ray_call__.remote(lambda folder: "torch" in sys.modules)
+            assert not ray.get(heavy, timeout=60)
             (tmp_path / "a").write_bytes(os.urandom(50_000_000))
             number = 0
 

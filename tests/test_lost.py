@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -95,13 +96,16 @@ def test_tune_hears_of_any_loss_as_an_actors():
     with pytest.raises(RuntimeError, match="unexpected exception"):
         before(manager, task, OutOfMemoryError(OF_MEMORY))
     with every_loss_an_actors():
-        for error in (OutOfMemoryError(OF_MEMORY), NodeDiedError("the node died")):
+        died = ActorDiedError(ActorDiedErrorContext(error_message=OF_NODE, actor_id=b"0" * 16))
+        for error in (OutOfMemoryError(OF_MEMORY), NodeDiedError("the node died"), died):
             RayActorManager._actor_task_failed(manager, task, error)
     assert RayActorManager._actor_task_failed is before
     assert trial.reason(heard[0]) == "out_of_memory"
-    assert [trial.lost(error) for error in heard] == [None, "its node was lost"]
-    again = pickle.loads(pickle.dumps(heard[0]))
-    assert str(again) == str(heard[0])
+    lost = [None, "its node was lost", "its node was lost"]
+    assert [trial.lost(error) for error in heard] == lost
+    again = [pickle.loads(pickle.dumps(error)) for error in heard]
+    assert [trial.lost(error) for error in again] == lost
+    assert [str(error) for error in again] == [str(error) for error in heard]
 
 
 class TestNoRoom:

@@ -1,7 +1,8 @@
 """Turns every way in which Ray loses an actor into the error that Tune handles.
 
 Tune treats a RayActorError as the failure of one trial. When the memory monitor ends an actor, or
-its node goes away, Ray raises another RayError, and Tune ends the whole run.
+its node goes away, Ray raises another RayError, and Tune ends the whole run. Ray's own
+ActorDiedError cannot be unpickled, so its text, which tells of a lost node, would be lost as well.
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ def every_loss_an_actors() -> Iterator[None]:
     failed = manager._actor_task_failed
 
     def task_failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(
-            exception, RayActorError | RayTaskError
-        ):
+        if isinstance(exception, RayError) and not isinstance(exception, RayTaskError):
             exception = ActorLostError(f"{type(exception).__name__}: {exception}")
         failed(self, tracked_actor_task, exception)
 
