@@ -1,119 +1,38 @@
-"""A sweep at an address: other machines, faults of the store, and what a reader there sees."""
+"""A sweep at an address: other machines, and what a reader there sees."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
-from collections.abc import Iterator
 
 import pandas as pd
 import pytest
 from bucket import Broken, Bucket, another_machine
 from bucket import bucket as bucket
 from bucket import s3 as s3
-from small_sweep import CONDITIONAL, ONE, PLAIN, abandon, assert_study_agrees, drive
+from remote_sweeps import (
+    RUNS,
+    SOON_S,
+    Killed,
+    assert_kept,
+    killed,
+    seen,
+    sweep_at,
+    there,
+    until,
+)
+from remote_sweeps import _quick as _quick
+from remote_sweeps import space as space
+from small_sweep import CONDITIONAL, ONE, assert_study_agrees, drive
 from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
 from raybench.results import log
-from raybench.results.core import FINISHED
 from raybench.results.read import read
-from raybench.results.remote import copied, mirror, place, published, segments
-from raybench.results.remote.mirror import Mirror
+from raybench.results.remote import copied, place, segments
 from raybench.results.remote.object_store import ObjectStore
-from raybench.search.sweep import Sweep
 
 pytestmark = pytest.mark.usefixtures("bucket")
-RUNS = "s3://bucket/runs"
-SOON_S = 20.0
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(place, "ObjectStore", Broken)
-    monkeypatch.setattr(Broken, "fails", staticmethod(lambda key: False))
-    monkeypatch.setattr(mirror, "EVERY_S", 0.05)
-    monkeypatch.setattr(mirror, "CHECKPOINT_EVERY_S", 0.05)
-    monkeypatch.setattr("raybench.results.remote.outage.FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(segments, "SEGMENT", 4000)
-    monkeypatch.setattr(published, "SOONEST_S", 0.05)
-
-
-@pytest.fixture
-def space(load):
-    return load(ONE, CONDITIONAL)
-
-
-@contextlib.contextmanager
-def sweep_at(space, trials: int = 8, **options) -> Iterator[Sweep]:
-    """The sweep `s`; closed unless the body raises."""
-    with place.opened(RUNS, "s", **options) as opened:
-        sweep = Sweep(opened.folder, space, trials=trials, overrides=PLAIN)
-        sweep.store.check, sweep.store.flush = opened.check, opened.flush
-        try:
-            yield sweep
-        except BaseException:
-            abandon(sweep)
-            raise
-        sweep.close()
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
-def stopped(self: Mirror) -> None:
-    self._ended.set()
-    for thread in self._threads:
-        thread.join(SOON_S)
-
-
-@contextlib.contextmanager
-def killed(monkeypatch) -> Iterator[None]:
-    """A kill at the end of the body: nothing is flushed, and the lease is dropped."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Mirror, "close", stopped)
-        with contextlib.suppress(Killed):
-            yield
-
-
-def seen(address: str = f"{RUNS}/s") -> pd.DataFrame:
-    return pd.read_parquet(f"{address}/trials").set_index("number").sort_index()
-
-
-def ended(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["status"].isin(FINISHED)]
-
-
-def assert_kept(before: pd.DataFrame, after: pd.DataFrame) -> None:
-    """No row has gone, and none that had ended has changed."""
-    assert set(before.index) <= set(after.index)
-    assert (after.loc[before.index, "key"] == before["key"]).all()
-    pd.testing.assert_frame_equal(after.loc[ended(before).index], ended(before), check_dtype=False)
-
-
-def there(rows: int) -> bool:
-    """Whether the store's table has so many rows."""
-    with contextlib.suppress(FileNotFoundError):
-        return len(seen()) >= rows
-    return False
-
-
-def ticks(sweep: Sweep) -> None:
-    """What the running sweep calls between its events."""
-    end = time.monotonic() + SOON_S
-    while time.monotonic() < end:
-        sweep.store.snapshot_if_due()
-        time.sleep(0.01)
-
-
-def until(true) -> None:
-    end = time.monotonic() + SOON_S
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_local_results_are_as_before(space, tmp_path):
@@ -175,21 +94,6 @@ def test_it_goes_on_on_another_machine(space, bucket, monkeypatch, tmp_path):
     assert models == {key for key in copied.scan(folder) if key.startswith("models/")}
 
 
-def test_what_was_not_copied_goes_up_later(space, monkeypatch):
-    with killed(monkeypatch), sweep_at(space) as sweep:
-        sweep.store.flush(1.0)
-        Broken.fails = staticmethod(lambda key: "lease" not in key)
-        drive(sweep, reports=12)
-        sweep.store.snapshot()
-        done = ended(pd.read_parquet(sweep.folder / "trials").set_index("number"))
-        raise Killed
-    Broken.fails = staticmethod(lambda key: False)
-    assert len(done) > 1
-    with sweep_at(space, stale_s=0.5) as sweep:
-        pass
-    assert_kept(done, seen())
-
-
 def test_a_machine_that_others_have_overtaken(space, monkeypatch, tmp_path, capsys):
     with killed(monkeypatch), sweep_at(space) as sweep:
         drive(sweep, reports=4)
@@ -227,73 +131,6 @@ def test_an_emptied_address_begins_anew(space, bucket, capsys):
         drive(sweep)
     assert "is empty now; what was only on this machine is kept in" in capsys.readouterr()[1]
     assert len(seen()) == 2
-
-
-@pytest.mark.parametrize("here", [True, False], ids=["same machine", "another machine"])
-def test_a_missing_segment(space, bucket, monkeypatch, tmp_path, capsys, here):
-    with sweep_at(space) as sweep:
-        drive(sweep)
-    rows = seen()
-    names = [key for key in bucket.keys("runs/s") if key.startswith(".state/log/")]
-    assert len(names) > 3
-    bucket.delete(f"runs/s/{names[1]}")
-    if not here:
-        another_machine(monkeypatch, tmp_path / "other")
-    with sweep_at(space, trials=9) as sweep:
-        drive(sweep)
-    assert "a segment of the log is missing" in capsys.readouterr()[1]
-    assert_kept(rows, seen())
-    another_machine(monkeypatch, tmp_path / "third")
-    with sweep_at(space, trials=10) as sweep:
-        drive(sweep)
-    assert "missing" not in capsys.readouterr()[1]
-    assert_kept(rows, seen())
-
-
-def test_a_store_that_is_down_for_a_while(space, capsys):
-    with sweep_at(space) as sweep:
-        Broken.fails = staticmethod(lambda key: True)
-        drive(sweep, reports=6)
-        until(lambda: "the sweep goes on in" in capsys.readouterr()[1])
-        drive(sweep, reports=6)
-        Broken.fails = staticmethod(lambda key: False)
-        until(lambda: "answers again" in capsys.readouterr()[1])
-        drive(sweep)
-        done = sweep.tally.ended
-    assert len(seen()) == done
-    with sweep_at(space) as sweep:  # the trials that `drive` had left
-        drive(sweep)
-    assert len(seen()) == 8
-
-
-def test_a_store_that_stays_down_ends_the_sweep_like_a_full_disk(space, monkeypatch):
-    monkeypatch.setattr(mirror, "FLUSH_S", 0.1)
-
-    def run() -> None:
-        with sweep_at(space, patience_s=0.3) as sweep:
-            Broken.fails = staticmethod(lambda key: True)
-            drive(sweep, reports=3)
-            ticks(sweep)
-
-    with pytest.raises(OSError, match=r"no answer.*the results are in .*same command.*goes on"):
-        run()
-    Broken.fails = staticmethod(lambda key: False)
-    with sweep_at(space) as sweep:
-        drive(sweep)
-    assert len(seen()) == 8
-
-
-def test_a_writer_that_lost_its_lease_ends(space, bucket):
-    def run() -> None:
-        with sweep_at(space, stale_s=3.0) as sweep:
-            drive(sweep, reports=3)
-            (name,) = [key for key in bucket.keys("runs/s") if key.startswith(".state/lease/")]
-            bucket.delete(f"runs/s/{name}")
-            bucket.write("runs/s/.state/lease/000009-00000000", b"{}")
-            ticks(sweep)
-
-    with pytest.raises(OSError, match="another process writes at s3"):
-        run()
 
 
 def test_another_sweep_at_the_address(load, space):
