@@ -19,7 +19,7 @@ from trainers.pruning import base
 
 # What these modules assert is told as fully as a test's own.
 pytest.register_assert_rewrite(
-    "packed_models", "slow_monarch", "slow_switch", "small_sweep", "table_rows"
+    "packed_models", "remote_sweeps", "slow_monarch", "slow_switch", "small_sweep", "table_rows"
 )
 torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)

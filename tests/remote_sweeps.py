@@ -1,4 +1,4 @@
-"""A sweep at an address, for the tests: kills, other machines, and what a reader sees."""
+"""A sweep at an address of the test's S3 server: run, killed, and looked at."""
 
 from __future__ import annotations
 
