@@ -13,6 +13,7 @@ from raybench import Command
 from raybench.arguments.parse import parse as command_line
 from raybench.arguments.paths import settled
 from raybench.arguments.shown_fields import Usual
+from raybench.cluster import SETTINGS as SETTINGS  # before a module of the user imports Ray
 from raybench.reports import verdict
 from raybench.reports.page import as_html
 from raybench.reports.verdict import Verdict

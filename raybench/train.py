@@ -18,6 +18,7 @@ from raybench.arguments.parse import parse as command_line
 from raybench.arguments.paths import require_new_file, settled
 from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
+from raybench.cluster import SETTINGS as SETTINGS  # before a module of the user imports Ray
 from raybench.experiment import (
     Experiment,
     Recipe,

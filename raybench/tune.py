@@ -19,6 +19,7 @@ from raybench.arguments.parse import parse as command_line
 from raybench.arguments.paths import require_name, settled, shipped
 from raybench.arguments.resources import require_resources
 from raybench.arguments.shown_fields import Usual
+from raybench.cluster import SETTINGS as SETTINGS  # before a module of the user imports Ray
 from raybench.experiment import Experiment
 from raybench.reports.summary import reading, summary
 from raybench.results.read import Results, read
