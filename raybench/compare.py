@@ -17,6 +17,7 @@ from raybench.cluster import SETTINGS as SETTINGS  # before a module of the user
 from raybench.reports import verdict
 from raybench.reports.page import as_html
 from raybench.reports.verdict import Verdict
+from raybench.results import whole
 from raybench.results.read import read
 from raybench.results.remote.place import Place, opened, require
 from raybench.search.overrides import Overrides
@@ -160,7 +161,7 @@ def _studied(ready: Ready, options: Compare, clock: Clock, place: Place) -> Fini
     finally:
         sweep.close()
     page = as_html(read(ready.folder), verdict=verdict.read(ready.folder))
-    (ready.folder / PAGE).write_text(page)
+    whole.write(ready.folder / PAGE, page)
     return finished
 
 

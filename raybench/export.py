@@ -78,10 +78,10 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     if options.images < 1:
         raise ValueError(f"--images is {options.images}: 1 or more")
-    if options.file.endswith(".onnx"):
+    if str(options.file).endswith(".onnx"):
         raise ValueError(f"{options.file} is an ONNX graph: name the model it was made from")
     file = fetched.file(options.file)
-    beside = Path(file.name) if is_remote(options.file) else file
+    beside = Path(file.name) if is_remote(str(options.file)) else file
     out = options.out or beside.with_suffix(SUFFIX)
     for path in (out, options.onnx):
         require_new_file(path)

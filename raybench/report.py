@@ -70,9 +70,10 @@ def run(options: Report) -> int:
         if not 0 <= options.threshold <= 1:
             raise ValueError(f"--threshold is {options.threshold:g}: an accuracy, 0 to 1")
         require_new_file(options.html)
-        for folder in options.folders:
+        folders = [str(folder) for folder in options.folders]  # paths, from Python
+        for folder in folders:
             require(folder, others=None)
-        chapters = [chapter for folder in options.folders for chapter in _read(folder, options)]
+        chapters = [chapter for folder in folders for chapter in _read(folder, options)]
         if options.html is not None:
             # Imported here, because tables need neither Plotly nor Optuna.
             from raybench.reports.page import document

@@ -59,7 +59,7 @@ class Train:
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    recipe_file: Path | None = None
+    recipe_file: str | None = None
     """A file with an experiment, as `raybench.compare` writes it; other flags change it."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N|MIN:MAX")] = None
     """Data-parallel workers. MIN:MAX is elastic: as many as the cluster has, resuming from the last

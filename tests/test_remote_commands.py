@@ -14,6 +14,10 @@ from small_sweep import tmp_path as tmp_path
 
 import raybench
 from raybench import export, report, train, tune
+from raybench.experiment import recipe_file
+from raybench.results import whole
+from raybench.results.remote import copied
+from trainers.pruning import base
 
 RUNS = "s3://bucket/runs"
 SMALL = ["--data", "digits", "--epochs", "1", "--subset", "0.1", "--keep", "all"]
@@ -62,3 +66,26 @@ def test_a_run_and_its_report(bucket: Bucket, tmp_path, monkeypatch, capsys):
     assert f"The sweeps in {RUNS}" in capsys.readouterr()[0]
     assert report.run(report.parse([f"{RUNS}/none"])) == 2
     assert f"{RUNS}/none holds no results" in capsys.readouterr()[1]
+
+
+def test_a_recipe_at_an_address(bucket: Bucket, tmp_path):
+    recipe_file.write(tmp_path / "recipe.json", base, {})
+    bucket.write("runs/study/recipe.json", (tmp_path / "recipe.json").read_bytes())
+    assert recipe_file.read(f"{RUNS}/study/recipe.json") == base
+    with pytest.raises(ValueError, match="there is no such object"):
+        recipe_file.read(f"{RUNS}/study/other.json")
+
+
+def test_a_file_that_is_being_written_is_not_copied(tmp_path, monkeypatch):
+    seen: list[str] = []
+    replace = Path.replace
+
+    def look(partial: Path, target: Path) -> Path:
+        seen.extend(copied.scan(tmp_path))
+        return replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    whole.write(tmp_path / "verdict.json", "{}")
+    whole.copy(tmp_path / "verdict.json", tmp_path / "recommended.packed")
+    assert seen == ["verdict.json"]
+    assert copied.scan(tmp_path).keys() == {"verdict.json", "recommended.packed"}

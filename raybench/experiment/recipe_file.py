@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from raybench.experiment.experiment import Experiment, from_json
+from raybench.results import whole
 
 
 def write(path: Path, experiment: Experiment, told: Mapping[str, Any]) -> None:
     """Writes the file; `told` holds notes for people, which no code reads."""
     content = {"experiment": json.loads(experiment.to_json()), "told": dict(told)}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    whole.write(path, json.dumps(content, indent=2) + "\n")
 
 
-def read(path: Path) -> Experiment:
-    """The Experiment of a file that `write` wrote.
+def read(path: Path | str) -> Experiment:
+    """The Experiment of a file that `write` wrote; `path` may be an address.
 
     Raises:
         ValueError: there is no such file, or it holds something else.
+        StoreError: the store at an address refuses or does not answer.
     """
+    # Imported here, because a trial's process opens no file systems.
+    from raybench.results.remote import fetched
+
+    file = fetched.file(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(file.read_text())
     except OSError as error:
         raise ValueError(f"{path} is not a recipe file: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -37,11 +43,11 @@ def read(path: Path) -> Experiment:
         raise ValueError(f"{path}: {error}") from error
 
 
-def named_in(arguments: list[str]) -> Path | None:
+def named_in(arguments: list[str]) -> str | None:
     """The value of --recipe-file; that file sets the defaults of the other flags."""
     for argument, after in pairwise([*arguments, ""]):
         flag, sign, value = argument.partition("=")
         if flag == "--recipe-file":
             value = value if sign else after
-            return Path(value) if value else None
+            return value or None
     return None

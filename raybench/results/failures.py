@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raybench.results import whole
+
 
 def keep(folder: Path, number: int, traceback: str) -> str:
     """Writes the traceback of trial `number` of the sweep in `folder`.
@@ -13,5 +15,5 @@ def keep(folder: Path, number: int, traceback: str) -> str:
     """
     path = folder / ".state" / "failures" / f"{number}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.rstrip("\n") + "\n")
+    whole.write(path, traceback.rstrip("\n") + "\n")
     return str(path.relative_to(folder))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from raybench.results import whole
+
 
 class KeptModels:
     """The files `models/TRIAL.*` of the front (`best`), all complete trials (`all`) or `none`."""
@@ -20,7 +22,7 @@ class KeptModels:
     def describe(self, trial: str, experiment: str) -> None:
         """Writes the experiment as JSON beside the model."""
         if self.keep != "none":
-            (self.folder / f"{trial}.json").write_text(experiment + "\n")
+            whole.write(self.folder / f"{trial}.json", experiment + "\n")
 
     def drop(self, trials: Iterable[str]) -> None:
         """Deletes the models of these trials."""

@@ -20,7 +20,6 @@ from raybench.data import Images
 from raybench.data.seen import UnreadableSketch, data_names, meets, united
 from raybench.experiment import Experiment
 from raybench.models import avoid_slow_bf16
-from raybench.results.remote import fetched
 from raybench.results.remote.address import is_remote, under
 from raybench.training import measure
 
@@ -48,6 +47,9 @@ def find(address: str) -> Path:
 
 def _fetched(address: str) -> Path:
     """The same at an address, in this machine's cache."""
+    # Imported here, because most trials' processes open no file systems.
+    from raybench.results.remote import fetched
+
     folder, sign, trial = address.rpartition("#")
     if not sign:
         return fetched.file(address)

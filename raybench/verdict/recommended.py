@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import pandas as pd
 
 from raybench import artefact
 from raybench.experiment import Experiment, recipe_file
+from raybench.results import whole
 from raybench.verdict import fresh
 from raybench.verdict.constraints import Constraint
 from raybench.verdict.judgement import Goal
@@ -87,7 +87,7 @@ def write(
 ) -> None:
     """Writes recipe.json, the model's file and its ONNX graph into the study's folder."""
     suffix = ".packed" if artefact.is_packed(model) else ".safetensors"
-    shutil.copyfile(model, folder / f"recommended{suffix}")
+    whole.copy(model, folder / f"recommended{suffix}")
     if graph is not None:
         artefact.write(graph, folder / fresh.GRAPH)
     recipe_file.write(folder / fresh.RECIPE, experiment, told)

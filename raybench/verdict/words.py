@@ -10,6 +10,7 @@ import pandas as pd
 
 from raybench.reports import verdict
 from raybench.reports.text import as_text
+from raybench.results import whole
 from raybench.verdict import outcome, plan
 from raybench.verdict.finish import Finished
 from raybench.verdict.plan import Plan, span
@@ -95,7 +96,7 @@ def save(
         "spent_s": spent_s,
         "epoch_s": plan.trial_s("") / design.epochs,
     }
-    (folder / verdict.FILE).write_text(json.dumps(content, indent=2) + "\n")
+    whole.write(folder / verdict.FILE, json.dumps(content, indent=2) + "\n")
 
 
 def sentence(finished: Finished, design: Design) -> str:
