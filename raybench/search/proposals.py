@@ -109,8 +109,8 @@ class Proposals:
 
 def outcome_of(error: Exception) -> tuple[str, str, str | None]:
     """What a space raised as its trial's status, stop_reason and traceback."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, TrialPruned):
-        return "PRUNED", f"the space pruned it{f': {said}' if said else ''}", None
+        return "PRUNED", f"the space pruned it{f': {message}' if message else ''}", None
     trace = "".join(traceback.format_exception(error))
-    return "FAILED", f"the space raised {type(error).__name__}: {said}", trace
+    return "FAILED", f"the space raised {type(error).__name__}: {message}", trace

@@ -116,8 +116,8 @@ def _smaller(plan: Plan) -> Plan | None:
     design = plan.design
     if design.tuning > LEAST_TUNING:
         fewer = design.tuning - 1
-        said = f"tuning is cut to {fewer} trials an arm, to fit the budget"
-        remarks = (*(r for r in plan.remarks if not r.startswith("tuning")), said)
+        remark = f"tuning is cut to {fewer} trials an arm, to fit the budget"
+        remarks = (*(r for r in plan.remarks if not r.startswith("tuning")), remark)
         return replace(plan, design=replace(design, tuning=fewer), remarks=remarks)
     if len(design.settings) > 1:
         dearest = max(design.settings, key=plan.trial_s)

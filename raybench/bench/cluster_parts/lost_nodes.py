@@ -77,8 +77,8 @@ def killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int
                 break
             killed = time.monotonic()
             draw.choice(victims).kill()
-            if until(lambda: driven.goes_on() > again, MOVES_S, driven):  # noqa: B023
-                times.append(time.monotonic() - killed)
+            moved = until(lambda: driven.goes_on() > again, MOVES_S, driven)  # noqa: B023
+            times.append(time.monotonic() - killed if moved else float("inf"))
             cluster.node(cpus=1)
             cluster.ready()
         driven.wait(ENDS_S)

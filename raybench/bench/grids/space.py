@@ -25,7 +25,9 @@ def digits(trial: Trial) -> Experiment:
 
 def cifar10(trial: Trial) -> Experiment:
     """2,000 images of CIFAR-10 with 16 pixels a side."""
-    return replace(_small(trial), data="cifar10", subset=0.04, image_size=16)
+    small = _small(trial)
+    recipe = replace(small.recipe, crop=2)
+    return replace(small, data="cifar10", subset=0.04, image_size=16, recipe=recipe)
 
 
 def _small(trial: Trial) -> Experiment:
