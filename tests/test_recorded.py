@@ -77,7 +77,7 @@ def test_a_shipped_grid_is_small_whole_and_searchable(name):
     folder = FOLDER / name
     assert sum(path.stat().st_size for path in folder.rglob("*.parquet")) < 200_000
     problem = Recorded(folder).problem(name)
-    assert len(problem.every) >= 130
+    assert len(problem.every) >= 150
     epochs = pd.read_parquet(folder / "epochs")
     assert epochs.groupby("number").size().eq(problem.epochs).mean() > 0.95
     sweep = MemorySweep(decisions(problem.objectives, sampler="random"), problem.suggest, trials=20)
