@@ -161,7 +161,7 @@ class TestSlurm:
 
     def test_the_notice_before_the_time_limit_reaches_the_sweep(self, tmp_path, environment):
         code, lines = self.run(tmp_path, {**environment, "HOLD": "1"})
-        assert lines[-1] == "saved"
+        assert "saved" in lines  # a worker may write its line after it
         assert code == 130
 
 
