@@ -189,6 +189,18 @@ class TestEvidence:
         self.complete(rungs, 2 * early, 2 * late)
         assert rungs.tells("accuracy", 1)  # by a correlation of 0.71
 
+    @pytest.mark.parametrize("way", [ONE, TWO])
+    def test_near_trials_are_told_apart_only_by_a_ranking_without_noise(self, way):
+        """Ten trials; the next one is the sixth of them, outside the best third."""
+        early = [number / 10 for number in range(10)]
+        swapped = [early[number ^ 1] for number in range(10)]  # a correlation of 0.94
+        for late, kept in ((early, False), (swapped, True)):
+            rungs = Rungs(way, 4)
+            more = {"model_bytes": 9.0} if way is TWO else {}
+            self.complete(rungs, early, late, **more)
+            assert not arrive(rungs, 10, accuracy=0.05, **more)
+            assert arrive(rungs, 11, accuracy=0.45, **more) == kept
+
     def test_few_trials_agree_by_chance(self):
         """The same correlation, of five trials at a rung without a mark before it."""
         rungs = Rungs(ONE, 4)
