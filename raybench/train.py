@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -260,7 +261,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
         gpus = wait_for_room(least, stages, experiment.pipeline.transport, options.gpus)
         if stages > 1:  # the trainer in this process drives actors
             process.prepare(threads=1)
-            yield from _epochs(options, Staged)
+            yield from _epochs(options, partial(Staged, gpus=gpus))
             return
         state = checkpoint or Path(scratch) / "checkpoint.pt"
         if least < most:

@@ -27,7 +27,8 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.cluster import stages, trial, workers
+from raybench.cluster import stage_pool, trial, workers
+from raybench.cluster.fit import Node
 from raybench.cluster.losses import ActorLostError, every_loss_an_actors
 from raybench.cluster.workers import WorkerGroup
 from raybench.parallel.pipeline.transport import PeerLost
@@ -141,11 +142,32 @@ class TestNoRoom:
     def test_a_lost_stage_waits_for_another_node(self, monkeypatch, states, placed):
         told = iter([*states, "CREATED"] if placed else [])
         table = lambda group: {"state": next(told, "RESCHEDULING")}  # noqa: E731
-        monkeypatch.setattr(stages, "placement_group_table", table)
-        monkeypatch.setattr(stages, "ROOM_S", 5.0 if placed else 0.2)
-        pool: stages.Pool = object.__new__(stages.Pool)
+        monkeypatch.setattr(stage_pool, "placement_group_table", table)
+        monkeypatch.setattr(stage_pool, "ROOM_S", 5.0 if placed else 0.2)
+        pool: stage_pool.Pool = object.__new__(stage_pool.Pool)
         monkeypatch.setattr(pool, "_group", None, raising=False)
         assert pool.is_placed() == placed
+
+
+def test_stages_on_gpus_need_nodes_that_hold_them_not_totals(monkeypatch):
+    """Two GPUs on a node of one CPU hold one stage; with `--gpus 0` the other node holds all."""
+    nodes = [Node(cpus=7), Node(cpus=1, gpus=2)]
+    monkeypatch.setattr(stage_pool, "live_nodes", lambda: nodes)
+    with pytest.raises(ValueError, match="2 stages of 1 CPU and 1 GPU each, but 2 nodes"):
+        stage_pool._reserved(2, False, None)
+    monkeypatch.setattr(stage_pool, "placement_group", Reserved)
+    monkeypatch.setattr(stage_pool.ray, "get", lambda *_, **__: None)
+    assert stage_pool._reserved(2, True, 0.0).bundles == [{"CPU": 1.0}] * 2
+
+
+class Reserved:
+    """A placement group that is ready at once."""
+
+    def __init__(self, bundles: list[dict[str, float]], strategy: str) -> None:
+        self.bundles, self.strategy = bundles, strategy
+
+    def ready(self) -> None:
+        """Nothing to wait for."""
 
 
 @pytest.mark.parametrize(

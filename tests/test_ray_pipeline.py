@@ -64,12 +64,12 @@ def space(trial):
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[Any]:
     """Ray with two CPUs, in this process."""
-    from raybench.cluster import stages
+    from raybench.cluster import stage_pool
     from raybench.cluster.session import session
 
     with session():
-        yield stages
-        stages.release()
+        yield stage_pool
+        stage_pool.release()
 
 
 def small(**pipeline: Any) -> Experiment:
@@ -126,7 +126,7 @@ def test_a_killed_stage_is_made_anew_and_the_losses_go_on(ray_here, undisturbed,
 
 def test_a_cluster_that_is_too_small_is_said_at_once(ray_here):
     began = time.monotonic()
-    with pytest.raises(ValueError, match=r"7 stages need a CPU.* each, but the cluster has"):
+    with pytest.raises(ValueError, match=r"needs 7 stages of 1 CPU.* each, but the one node holds"):
         next(iter(train(small(stages=7, cuts=""), stages=Staged)))
     assert time.monotonic() - began < 30  # not at a deadline, which is minutes away
 

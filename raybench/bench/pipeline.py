@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from raybench import data
 from raybench.cluster.session import session
-from raybench.cluster.stages import Staged, release
+from raybench.cluster.stage_pool import release
+from raybench.cluster.stages import Staged
 from raybench.experiment import Experiment, Parallel, Pipeline, from_json
 from raybench.parallel.pipeline import balance
 from raybench.parallel.pipeline.codec import Codec
@@ -32,8 +33,7 @@ from trainers.pipeline import base
 MODELS = {"resnet18": "resnet18", "mobilenetv2": "mobilenet_v2", "vgg11": "vgg11"}
 STAGES, CHUNKS = 2, 4
 BATCH = 256  # chunks of 64: smaller ones slow convolutions down, independent of the schedule
-ROUNDS, STEPS = 3, 2
-ROUND_S = 240  # deadline of a round of one side
+ROUNDS, STEPS, ROUND_S = 3, 2, 240  # seconds: the deadline of a round of one side
 HOPS, HOP_BYTES = 40, 4 << 20
 
 claims = {

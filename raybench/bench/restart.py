@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from statistics import median
 
-from raybench.cluster import stages
+from raybench.cluster import stage_pool
 from raybench.cluster.session import session
 from raybench.cluster.stages import Staged
 from raybench.experiment import Experiment, Pipeline
@@ -37,7 +37,7 @@ def measure() -> dict[str, float]:
                 waits.append(wait)
                 same.append(losses == undisturbed)
         finally:
-            stages.release()
+            stage_pool.release()
     return {
         "restart_s": median(waits),
         "restart_s_min": min(waits),
@@ -61,7 +61,7 @@ def _killed(rank: int) -> tuple[float, list[float]]:
         losses.append(epoch.metrics["loss"])
         if epoch.number == 1:
             whole = epoch.metrics["train_s"]
-            pid = stages.process_ids()[rank]
+            pid = stage_pool.process_ids()[rank]
 
             def kill(pid: int = pid) -> None:
                 os.kill(pid, signal.SIGKILL)

@@ -14,24 +14,15 @@ is run again.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import time
 import uuid
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.util.placement_group import (
-    get_current_placement_group,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raybench.cluster.object_store import Mailbox
-from raybench.cluster.stage_actor import Meeting, StageActor
+from raybench.cluster.stage_actor import Meeting
+from raybench.cluster.stage_pool import pool, release
 from raybench.data import Images
 from raybench.experiment import Experiment
 from raybench.parallel.pipeline.stage import State
@@ -39,103 +30,37 @@ from raybench.parallel.pipeline.transport import PeerLost
 from raybench.training.runner import Diverged
 from raybench.training.staged import Report, merged
 
-FREE_S = 4.0  # deadline for the cluster to have room for the stages
-ROOM_S = 20.0  # deadline for a lost node's stages to find room elsewhere
 READY_S = 120.0  # deadline for a stage to start, or to begin a trial
 BALANCE_S = 600.0  # deadline for all blocks to be timed
 LEAVE_S = 10.0  # deadline for the others to notice a dead stage; the rest are replaced as well
 RESTARTS = 3  # in a row, without a finished epoch
 
 
-class Pool:
-    """Warm actors in one placement group: the trial's in a sweep, else one that we create.
-
-    Raises:
-        ValueError: the cluster has no room for so many stages, or not now.
-    """
-
-    def __init__(self, stages: int, together: bool) -> None:
-        self.session = ray.get_runtime_context().get_job_id()
-        self.stages, self.together = stages, together
-        group = get_current_placement_group()
-        self._owned = None
-        if group is None or group.bundle_count < stages:
-            group = self._owned = _reserved(stages, together)
-        self._group = group
-        self._gpus = float(group.bundle_specs[-1].get("GPU", 0.0))
-        self.actors = [self._actor() for _ in range(stages)]
-
-    def _actor(self) -> Any:
-        where = PlacementGroupSchedulingStrategy(self._group)
-        return StageActor.options(  # type: ignore[attr-defined]
-            num_cpus=1, num_gpus=self._gpus, scheduling_strategy=where
-        ).remote()
-
-    def renew(self, rank: int) -> None:
-        """Replaces an actor that died or hangs."""
-        ray.kill(self.actors[rank])
-        self.actors[rank] = self._actor()
-
-    def is_placed(self) -> bool:
-        """Whether Ray finds room for what was on a lost node, within `ROOM_S`."""
-        end = time.monotonic() + ROOM_S
-        while placement_group_table(self._group)["state"] != "CREATED":
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.1)
-        return True
-
-    def close(self) -> None:
-        with contextlib.suppress(Exception):  # the session may be over
-            for actor in self.actors:
-                ray.kill(actor)
-            if self._owned is not None:
-                remove_placement_group(self._owned)
-
-
-_POOLS: list[Pool] = []  # of this process, one at most
 _CUTS: dict[tuple[Any, ...], list[int]] = {}  # a model is balanced once per process
-
-
-def pool(stages: int, together: bool) -> Pool:
-    """Actors for this many stages; the last trial's are reused if there are enough of them."""
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    session = ray.get_runtime_context().get_job_id()
-    for warm in _POOLS:
-        fits = warm.stages >= stages and (warm.together or not together)
-        if warm.session == session and fits:
-            return warm
-        warm.close()
-    _POOLS.clear()
-    _POOLS.append(Pool(stages, together))
-    return _POOLS[0]
-
-
-def release() -> None:
-    """Ends the warm actors and gives their resources back."""
-    while _POOLS:
-        _POOLS.pop().close()
-
-
-def process_ids() -> list[int]:
-    """Process ids of the warm actors, in stage order; used to test how a stage dies."""
-    calls = [actor.__ray_call__.remote(lambda _: os.getpid()) for actor in _POOLS[0].actors]
-    return [int(pid) for pid in ray.get(calls)]
 
 
 class Staged:
     """An experiment's stages on actors.
 
+    Args:
+        gpus: GPUs of each stage, outside a sweep; None means 1 where the cluster has GPUs, else 0.
+
     Raises:
         ValueError: the model cannot be cut so, or the cluster has no room for the stages.
     """
 
-    def __init__(self, experiment: Experiment, images: Images, state: State | None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        images: Images,
+        state: State | None,
+        *,
+        gpus: float | None = None,
+    ) -> None:
         pipeline = experiment.pipeline
         self.restarts = 0
         self._experiment = experiment
-        self._pool = pool(pipeline.stages, pipeline.transport == "shm")
+        self._pool = pool(pipeline.stages, pipeline.transport == "shm", gpus)
         self._mailbox: Any = None
         self._saved: list[Any] = [state and ray.put(state)] * pipeline.stages
         try:
@@ -275,25 +200,3 @@ def _got(calls: list[Any], deadline_s: float) -> list[Any]:
 def _first_line(error: BaseException) -> str:
     """The first line of the error that a stage raised, without Ray's traceback."""
     return str(getattr(error, "cause", error)).splitlines()[0]
-
-
-def _reserved(stages: int, together: bool) -> Any:
-    has = ray.cluster_resources()
-    cpus, gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
-    each = 1.0 if gpus else 0.0
-    if cpus < stages or (each and gpus < stages):
-        raise ValueError(
-            f"{stages} stages need a CPU{' and a GPU' if each else ''} each, but the cluster has "
-            f"{cpus:g} CPUs and {gpus:g} GPUs: take fewer pipeline.stages"
-        )
-    bundle = {"CPU": 1.0} | ({"GPU": each} if each else {})
-    group = placement_group([bundle] * stages, strategy="STRICT_PACK" if together else "PACK")
-    try:
-        ray.get(group.ready(), timeout=FREE_S)
-    except GetTimeoutError as error:
-        remove_placement_group(group)
-        raise ValueError(
-            f"{stages} stages got no room in the cluster within {FREE_S:g} s: others hold its "
-            f"{cpus:g} CPUs{', or no single node has enough' if together else ''}"
-        ) from error
-    return group

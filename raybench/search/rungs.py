@@ -28,9 +28,7 @@ a trial is compared as if it were better, by about as many places as trials move
 from __future__ import annotations
 
 import math
-import zlib
-from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -38,21 +36,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raybench.results.front import ranks
 from raybench.results.log import Record
+from raybench.search.compared import Group, Sample, Sorted, Values
 from raybench.search.forecast import places
 from raybench.search.marks import marks
 
 RUNGS = (Fraction(1, 9), Fraction(1, 3), Fraction(2, 3))  # shares of the epochs
 CROWDED = Fraction(1, 18)  # one rung more where many trials run: each has few epochs of the budget
 EARLIER = 0.75  # of a rung's epochs: the mark at most so far is compared with the rung
-COMPARED = 256  # trials to compare one with if there are several objectives
 DOUBT = 4  # trials without correlation that are added to the complete ones: few agree by chance
 SLACK = 1.5  # standard deviations of the places by which trials move until the end
 SPREAD = 12**-0.5  # standard deviation of the places of all trials, as shares of them
 WITNESSES = 256  # latest complete trials that show whether a rung's ranking matches the final one
-
-Values = dict[str, float]
 
 
 @dataclass
@@ -69,7 +64,7 @@ class Rungs:
     stability: float = 0.7
     """Least rank correlation with the mark before the rung, as long as few trials are complete."""
     _seen: dict[int, dict[int, Values]] = field(default_factory=dict)
-    _groups: dict[tuple[int, tuple[str, ...]], _Group] = field(default_factory=dict)
+    _groups: dict[tuple[int, tuple[str, ...]], Group] = field(default_factory=dict)
     """By rung and names: a trial is compared with those that reported the same objectives."""
     _lasting: dict[tuple[str, int], float | None] = field(default_factory=dict)
     _complete: list[int] = field(default_factory=list)
@@ -147,11 +142,11 @@ class Rungs:
         better, compared = self._group(epoch, values).better(number, values, others, slack)
         return better == 0 or better < compared // self.reduction
 
-    def _group(self, epoch: int, values: Values) -> _Group:
+    def _group(self, epoch: int, values: Values) -> Group:
         key = (epoch, tuple(values))
         if key not in self._groups:
             ways = [self.objectives[name] for name in values]
-            self._groups[key] = _Sorted(ways[0]) if len(ways) == 1 else _Sample(ways)
+            self._groups[key] = Sorted(ways[0]) if len(ways) == 1 else Sample(ways)
         return self._groups[key]
 
     def tells(self, name: str, epoch: int) -> bool:
@@ -213,91 +208,3 @@ def _spearman(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:
     if np.ptp(early) == 0 or np.ptp(late) == 0:
         return 0.0
     return min(1.0, float(np.corrcoef(places(early), places(late))[0, 1]))
-
-
-def _improved(cost: float, costs: list[float], slack: float) -> float:
-    """The cost that lies this share of all places before it, in costs that are in order."""
-    if not costs or cost == math.inf:
-        return cost
-    return min(cost, costs[max(0, bisect_left(costs, cost) - round(slack * len(costs)))])
-
-
-class _Sorted:
-    """All values of one objective at a rung, in order."""
-
-    def __init__(self, way: str) -> None:
-        self._sign = -1.0 if way == "max" else 1.0
-        self._costs: list[float] = []
-
-    def _cost(self, values: Values) -> float:
-        (value,) = values.values()
-        cost = self._sign * value
-        return math.inf if math.isnan(cost) else cost
-
-    def add(self, number: int, values: Values) -> None:
-        insort(self._costs, self._cost(values))
-
-    def remove(self, number: int, values: Values) -> None:
-        del self._costs[bisect_left(self._costs, self._cost(values))]
-
-    def better(
-        self, number: int, values: Values, behind: Mapping[int, Values], slack: Sequence[float]
-    ) -> tuple[int, int]:
-        """How many are better than this one with its slack and not behind, of how many."""
-        cost = _improved(self._cost(values), self._costs, slack[0])
-        without = sum(
-            self._cost(one) < cost for one in behind.values() if one.keys() == values.keys()
-        )
-        return bisect_left(self._costs, cost) - without, len(self._costs)
-
-
-class _Sample:
-    """A sample of the trials at a rung: those with the smallest hashes of their numbers.
-
-    The sample does not depend on the order of arrival, so rows can rebuild it.
-    """
-
-    def __init__(self, ways: list[str]) -> None:
-        self._ways = ways
-        self._kept: list[tuple[int, int]] = []  # hash and number, in order
-        self._points: dict[int, list[float]] = {}
-
-    def add(self, number: int, values: Values) -> None:
-        insort(self._kept, (_hash(number), number))
-        self._points[number] = list(values.values())
-        if len(self._kept) > COMPARED:
-            del self._points[self._kept.pop()[1]]
-
-    def remove(self, number: int, values: Values) -> None:
-        if number in self._points:
-            self._kept.remove((_hash(number), number))
-            del self._points[number]
-
-    def better(
-        self, number: int, values: Values, behind: Mapping[int, Values], slack: Sequence[float]
-    ) -> tuple[int, int]:
-        """How many of the sample are on an earlier front, with this one's slack, and not behind,
-        of how many."""
-        ahead = {one: point for one, point in self._points.items() if one not in behind}
-        points = {**ahead, number: self._moved(list(values.values()), slack)}
-        order = ranks(list(points.values()), self._ways)
-        rank = order[list(points).index(number)]
-        compared = len(order) + len(self._points) - len(ahead)
-        return sum(other < rank for other in order), compared
-
-    def _moved(self, point: list[float], slack: Sequence[float]) -> list[float]:
-        if not any(slack):
-            return point
-        moved = []
-        for axis, (value, way) in enumerate(zip(point, self._ways, strict=True)):
-            sign = -1.0 if way == "max" else 1.0
-            costs = sorted(sign * one[axis] for one in self._points.values())
-            moved.append(sign * _improved(sign * value, costs, slack[axis]))
-        return moved
-
-
-_Group = _Sorted | _Sample
-
-
-def _hash(number: int) -> int:
-    return zlib.crc32(b"%d" % number)
