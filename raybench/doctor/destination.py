@@ -16,13 +16,17 @@ def trouble(results: str) -> str | None:
     Args:
         results: a folder, or an address such as s3://bucket/runs.
     """
+    from raybench.results.remote.explained import StoreError
+
     told: list[str | None] = []
 
     def attempt() -> None:
         try:
             _at_an_address(results) if "://" in results else _in_a_folder(Path(results))
             told.append(None)
-        except Exception as error:  # of pyarrow, fsspec or the system; the text tells
+        except StoreError as error:
+            told.append(str(error))
+        except Exception as error:  # of the system, or of a store's library
             told.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
     thread = threading.Thread(target=attempt, daemon=True)
@@ -48,14 +52,13 @@ def _in_a_folder(folder: Path) -> None:
 
 
 def _at_an_address(address: str) -> None:
-    from pyarrow import fs
+    from raybench.results.remote.object_store import ObjectStore
 
-    files, base = fs.FileSystem.from_uri(address)
-    path = f"{base}/.raybench-{uuid.uuid4().hex[:8]}"
-    with files.open_output_stream(path) as stream:
-        stream.write(b"doctor")
-    with files.open_input_stream(path) as stream:
-        content = stream.read()
-    files.delete_file(path)
-    if content != b"doctor":
-        raise OSError("what was written there reads differently")
+    store, key = ObjectStore(address), f".raybench-{uuid.uuid4().hex[:8]}"
+    store.require_there()
+    store.put(key, b"doctor")
+    try:
+        if store.get(key) != b"doctor":
+            raise OSError("what was written there reads differently")
+    finally:
+        store.delete(key)
