@@ -22,7 +22,8 @@ def trouble(results: str) -> str | None:
 
     def attempt() -> None:
         try:
-            _at_an_address(results) if "://" in results else _in_a_folder(Path(results))
+            place = results.removeprefix("file://")
+            _at_an_address(place) if "://" in place else _in_a_folder(Path(place))
             told.append(None)
         except StoreError as error:
             told.append(str(error))
