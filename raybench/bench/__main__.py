@@ -62,7 +62,8 @@ class Bench:
 
     name: Annotated[str, tyro.conf.Positional]
     """input, step, overhead, concurrency, switch, monarch, strategies, pipeline, restart,
-    compress, search, scale, chaos, cluster, verdict, speed or gpu; with --page also all."""
+    compress, search, real_search, scale, chaos, cluster, verdict, speed or gpu; with --page
+    also all."""
     scenario: str | None = None
     """Of `search`, which is then simulated: a folder of curves under $RAYBENCH_YAHPO, digits or
     cifar10 (recorded grids), or the folder of a sweep."""

@@ -39,13 +39,14 @@ class Budgeted(Sweep):
     """A sweep that ends when its trials have trained for `budget` epochs in total; running trials
     then stop.
 
-    `rows` are the trials that were complete by then.
+    `rows` are the trials that were complete by then; `when` the epochs of all trials until each.
     """
 
     def __init__(self, *args: Any, budget: int, **options: Any) -> None:
         super().__init__(*args, **options)
         self.budget, self.spent = budget, 0
         self.rows: list[dict[str, Any]] = []
+        self.when: list[int] = []
 
     def ask(self) -> Any:
         return super().ask() if self.spent < self.budget else None
@@ -66,6 +67,7 @@ class Budgeted(Sweep):
         row = self.store.trials[number]
         if row["status"] == "COMPLETE" and self.spent <= self.budget:
             self.rows.append(row)
+            self.when.append(self.spent)
 
 
 def measure() -> dict[str, float]:

@@ -8,7 +8,7 @@ quantile and the best of 400 random configurations; a budget of 60 full trials, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -29,7 +29,7 @@ from raybench.search.simulation.curves import Curve, Problem, late_start
 from raybench.search.simulation.memory_sweep import MemorySweep
 from raybench.search.simulation.recorded import Recorded
 from raybench.search.simulation.scenario import Scenario, folder_of
-from raybench.search.simulation.slots import Complete, simulate
+from raybench.search.simulation.slots import simulate
 
 BOX = 400  # random configurations that give the box
 QUANTILE = 0.1
@@ -143,7 +143,7 @@ def trace(run: Run) -> Trace:
     length = round(run.length * budget)
     complete = simulate(deciding, curve, slots=run.slots, budget=length)
     spent = tuple(one.spent / budget for one in complete)
-    return Trace(spent, tuple(_volumes(complete, run, problem)), asked)
+    return Trace(spent, tuple(volumes([one.metrics for one in complete], run)), asked)
 
 
 def _prior(run: Run) -> list[Record]:
@@ -203,7 +203,7 @@ def _constraints(run: Run) -> dict[str, str]:
     return {name: f"{'<=' if way == 'min' else '>='} {float(middle)!r}"}
 
 
-def _gains(problem: Problem, metrics: dict[str, float]) -> NDArray[np.float64]:
+def _gains(problem: Problem, metrics: Mapping[str, float]) -> NDArray[np.float64]:
     """The objectives, larger is better."""
     values = [
         math.log(metrics[name]) if name in problem.costs else metrics[name]
@@ -213,20 +213,22 @@ def _gains(problem: Problem, metrics: dict[str, float]) -> NDArray[np.float64]:
     return np.array(values) * signs
 
 
-def _volumes(complete: Sequence[Complete], run: Run, problem: Problem) -> list[float]:
+def volumes(complete: Sequence[Mapping[str, float]], run: Run) -> list[float]:
+    """The front's hypervolume after each complete trial of a search, from their metrics."""
+    problem = _problem(run)
     ends = np.array([_gains(problem, one) for one in _random_ends(run.scenario, run.task)])
     worst, best = np.quantile(ends, QUANTILE, axis=0), ends.max(0)
     if run.constrained:  # what is worse than the limit is worth nothing
         worst[-1] = np.quantile(ends[:, -1], MEDIAN)
     front: list[list[float]] = []
-    volumes: list[float] = []
+    hypervolumes: list[float] = []
     for one in complete:
-        gains = (_gains(problem, one.metrics) - worst) / np.maximum(best - worst, 1e-12)
+        gains = (_gains(problem, one) - worst) / np.maximum(best - worst, 1e-12)
         # A single objective counts as it is, beyond the best of the 400 too.
         point = [-float(gain) for gain in (np.clip(gains, 0, 1) if len(gains) > 1 else gains)]
         front.append(point)
         kept = on_front(front, ["min"] * len(point))
         front = [each for each, on in zip(front, kept, strict=True) if on]
         several = len(point) > 1
-        volumes.append(hypervolume(front, [0.0] * len(point)) if several else -min(front)[0])
-    return volumes
+        hypervolumes.append(hypervolume(front, [0.0] * len(point)) if several else -min(front)[0])
+    return hypervolumes
