@@ -61,6 +61,12 @@ def test_a_bench_with_a_scenario_has_a_block_of_its_own(tmp_path):
         f"```\n{command_line}\nold 1\n```\n```\n$ python -m raybench.bench search\nold 2\n```\n"
     )
     assert page.benches(path) == ["search --scenario lcbench", "search"]
+    path.write_text(
+        path.read_text() + "\n```\n$ python -m raybench.bench cluster --part works\nold 3\n```\n"
+    )
+    assert page.benches(path)[2:] == ["cluster --part works"]
+    page.printed(path, "cluster --part works", ["new 3"], 0.0)
+    assert "new 3" in path.read_text()
     page.printed(path, "search", ["new 2"], 0.0)
     page.printed(path, "search --scenario lcbench", ["new 1"], 0.0)
     first, second = path.read_text().split("```\n```")

@@ -97,15 +97,21 @@ def run(options: Bench) -> int:
         if options.page is not None and options.name != "gpu":
             require_file(options.page)
             there = pages.benches(options.page)
-            names = there if options.name == "all" else names
-            if names[0] not in there:
+            if options.name == "all":
+                names = there
+            elif names == ["cluster"]:  # a block for each part
+                names = [title for title in there if title.startswith("cluster ")]
+            if not names or names[0] not in there:
                 raise ValueError(f"{options.page} has no block of the bench {options.name}")
         every = [m.name for m in pkgutil.iter_modules(bench.__path__) if m.name not in HIDDEN]
         for title in names:
-            name, _, scenario = title.partition(" --scenario ")
+            name, _, rest = title.partition(" --")
+            kind, _, value = rest.partition(" ")
             if name not in every:
                 raise ValueError(f"no bench {name!r}; {nearest(name, every)}")
-            _measured(name, replace(options, scenario=scenario or None))
+            scenario = value if kind == "scenario" else None
+            part = value if kind == "part" else options.part
+            _measured(replace(options, name=name, scenario=scenario, part=part))
     except (ValueError, OSError) as error:
         print(f"raybench.bench: {error}", file=sys.stderr)
         return 2
@@ -114,11 +120,14 @@ def run(options: Bench) -> int:
 
 def _titled(options: Bench) -> str:
     """The bench as its block on a page begins."""
+    if options.name == "cluster" and options.part:
+        return f"{options.name} --part {options.part}"
     return options.name + (f" --scenario {options.scenario}" if options.scenario else "")
 
 
-def _measured(name: str, options: Bench) -> None:
+def _measured(options: Bench) -> None:
     """Runs one bench and prints its figures."""
+    name = options.name
     load = os.getloadavg()[0] / max(1, int(measure.machine()["cpu_count"]))
     if load > 0.5:
         print(
@@ -138,7 +147,7 @@ def _measured(name: str, options: Bench) -> None:
         figures = module.measure()
     told = pages.lines(figures, module.claims)
     if options.page is not None and name != "gpu":
-        pages.printed(options.page, _titled(replace(options, name=name)), told, load)
+        pages.printed(options.page, _titled(options), told, load)
     if options.json:
         print(json.dumps({**figures, "load_before": round(load, 2), **measure.machine()}))
     else:

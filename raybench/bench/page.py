@@ -22,8 +22,8 @@ def lines(figures: Mapping[str, Any], claims: Mapping[str, str]) -> list[str]:
 
 
 def benches(page: Path) -> list[str]:
-    """The benches that have a block on the page, in its order; with their scenario, if any."""
-    named = r"^```\n\$ python -m raybench\.bench (\w+(?: --scenario \w+)?)"
+    """The benches that have a block on the page, in its order; with their scenario or part."""
+    named = r"^```\n\$ python -m raybench\.bench (\w+(?: --(?:scenario|part) \w+)?)"
     return re.findall(named, page.read_text(), re.MULTILINE)
 
 
@@ -31,14 +31,14 @@ def printed(page: Path, name: str, told: list[str], load: float) -> None:
     """Puts a bench's lines below its command, with the machine, the commit and the day.
 
     Args:
-        name: of the bench, and ` --scenario NAME` if it has one.
+        name: of the bench, and ` --scenario NAME` or ` --part NAME` if it has one.
         load: of the machine before the bench, per core.
 
     Raises:
         ValueError: the page has no block of this bench.
     """
     text = page.read_text()
-    command = rf"\$ python -m raybench\.bench {name}\b(?! --scenario).*\n"
+    command = rf"\$ python -m raybench\.bench {name}\b(?! --(?:scenario|part)).*\n"
     block = re.compile(rf"^```\n({command})(?:.*\n)*?```$", re.M)
     if not block.search(text):
         raise ValueError(
