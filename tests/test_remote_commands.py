@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from small_sweep import FOUR, HEAD, ONE
 from small_sweep import tmp_path as tmp_path
 
 import raybench
-from raybench import export, report, train, tune
+from raybench import compare, export, report, train, tune
 from raybench.experiment import recipe_file
 from raybench.results import whole
 from raybench.results.remote import copied
@@ -66,6 +67,29 @@ def test_a_run_and_its_report(bucket: Bucket, tmp_path, monkeypatch, capsys):
     assert f"The sweeps in {RUNS}" in capsys.readouterr()[0]
     assert report.run(report.parse([f"{RUNS}/none"])) == 2
     assert f"{RUNS}/none holds no results" in capsys.readouterr()[1]
+
+
+@pytest.mark.ray
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_a_study_is_told_again_on_another_machine(bucket: Bucket, tmp_path, monkeypatch, capsys):
+    typed = ["--techniques", "prune", "--epochs", "2", "--subset", "0.3", "--tuning", "2"]
+    typed += ["--seeds", "2", "--name", "small", "--within", "100", "--results", RUNS]
+    assert compare.run(compare.parse(typed)) == 0
+    first = capsys.readouterr()[0]
+    assert "prune pays" in first
+    files = {"verdict.parquet", "verdict.json", "recipe.json"}
+    assert {f"small/{name}" for name in files} <= set(bucket.keys())
+    trials = pd.read_parquet(f"{RUNS}/small/trials")
+    another_machine(monkeypatch, tmp_path / "other")
+    assert compare.run(compare.parse(typed)) == 0
+    assert "prune pays" in capsys.readouterr()[0]
+    assert sorted(pd.read_parquet(f"{RUNS}/small/trials")["key"]) == sorted(trials["key"])
+    another_machine(monkeypatch, tmp_path / "third")
+    assert train.run(["--recipe-file", f"{RUNS}/small/recipe.json", "--results", RUNS]) == 0
+    verdict = json.loads(bucket.read("runs/small/verdict.json"))
+    rerun = pd.read_parquet(f"{RUNS}/which_pays-runs/trials").iloc[0]
+    assert rerun["test_accuracy"] == pytest.approx(verdict["told"]["test_accuracy"])
 
 
 def test_a_recipe_at_an_address(bucket: Bucket, tmp_path):
