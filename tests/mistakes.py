@@ -70,7 +70,7 @@ TRAIN = [
     ("pruning --gpus -1", "--gpus is -1"),
     ("pruning --recipe-file notes.md", "notes.md is not a recipe file"),
     ("pruning --recipe-file nowhere.json", "nowhere.json is not a recipe file"),
-    ("pruning --checkpoint notes.md", "notes.md is no checkpoint"),
+    ("pruning --checkpoint notes.md", "notes.md is not a checkpoint"),
     ("pruning --checkpoint empty", "empty is a folder"),
     ("pruning --store empty", "empty is a folder"),
     ("pruning --store notes.md/net.packed", "notes.md is a file"),

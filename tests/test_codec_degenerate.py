@@ -97,7 +97,7 @@ class TestHealth:
 
 class TestRefusals:
     def test_bits(self):
-        with pytest.raises(ValueError, match="bits is 3: take 32, 16, 8, 4, 2"):
+        with pytest.raises(ValueError, match="bits is 3: use 32, 16, 8, 4, 2"):
             Codec(3)
 
     @pytest.mark.parametrize("tile", [0, 12, -8])

@@ -3,8 +3,9 @@
     python -m raybench.train --family speed --data cifar10
     python -m raybench.bench speed
 
-`plain` is the usual recipe at this length. `base` is the speed recipe: fewer epochs, decayed to
-their end; Muon for the hidden filters; smaller images at first; averaged weights; smoothed labels.
+`plain` is the usual recipe at this length. `base` is the speed recipe: fewer epochs with
+linear decay; Muon for the hidden filters; smaller images at first; averaged weights; smoothed
+labels.
 Its parts are techniques, so `raybench.compare` can judge each of them. Sources: cifar10-airbench
 (Jordan 2024), hlb-CIFAR10, EfficientNetV2.
 """

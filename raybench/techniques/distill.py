@@ -66,7 +66,7 @@ class Distill(Technique):
 
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart(
-            "pipeline", "the teacher needs the images where the logits are; take 1 stage, 1 chunk"
+            "pipeline", "the teacher needs the images where the logits are; use 1 stage, 1 chunk"
         ),
     )
 

@@ -42,7 +42,7 @@ class Ema(Technique):
         )
     }
     apart: ClassVar[tuple[Apart, ...]] = tuple(
-        Apart(strategy, "no worker holds whole weights to average; take 'zero2', or 'ddp'")
+        Apart(strategy, "no worker holds whole weights to average; use 'zero2' or 'ddp'")
         for strategy in ("zero3", "zero3_offload")
     )
 

@@ -58,9 +58,9 @@ class Monarch(Technique):
     }
 
     apart: ClassVar[tuple[Apart, ...]] = (
-        Apart("low_rank", "both replace the same linear layers; take one of them"),
+        Apart("low_rank", "both replace the same linear layers; use only one of them"),
         *(
-            Apart(other, f"{why}; take monarch.mode from_scratch", _changes, CHANGES)
+            Apart(other, f"{why}; use monarch.mode from_scratch", _changes, CHANGES)
             for other, why in (
                 ("pipeline", "a stage cannot change its layers during training"),
                 *((zero, "it has spread the layers over the workers") for zero in ZEROS),

@@ -113,10 +113,10 @@ class Muon(Technique):
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
-            Apart(strategy, "a worker's part of a weight is no whole matrix; take ddp")
+            Apart(strategy, "a worker's part of a weight is not a whole matrix; use ddp")
             for strategy in ("zero1", "zero2", "zero3", "zero3_offload")
         ),
-        Apart("pipeline", "a stage has one optimizer; take pipeline.stages 1 and chunks 1"),
+        Apart("pipeline", "a stage has one optimizer; use pipeline.stages 1 and chunks 1"),
     )
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ class Progressive(Technique):
     goals: ClassVar[tuple[str, ...]] = ("accuracy", "train_time")
 
     apart: ClassVar[tuple[Apart, ...]] = (
-        Apart("pipeline", "the stages expect activations of one size; take pipeline.stages 1"),
+        Apart("pipeline", "the stages expect activations of one size; use pipeline.stages 1"),
     )
     compiles: ClassVar[bool] = False  # each size would be compiled again
 
@@ -74,7 +74,7 @@ class Progressive(Technique):
         if not _takes_any_size(model):
             raise ValueError(
                 f"progressive cannot train a {type(model).__name__} on smaller images, because it "
-                "takes one size only; take a convolutional network, such as resnet20"
+                "takes one size only; use a convolutional network, such as resnet20"
             )
         model.register_forward_pre_hook(Shrink())
 

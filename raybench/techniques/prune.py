@@ -177,14 +177,14 @@ class Prune(Technique):
         *(
             Apart(
                 strategy,
-                "a worker has only a part of each weight while training; take the strategy zero2",
+                "a worker has only a part of each weight while training; use the strategy zero2",
             )
             for strategy in ("zero3", "zero3_offload")
         ),
         *(
             Apart(
                 other,
-                f"no {process} has all weights, among which the smallest are chosen; take "
+                f"no {process} has all weights, among which the smallest are chosen; use "
                 "prune.scope layer",
                 when=lambda experiment: experiment.prune.scope == "global",
                 condition="prune.scope is global",

@@ -197,15 +197,15 @@ class PruneChannels(Technique):
         *(
             Apart(
                 strategy,
-                "the cut replaces parameters whose optimizer state lies in parts on the workers; "
-                "take the strategy ddp",
+                "the cut replaces parameters whose optimizer state is sharded over the workers; "
+                "use the strategy ddp",
             )
             for strategy in ("zero1", "zero2", "zero3", "zero3_offload")
         ),
         *(
             Apart(
                 other,
-                f"the cut cannot follow channels through {layers}; take a convolutional network "
+                f"the cut cannot follow channels through {layers}; use a convolutional network "
                 f"without {other}",
             )
             for other, layers in (
@@ -216,12 +216,12 @@ class PruneChannels(Technique):
         ),
         Apart(
             "expert",
-            "experts lie in parts on the workers, and no model with experts can be cut; take ddp",
+            "experts are sharded over the workers, and no model with experts can be cut; use ddp",
         ),
         Apart(
             "pipeline",
-            "a cut follows connections through the whole model, of which a stage "
-            "has a part; take pipeline.stages 1",
+            "a cut follows connections through the whole model, but a stage has only a part of it; "
+            "use pipeline.stages 1",
         ),
     )
 
@@ -244,8 +244,8 @@ class PruneChannels(Technique):
         kind = type(model).__name__
         if any(getattr(module, "fixed_channels", False) for module in model.modules()):
             raise ValueError(
-                "prune_channels cannot cut a ResNet whose shortcuts pad with zeros; take one with "
-                "shortcut B, as resnet20_b"
+                "prune_channels cannot cut a ResNet whose shortcuts pad with zeros; use one with "
+                "shortcut B, such as resnet20_b"
             )
         try:
             for name, module in model.named_modules():
@@ -259,13 +259,13 @@ class PruneChannels(Technique):
                 raise ValueError("its widths would depend on which channels are the smallest")
         except ValueError as error:
             raise ValueError(
-                f"prune_channels cannot cut a {kind} ({error}); take a convolutional network, as "
-                "resnet20_b or vgg11"
+                f"prune_channels cannot cut a {kind} ({error}); use a convolutional network, such "
+                "as resnet20_b or vgg11"
             ) from error
         if channels(one) == channels(model):
             raise ValueError(
                 f"prune_channels.ratio {self.ratio} leaves every width as it is, in multiples of "
-                f"{self.round_to}; take a larger ratio or a wider network, as resnet20x2_b"
+                f"{self.round_to}; use a larger ratio or a wider network, such as resnet20x2_b"
             )
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:

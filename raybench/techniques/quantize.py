@@ -41,7 +41,7 @@ median over ResNet-20's layers), the mean of 16 by 6 %."""
 
 SEEN, SQUARED = "inputs seen by ", "squared gradient of "  # keys in the memory
 
-SHARDS = "{} shards the weights, and a channel's step needs the whole channel; take ddp or zero1"
+SHARDS = "{} shards the weights, and a channel's step needs the whole channel; use ddp or zero1"
 
 
 def _has_budget(experiment: Any) -> bool:
@@ -75,12 +75,12 @@ class Quantize(Technique):
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("zero3", SHARDS.format("zero3")),
         Apart("zero3_offload", SHARDS.format("zero3_offload")),
-        Apart("expert", "no worker has the steps of all workers' experts; take ddp"),
+        Apart("expert", "no worker has the steps of all experts; use ddp"),
         *(
             Apart(
                 strategy,
-                f"{strategy} frees the gradients that share out the budget; set quantize.bits "
-                "in place of budget_bytes, or take ddp",
+                f"{strategy} frees gradients needed to divide the budget; set quantize.bits "
+                "instead of budget_bytes, or use ddp",
                 _has_budget,
                 "quantize.budget_bytes is set",
             )
@@ -88,14 +88,14 @@ class Quantize(Technique):
         ),
         Apart(
             "pipeline",
-            "the budget is shared out over all layers, and a stage has a part of them; set "
-            "quantize.bits in place of budget_bytes",
+            "the budget is divided over all layers, but a stage has only some of them; set "
+            "quantize.bits instead of budget_bytes",
             _has_budget,
             "quantize.budget_bytes is set",
         ),
         Apart(
             "monarch",
-            "monarch changes layers that are rounded already; take quantize.begin after "
+            "monarch would change layers that are already rounded; set quantize.begin after "
             "monarch.switch_at, or monarch.mode from_scratch",
             _before_monarch,
             "quantize.begin is not after the epoch in which monarch changes layers",

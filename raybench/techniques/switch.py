@@ -83,12 +83,12 @@ class Switch(Technique):
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
-            Apart(strategy, "it spreads single layers; take expert, which spreads the experts")
+            Apart(strategy, "it shards single layers; use expert, which shards the experts")
             for strategy in ("zero3", "zero3_offload")
         ),
         Apart(
             "pipeline",
-            "a stage does not see the loss to which the routers' penalties add; take "
+            "a stage does not see the loss to which the routers' penalties are added; use "
             "pipeline.stages 1 and pipeline.chunks 1",
         ),
     )
@@ -270,7 +270,7 @@ def _chosen(model: nn.Module, blocks: str) -> list[FeedForward]:
     if not every:
         raise ValueError(
             f"a {type(model).__name__} has no feed-forward (two linear layers with an activation "
-            "module between them) that experts could replace: take a transformer, such as vit300"
+            "module between them) that experts could replace: use a transformer, such as vit300"
         )
     numbers = _numbers(blocks, len(every))
     if not numbers:
