@@ -31,8 +31,8 @@ def _changes(experiment: Any) -> bool:
 class Monarch(Technique):
     """Replaces linear layers by Monarch matrices, for all of training or for a part of it.
 
-    `blocks=0` is the dense model. A layer keeps 1 / blocks of its parameters, slightly more if it
-    is not square: at 4 blocks 768 -> 3072 has 3.2 times fewer.
+    `blocks=0` is the dense model. A layer keeps (1 + min / max of its widths) / blocks of its
+    parameters: at 4 blocks 768 -> 768 has 2 times fewer, 768 -> 3072 has 3.2 times fewer.
     """
 
     blocks: int = 4
@@ -97,7 +97,7 @@ class Monarch(Technique):
             self._chosen(model)  # raises at the start if no layer can be projected
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
-        # If projected at the very end, the factors would never be trained.
+        # Not later than the last epoch, or the projected factors would never be trained.
         last = progress.step + progress.epoch_steps >= progress.steps and progress.epoch_steps > 0
         if progress.share >= self.switch_at or (last and self.switch_at < 1):
             return self._change(model)

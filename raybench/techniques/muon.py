@@ -103,7 +103,7 @@ class Muon(Technique):
     momentum: float = 0.95
     """Momentum, with Nesterov's step."""
     weight_decay: float = 0.0
-    """Share of a weight that a step takes off, times the learning rate."""
+    """Share of a weight that a step subtracts, times the learning rate."""
 
     goals: ClassVar[tuple[str, ...]] = ("accuracy", "train_time")
 
@@ -158,9 +158,9 @@ class Muon(Technique):
 
 
 def hidden(model: nn.Module) -> list[Weight]:
-    """The trainable weights between the first and the last one, which map to no pixel and no class.
+    """The trainable weights except the first, which reads pixels, and the last, which gives logits.
 
-    The authors train the first and the last layer by another optimizer.
+    The authors train those two by another optimizer.
     """
     trained = [weight for weight in weights(model) if weight.value.requires_grad]
     return trained[1:-1]

@@ -1,4 +1,4 @@
-"""Structured pruning: cuts out whole channels, so the network really becomes smaller.
+"""Structured pruning: cuts whole channels, so the network itself becomes smaller.
 
 torch-pruning (Fang et al. 2023, "DepGraph", arXiv 2301.12900) finds which layers belong together; a
 residual stream is one group. Every group loses the same share. So the widths depend only on the
@@ -93,7 +93,7 @@ def output_layers(model: nn.Module, image: Tensor) -> list[nn.Module]:
 
 
 def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = None) -> None:
-    """Removes `ratio` of each group's channels, those of the least magnitude, in place.
+    """Removes `ratio` of each group's channels, those of the smallest magnitude, in place.
 
     Each group keeps a multiple of `round_to` channels, rounded up; a smaller group stays whole. The
     model's inputs and outputs stay too. Cut parameters are replaced by new ones. `image` is an
@@ -101,7 +101,7 @@ def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = No
     """
     import torch_pruning  # the import takes seconds
 
-    turned = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
+    channels_last = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
     # torch-pruning itself rounds down, and leaves a group whole if that would give 0.
     shares = {
         module: 1 - (left + 0.5) / len(module.weight)
@@ -123,7 +123,7 @@ def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = No
             ignored_layers=output_layers(model, image),
             **groups,
         ).step()
-    if turned:
+    if channels_last:
         model.to(memory_format=torch.channels_last)
 
 
@@ -134,7 +134,7 @@ def trial(model: nn.Module, ratio: float, round_to: int, *, scattered: bool = Fa
         ValueError: the layers do not fit together afterwards, or the output has another shape.
     """
     image, copied = example(model), copy.deepcopy(model)
-    images = image.expand(2, -1, -1, -1)  # with a single image an axis could be mistaken
+    images = image.expand(2, -1, -1, -1)  # with one image, the batch axis is ambiguous
     with torch.no_grad():
         for layer in weighted(copied):
             size = torch.arange(1.0, len(layer.weight) + 1, device=layer.weight.device)
