@@ -54,7 +54,7 @@ def of_records(records: Iterable[Record], objectives: Mapping[str, str]) -> list
 
 
 def guests(content: Mapping[str, Any], objectives: Sequence[str], last: int) -> list[Guests]:
-    """The trials of a `prior` record, sweep by sweep.
+    """The trials of a `prior` record, by sweep.
 
     Args:
         last: the last epoch of the new sweep, at which their values count.

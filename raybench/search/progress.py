@@ -25,8 +25,8 @@ def left(sweep: Sweep) -> str:
     spending = sweep.decisions.spending
     if spending.limited:
         seconds = _span(max(0.0, spending.budget_s - spending.spent_s))
-        return f"{seconds} of the budget to go; the same command goes on"
-    return f"{sweep.unfinished} trials to go; the same command goes on"
+        return f"{seconds} of the budget to go; the same command resumes"
+    return f"{sweep.unfinished} trials to go; the same command resumes"
 
 
 class Progress:

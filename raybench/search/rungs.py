@@ -207,7 +207,7 @@ class Rungs:
 
 
 def _spearman(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:
-    """Spearman's correlation, 0 where one side is constant."""
+    """Spearman's correlation; 0 if one side is constant."""
     if np.ptp(early) == 0 or np.ptp(late) == 0:
         return 0.0
     return min(1.0, float(np.corrcoef(places(early), places(late))[0, 1]))

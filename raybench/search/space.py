@@ -149,7 +149,7 @@ def _executed(path: Path) -> Any:
         raise ValueError(f"{path} is not a Python file: a search space is a .py file")
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        advice = nearest(str(path), siblings) if siblings else "there are no .py files beside it"
+        advice = nearest(str(path), siblings) if siblings else "there are no .py files next to it"
         raise ValueError(f"{path} does not exist; {advice}")
     spec = importlib.util.spec_from_file_location(f"search_space_{path.stem}", path)
     assert spec is not None

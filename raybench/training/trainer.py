@@ -57,13 +57,13 @@ def train(
     compatible(experiment)
     images = data.load(experiment)
     check_model(experiment.model, classes=images.classes, image_size=experiment.image_size)
-    beside = _beforehand(experiment, images.classes)
+    known = _beforehand(experiment, images.classes)
     make = stages if experiment.pipeline.stages > 1 else Alone
     begin = partial(StagedRunner, make=make) if experiment.pipeline.on else Replicated
     with tempfile.TemporaryDirectory() as folder:
         path = store or Path(folder) / "model.safetensors"
         for epoch in fit(experiment, images, resume=resume, store=path, begin=begin):
-            metrics = beside | epoch.metrics
+            metrics = known | epoch.metrics
             metrics["s_per_batch"] = epoch.metrics["s_per_epoch"] / (
                 len(images.train) // experiment.recipe.batch
             )

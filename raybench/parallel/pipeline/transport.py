@@ -155,7 +155,7 @@ class NcclLink:
 class Throttled:
     """A link whose messages leave at a given rate, one after another, from their own thread.
 
-    The thread sleeps for the time that the bytes take, so the computation goes on as with a slow
+    The thread sleeps for the time that the bytes take, so the computation continues as with a slow
     network.
 
     Args:

@@ -136,10 +136,10 @@ def _by_name(model: nn.Module, name: str) -> str:
         path, _, leaf = path.rpartition(".")
         holder = model.get_submodule(path)
     kind = type(holder).__name__
-    beside = {n for n, m in holder.named_children() if isinstance(m, nn.Linear)}
+    siblings = {n for n, m in holder.named_children() if isinstance(m, nn.Linear)}
     if path and (NOT_LIKE.search(kind) or narrows(holder)):
         return "rest"
-    if path and (LIKE.search(kind) or any(leaf in pair <= beside for pair in PAIRS)):
+    if path and (LIKE.search(kind) or any(leaf in pair <= siblings for pair in PAIRS)):
         return "rest" if mixes_tokens(path) else "feed_forward"
     in_attention = ATTENTION.search(kind) or ATTENTION.search(path.rpartition(".")[2])
     return "attention" if alone and (in_attention or PROJECTION.fullmatch(leaf)) else "rest"
