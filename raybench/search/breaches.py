@@ -21,7 +21,7 @@ from raybench.results.limits import Limit
 from raybench.results.log import Record
 
 STEPS = 12  # changes between epochs, none toward the limit, before a breach counts as final
-TRIALS = 3  # least number of trials with such changes
+TRIALS = 3  # trials with such changes, at least
 WITNESSES = 5  # complete trials that show from how far trials recover
 LATEST = 256  # latest trials of a rung that are considered
 

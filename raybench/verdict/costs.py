@@ -31,7 +31,7 @@ class Cost:
     startup_s: float
     step_s: float
     evaluation_s: float
-    """Of each epoch except the last."""
+    """Evaluation of each epoch except the last."""
     end_s: float
     """Of the last epoch: stored, read back, scored."""
     memory_bytes: float

@@ -30,7 +30,7 @@ class Compare:
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     subset: float = 1.0
-    """Share of the training images to use, for example less on a slow machine."""
+    """Share of the training images to use; a smaller one is faster."""
     image_size: int = 32
     """Side of an image in pixels."""
     start_from: str = ""
