@@ -102,7 +102,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("tile", [0, 12, -8])
     def test_tile(self, tile):
-        with pytest.raises(ValueError, match=f"tile is {tile}: a multiple of 8"):
+        with pytest.raises(ValueError, match=f"tile is {tile}: use a multiple of 8"):
             Codec(4, tile)
 
     @given(tile=st.sampled_from([8, 16, 24, 200]), bits=low_bits, shape=shapes, seed=seeds)
