@@ -112,7 +112,7 @@ def fitted(plan: Plan, budget_s: float | None) -> Plan:
 
 
 def _smaller(plan: Plan) -> Plan | None:
-    """One step smaller: fewer tuning trials, fewer epochs, or without the most expensive arm."""
+    """One step smaller: one tuning trial less per arm, or without the most expensive arm."""
     design = plan.design
     if design.tuning > LEAST_TUNING:
         fewer = design.tuning - 1
