@@ -29,7 +29,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Pa
     ("arguments", "words"),
     [
         # Two that cannot stand together.
-        (["--monarch.blocks", "2", "--low-rank.blocks", "2"], ["monarch", "low_rank", "take one"]),
+        (["--monarch.blocks", "2", "--low-rank.blocks", "2"], ["monarch", "low_rank", "use only"]),
         (["--prune.scope", "global", "--strategy", "zero3"], ["prune", "zero3"]),
         (["--switch.experts", "2", "--pipeline.chunks", "2"], ["switch", "pipeline"]),
         (["--prune.scope", "global", "--pipeline.chunks", "2"], ["prune", "scope layer"]),

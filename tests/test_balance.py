@@ -53,7 +53,7 @@ class TestPartition:
 
     @pytest.mark.parametrize("stages", [0, 4])
     def test_more_stages_than_blocks(self, stages):
-        with pytest.raises(ValueError, match=f"stages is {stages}, but .* 3 blocks: take 1 to 3"):
+        with pytest.raises(ValueError, match=f"stages is {stages}, but .* 3 blocks: use 1 to 3"):
             partition([1, 1, 1], stages)
 
 

@@ -102,9 +102,7 @@ class TestDeferred:
 
     def test_a_batch_norm_of_another_kind_is_refused(self):
         model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-        with pytest.raises(
-            ValueError, match=r"does not support 1, a BatchNorm1d: take 'corrected'"
-        ):
+        with pytest.raises(ValueError, match=r"does not support 1, a BatchNorm1d: use 'corrected'"):
             prepare(model, "deferred", 2)
 
 

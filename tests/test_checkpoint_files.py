@@ -95,6 +95,6 @@ class TestRemark:
     def test_a_file_of_another_kind_stays_where_it_is(self, tmp_path, content):
         other = tmp_path / "notes.md"
         other.write_bytes(content)
-        with pytest.raises(ValueError, match=r"notes\.md is no checkpoint: name another file"):
+        with pytest.raises(ValueError, match=r"notes\.md is not a checkpoint: name another file"):
             checkpoint.remark(other)
         assert other.read_bytes() == content

@@ -112,5 +112,5 @@ def test_beside_weights_that_are_rounded(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_model_without_stacks_of_blocks_is_refused():
     for model in (build("vgg11", classes=10, image_size=32), nn.Linear(3, 10)):
-        with pytest.raises(ValueError, match="take a ViT or a ResNet"):
+        with pytest.raises(ValueError, match="use a ViT or a ResNet"):
             checkpoint_blocks(model)

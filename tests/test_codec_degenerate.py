@@ -97,12 +97,12 @@ class TestHealth:
 
 class TestRefusals:
     def test_bits(self):
-        with pytest.raises(ValueError, match="bits is 3: take 32, 16, 8, 4, 2"):
+        with pytest.raises(ValueError, match="bits is 3: use 32, 16, 8, 4, 2"):
             Codec(3)
 
     @pytest.mark.parametrize("tile", [0, 12, -8])
     def test_tile(self, tile):
-        with pytest.raises(ValueError, match=f"tile is {tile}: a multiple of 8"):
+        with pytest.raises(ValueError, match=f"tile is {tile}: use a multiple of 8"):
             Codec(4, tile)
 
     @given(tile=st.sampled_from([8, 16, 24, 200]), bits=low_bits, shape=shapes, seed=seeds)

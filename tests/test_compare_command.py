@@ -100,7 +100,7 @@ def test_a_study_is_killed_goes_on_and_recommends_files_that_keep_their_word(tmp
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WHOLE_S)
     assert done.returncode == 0, done.stderr
     assert "prune pays: 0." in done.stdout
-    assert "(as told)" in done.stdout
+    assert "(as reported)" in done.stdout
 
     verdict = pd.read_parquet(folder / "verdict.parquet").set_index("arm")
     assert dict(verdict["verdict"]) == {"baseline": "baseline", "prune": "pays"}

@@ -42,7 +42,7 @@ def test_a_technique_that_is_off_stands_beside_everything():
 
 
 def test_two_techniques_for_the_same_layers_are_refused():
-    with pytest.raises(ValueError, match=r"monarch and low_rank cannot .* take one of them"):
+    with pytest.raises(ValueError, match=r"monarch and low_rank cannot .* use only one of them"):
         compatible(replace(PLAIN, monarch=Monarch(), low_rank=LowRank()))
 
 

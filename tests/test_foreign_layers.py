@@ -229,5 +229,5 @@ class TestWhichLinearLayers:
     def test_factors_larger_than_the_layer_are_refused(self):
         model = Stack(Functional())
         model.blocks[0].fc1, model.blocks[0].fc2 = nn.Linear(32, 8), nn.Linear(8, 32)
-        with pytest.raises(ValueError, match=r"in place of blocks\.0\.fc1 the factors would be"):
+        with pytest.raises(ValueError, match=r"the factors would be larger than blocks\.0\.fc1"):
             Monarch(blocks=8).reshape(model)

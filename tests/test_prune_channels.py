@@ -147,7 +147,7 @@ class TestBadInput:
             PruneChannels(**arguments)
 
     def test_shortcuts_that_pad_get_advice(self):
-        with pytest.raises(ValueError, match="shortcut B, as resnet20_b"):
+        with pytest.raises(ValueError, match="shortcut B, such as resnet20_b"):
             PruneChannels().reshape(build("resnet20", classes=10, image_size=8))
 
     def test_a_transformer_gets_advice(self):

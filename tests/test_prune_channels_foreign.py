@@ -126,7 +126,7 @@ def test_what_cannot_be_cut_is_refused_with_the_reason(name, size, reason):
     model = build(name, classes=10, image_size=size)
     with pytest.raises(ValueError, match=reason) as refusal:
         HALF.reshape(model)
-    assert "take a convolutional network" in str(refusal.value)
+    assert "use a convolutional network" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 

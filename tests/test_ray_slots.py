@@ -249,7 +249,7 @@ def test_ctrl_c_ends_the_wait(tmp_path: Path) -> None:
         sweep.until(lambda: "waiting for room" in sweep.log)
         sweep.process.send_signal(signal.SIGINT)
         assert sweep.process.wait(60) == 130, sweep.log
-        assert "the same command goes on" in sweep.log
+        assert "the same command resumes" in sweep.log
 
 
 @pytest.mark.nightly

@@ -155,7 +155,7 @@ def test_a_plan_is_cut_to_the_budget_and_says_how():
     assert fitted(plan, None) == plan
     cut = fitted(plan, plan.needed_s - 1)
     assert cut.design.tuning == DESIGN.tuning - 1
-    assert cut.remarks == ("tuning is cut to 3 trials an arm, to fit the budget",)
+    assert cut.remarks == ("tuning is cut to 3 trials per arm, to fit the budget",)
     dear = {**COSTS, "quantize": Cost(**{**vars(COST), "step_s": 0.5})}
     less = fitted(Plan(DESIGN, dear, 20, 2, 1000), 150.0)
     assert less.needed_s <= 150.0

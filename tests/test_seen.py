@@ -95,7 +95,7 @@ class TestLeak:
         with pytest.raises(ValueError, match=r"was trained on (test|validation) images") as error:
             run(goes_on(experiment, how, trained), images, tmp_path / "n")
         assert "\n" not in str(error.value)
-        for word in (trained, str(leaking), "its data: one", "take a model"):
+        for word in (trained, str(leaking), "its data: one", "use a model"):
             assert word in str(error.value)
         assert not (tmp_path / "n").exists()
 

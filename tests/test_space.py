@@ -247,7 +247,7 @@ class TestNames:
     )
     def test_an_objective_of_the_test_split(self, tmp_path, objective, other):
         message = self.objectives(tmp_path, f'{{"{objective}": "max"}}')
-        assert f"by the test split; take {other!r}" in message
+        assert f"by the test split; use {other!r}" in message
 
     def test_bad_direction(self, tmp_path):
         message = self.objectives(tmp_path, '{"accuracy": "maximum"}')

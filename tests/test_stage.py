@@ -218,7 +218,7 @@ class TestRefusals:
             Pipeline(**settings)
 
     def test_what_a_stage_cannot_do(self, small):
-        with pytest.raises(ValueError, match=r"take prune\.scope layer"):
+        with pytest.raises(ValueError, match=r"use prune\.scope layer"):
             compatible(replace(small, prune=Prune()))
         with pytest.raises(ValueError, match=r"4 pipeline.chunks with 2 parallel.workers"):
             compatible(replace(small, parallel=Parallel(workers=2)))

@@ -68,7 +68,7 @@ class TestPlacement:
         model = VisionTransformer(
             img_size=8, patch_size=4, embed_dim=32, depth=2, num_heads=2, mlp_layer=GluMlp
         )
-        with pytest.raises(ValueError, match=r"0, blocks\.0\.mlp, .*a GluMlp is none: it is gated"):
+        with pytest.raises(ValueError, match=r"0, blocks\.0\.mlp, .*a GluMlp is not one: it is"):
             Switch(experts=2, blocks="all").reshape(model)
 
     def test_a_feed_forward_without_biases_is_refused(self):

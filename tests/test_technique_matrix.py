@@ -47,7 +47,7 @@ def test_every_pair_has_the_mark_of_its_declarations(capsys):
 
 def test_a_pair_alone(capsys):
     assert run(["--pair", "low_rank", "monarch"]) == 0
-    assert "take one of them" in " ".join(capsys.readouterr().out.split())
+    assert "use only one of them" in " ".join(capsys.readouterr().out.split())
     assert run(["--pair", "distill", "zero3"]) == 0
     assert capsys.readouterr().out == "distill and zero3 can be combined\n"
 

@@ -195,7 +195,7 @@ def test_no_room_in_shared_memory_is_said(monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     path = Path(shared_memory.FOLDER / f"raybench-full-{os.getpid()}")
-    with pytest.raises(ValueError, match=r"take pipeline.transport gloo"):
+    with pytest.raises(ValueError, match=r"use pipeline.transport gloo"):
         SharedLink(path, 4, 1 << 20, lower=True)
     assert not path.exists()
 

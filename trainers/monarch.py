@@ -1,7 +1,7 @@
 """Monarch: ViTs and Mixers whose linear layers are products of block-diagonal matrices.
 
 Reference: a student project trained ViT-S/16, ViT-B/16 and an MLP-Mixer, dense and with Monarch
-matrices, on CIFAR-10 on V100s, and measured a speed-up for ViT-S alone.
+matrices, on CIFAR-10 on V100s, and measured a speed-up only for ViT-S.
 """
 
 from __future__ import annotations

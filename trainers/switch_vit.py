@@ -1,7 +1,7 @@
-"""Switch-ViT: a ViT against the same ViT with a mixture of experts for its feed-forwards.
+"""Switch-ViT: a ViT against the same ViT with a mixture of experts in place of its feed-forwards.
 
 Reference: a student project trained both on CIFAR-10 (patch 4, `d_model` 300, batch 256, 350
-epochs, 4 GPUs) with one pass over the experts after another: 64 experts took 11 times as long.
+epochs, 4 GPUs) running the experts one after another: 64 experts took 11 times as long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DDP that sends gradients as bf16: half the bytes, and a mantissa of seven bits.
+"""DDP that sends gradients as bf16: half the bytes, with a mantissa of seven bits.
 
 torch's own `bf16_compress_hook` refuses gloo. Here values are rounded before they are sent, summed
 over the workers in fp32, and rounded once more on the way back.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-BUCKET_BYTES = 16 << 20  # a bucket's whole gradient is in memory while it is reduced
+BUCKET_BYTES = 16 << 20  # a bucket's full gradient is in memory during its reduction
 
 
 class Bucket:

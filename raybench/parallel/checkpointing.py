@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 def checkpoint_blocks(model: nn.Module) -> None:
     """Makes the model's blocks discard their inner activations, in place.
 
-    timm's models without batch norms use their own switch; with batch norms that would count
-    running statistics twice. In all other models the blocks are the members of the model's stacks.
+    timm's models without batch norms use their own switch; with batch norms that switch would
+    update running statistics twice. In all other models the blocks are the members of its stacks.
 
     Raises:
         ValueError: the model has no stack of blocks.
@@ -36,7 +36,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
     if not blocks:
         raise ValueError(
             f"parallel.checkpointing needs a model with stacks of blocks, but a "
-            f"{type(model).__name__} has none: take a ViT or a ResNet, or turn it off"
+            f"{type(model).__name__} has none: use a ViT or a ResNet, or turn it off"
         )
     for block in blocks:
         kind: Any = type(block)

@@ -24,7 +24,7 @@ class Replicas:
         grouped = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if grouped else 0
         self.workers = dist.get_world_size() if grouped else 1
-        # The device of everything exchanged beside the model: NCCL takes nothing from a CPU.
+        # The device of everything else that is exchanged: NCCL cannot send CPU tensors.
         on_gpu = grouped and dist.get_backend() == "nccl"
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.exchange = Exchange(self.rank, self.workers, self.device)
@@ -56,7 +56,7 @@ class Replicas:
     def average_buffers(self, model: nn.Module, memories: Iterable[dict[str, Tensor]] = ()) -> None:
         """Gives all workers the mean of their batch norms' running statistics.
 
-        Values that a memory keeps under the same names, such as their averages, get the mean too.
+        Values under the same names in a memory, such as EMA's averages, get the mean too.
         """
         if self.workers == 1:
             return
@@ -89,7 +89,7 @@ class Replicas:
         return gpu.read(self.total(flags)) > 0
 
     def whole(self, model: nn.Module) -> nn.Module:
-        """The model as a single process would have it: here the worker's own, not a copy."""
+        """The model as a single process would have it: here this worker's model, not a copy."""
         return model
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -102,8 +102,7 @@ class Replicas:
         """Resumes from a `state`, with any number of workers."""
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        # A state may come from tensors of another memory format, and fused kernels pair values by
-        # their memory order.
+        # The state may have another memory format, and fused kernels pair values by memory order.
         for parameter, moments in optimizer.state.items():
             for name, value in moments.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -116,7 +115,7 @@ class Replicas:
     def sent_bytes_per_step(self, model: nn.Module, steps: int) -> float:
         """Bytes that a worker sends in each of the epoch's `steps`, mean over the workers.
 
-        Gradients are counted by the theory of the ring: every worker sends 2 (W - 1) / W of them.
+        Gradients are counted as in a ring all-reduce: every worker sends 2 (W - 1) / W of them.
         """
         gradients = sum(p.numel() * p.element_size() for p in self.reduced(model))
         return 2 * (self.workers - 1) / self.workers * gradients
@@ -129,5 +128,5 @@ class Replicas:
         return gpu.read(sent) / (self.workers * steps)
 
     def beside(self) -> list[Tensor]:
-        """Tensors that the strategy holds beside the model and its optimizer."""
+        """Tensors that the strategy holds besides the model and its optimizer."""
         return []

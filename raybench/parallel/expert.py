@@ -11,7 +11,7 @@ Everything except the experts is data-parallel, by DDP. A row is sent four times
 expert and back, and its gradients likewise in the backward pass. A capacity, if there is one,
 applies within each worker's part of the batch, like the groups of GShard.
 
-Letters of shapes: those of `techniques.layers.experts`, W workers, E experts of one worker.
+Shape suffixes: as in `techniques.layers.experts`; W workers, E experts of one worker.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ExpertParallel(Replicas):
             if isinstance(module, Experts) and not isinstance(module, ShardedExperts):
                 shard = ShardedExperts(module, self.rank, self.workers)
                 for parameter in shard.parameters(recurse=False):
-                    # A worker's loss is the mean over its part of the batch. Gradients of all
-                    # workers add up here; divided, they are the batch mean, as DDP's are.
+                    # A worker's loss is the mean over its part of the batch. The
+                    # gradients of all workers add up here; dividing gives the mean, as in DDP.
                     parameter.register_post_accumulate_grad_hook(self._divide)
                 model.set_submodule(path, shard)
         names = [*_sharded(model)]
@@ -56,9 +56,9 @@ class ExpertParallel(Replicas):
         return super().wrap(model)
 
     def whole(self, model: nn.Module) -> nn.Module:
-        """A copy of the model with the experts of all workers, as a single process has it.
+        """A copy of the model with the experts of all workers, as a single process would have it.
 
-        Evaluation, `finish` and the stored file use it. Each worker holds the copy beside its
+        Evaluation, `finish` and the stored file use it. Each worker holds the copy and its
         shards, so the model must fit on one worker: sharding saves only gradients, the optimizer's
         state and activations.
         """
@@ -69,7 +69,7 @@ class ExpertParallel(Replicas):
         return copy.deepcopy(model, memo)
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state as of a single process: it can be loaded with any number of workers."""
+        """The state as one process would write it; any number of workers can load it."""
         state, sharded = super().state(model, optimizer), _sharded(model)
         for name in sharded:
             state["model"][name] = self._join(state["model"][name])
@@ -125,7 +125,7 @@ class ExpertParallel(Replicas):
 
 
 class ShardedExperts(Experts):
-    """One worker's slice of `full`, in its place: the same parameter names, the same `forward`.
+    """One worker's slice of `full`, replacing it: the same parameter names, the same `forward`.
 
     `forward(x, expert)` takes this worker's rows, and expert numbers among the experts of all
     workers. Every worker must call it and run its backward pass, in the same order relative to
@@ -134,7 +134,7 @@ class ShardedExperts(Experts):
 
     def __init__(self, full: Experts, rank: int, workers: int) -> None:
         if len(full) % workers:
-            raise ValueError(f"{len(full)} experts do not divide over {workers} workers")
+            raise ValueError(f"{len(full)} experts do not divide evenly over {workers} workers")
         slices = {}
         for name, parameter in full.named_parameters(recurse=False):
             dist.broadcast(parameter.detach(), src=0)
@@ -153,7 +153,7 @@ class ShardedExperts(Experts):
         sent, got = gpu.read_all(torch.stack([leaving_WE.sum(1), arriving_WE.sum(1)]))
 
         x_RD = self._exchanged(x_ND.index_select(0, order_N), sent, got)
-        # Rows of each worker arrive sorted by expert, so the counts tell the expert of each row.
+        # Rows of each worker arrive sorted by expert, so the counts give the expert of each row.
         local_E = torch.arange(here, device=x_RD.device).repeat(self.workers)
         local_R = local_E.repeat_interleave(arriving_WE.flatten(), output_size=len(x_RD))
         y_RD = super().forward(x_RD, local_R)

@@ -1,7 +1,7 @@
-"""The bytes that one worker holds, and the bytes that it should hold by theory.
+"""The bytes that one worker holds, measured and in theory.
 
-The storages of live tensors are counted once each: a sharded tensor counts as its part, a view as
-the whole storage that it keeps alive. Between the steps of ZeRO with W workers, in units of the
+The storage of each live tensor is counted once: a sharded tensor counts as its part, a view as the
+whole storage that it keeps alive. Between the steps of ZeRO with W workers, in units of the
 parameters:
 
               parameters   gradients   AdamW's averages
@@ -45,9 +45,9 @@ def held(
 
 
 class Activations(torch.autograd.graph.saved_tensors_hooks):
-    """Inside this context, counts what autograd keeps for the backward pass, except parameters.
+    """Counts, inside this context, the bytes that autograd keeps for backward, except parameters.
 
-    `bytes` is the amount at the end of the forward pass. A checkpointed block has kept its input;
+    `bytes` is the amount at the end of the forward pass. A checkpointed block keeps only its input;
     the activations that it recomputes in the backward pass, one block at a time, do not count.
     """
 
@@ -70,7 +70,7 @@ class Activations(torch.autograd.graph.saved_tensors_hooks):
 
 
 def theory(model: nn.Module, experiment: Experiment) -> dict[str, int | None]:
-    """The theoretical values of `held`, and of the activations, for each worker.
+    """The theoretical bytes of one worker: those of `held` by kind, and of the activations.
 
     Args:
         model: the plain model; it may be on the meta device.
@@ -122,7 +122,7 @@ def _vit_activations(model: nn.Module, experiment: Experiment) -> int | None:
     block = tokens * (8 * width + 2 * hidden + 4 + heads)
     if parallel.checkpointing:
         block = tokens * width
-    # The last norm, and its whole output, of which the head's input is a view.
+    # The last norm and its whole output; the head's input is a view of it.
     rest = tokens * (2 * width + 2)
     return int(4 * (depth * block + rest))
 

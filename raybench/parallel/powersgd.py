@@ -1,7 +1,7 @@
 """DDP that sends gradients as products of two thin matrices, with torch's PowerSGD hook.
 
 Vogels et al. 2019, "PowerSGD". The error of a step's approximation is added to the next gradient.
-Each worker keeps its own error, and no checkpoint holds it: a resumed run starts without it.
+Each worker keeps its own error. Checkpoints do not hold it: a resumed run starts without it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from raybench.parallel.ddp import Replicas
 from raybench.parallel.exchange import done
 
 RANK = 4
-WARMUP = 10  # steps with whole gradients, because the first ones change direction the most
+WARMUP = 10  # steps with full gradients, because gradients change direction most at first
 
 
 class PowerSgd(Replicas):
-    """`Replicas` with gradients of rank 4; with one worker they are whole."""
+    """`Replicas` with gradients of rank 4; with one worker nothing is compressed."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
         if self.workers > 1:
@@ -50,8 +50,8 @@ class PowerSgd(Replicas):
         return future
 
     def _reduced(self, bucket: GradBucket) -> Future[Tensor]:
-        # We wait here: the hook starts its second and third reduction in gloo's threads, and those
-        # of two buckets could run in a different order on each worker.
+        # Wait here: the hook starts its second and third reductions in gloo's threads, and those of
+        # two buckets could run in a different order on each worker.
         return done(powerSGD_hook(self._sgd, bucket).wait())
 
     def beside(self) -> list[Tensor]:

@@ -1,9 +1,9 @@
 """Bytes that one worker sends in one step, in theory.
 
-In a ring, or all to all, a reduce-scatter or an all-gather of n bytes over W workers sends
+A reduce-scatter or an all-gather of n bytes over W workers, as a ring or all to all, sends
 (W - 1) / W n; an all-reduce sends twice that. ddp: an all-reduce of the gradients; zero1 and zero2:
-gradients are scattered and parameters gathered, the same amount; zero3: parameters are gathered
-once more.
+a reduce-scatter of gradients and an all-gather of parameters, the same amount; zero3: one more
+all-gather of parameters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNITS = {
 
 
 def theory(model: nn.Module, experiment: Experiment) -> int | None:
-    """Bytes of the plain model, for PowerSGD after its warm-up; None for experts."""
+    """Bytes sent for the plain model (PowerSGD: after its warm-up); None for `expert`."""
     workers, strategy = experiment.parallel.workers, experiment.parallel.strategy
     whole = sum(p.numel() * p.element_size() for p in model.parameters())
     if strategy == "powersgd":

@@ -1,13 +1,13 @@
 """ZeRO, first stage: every worker holds the model, but only its part of the optimizer's state.
 
     backward      all gradients, for the worker's share of the batch
-    reduce-scatter ─▶ the mean over the workers, of our part
-    step          our part of the parameters, with our part of the averages
+    reduce-scatter ─▶ this worker's part of the mean gradient
+    step          this worker's part of the parameters, with its part of the averages
     all-gather    ─▶ all parameters
 
 Rajbhandari et al. 2020, "ZeRO", section 5.1. Reduce-scatter and all-gather together send as much as
 DDP's all-reduce, 2 (W - 1) / W of the parameters. torch's ZeroRedundancyOptimizer distributes whole
-tensors after an all-reduce, so it sends half as much again, and its parts are not exactly equal.
+tensors after an all-reduce, so it sends 1.5 times as much, and its parts are not exactly equal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Zero1(Replicas):
         return model
 
     def spread(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Gives the optimizer this worker's parts of the parameters, which become flat."""
+        """Replaces the optimizer's parameters by this worker's parts of the flat buckets."""
         if self.workers == 1:
             return optimizer
         assert not optimizer.state, "no technique changes layers of a sharded model"
@@ -58,7 +58,7 @@ class Zero1(Replicas):
         return optimizer
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state as of a single process: any strategy can load it, with any number of workers.
+        """The state as one process would write it: any strategy and number of workers can load it.
 
         Each worker briefly holds the whole state.
         """
@@ -89,7 +89,7 @@ class Zero1(Replicas):
         if self.workers == 1:
             super().load(model, optimizer, state)
             return
-        model.load_state_dict(state["model"])  # into the views, and so into the flat tensors
+        model.load_state_dict(state["model"])  # into the views, that is into the flat tensors
         moments = state["optimizer"]["state"]
         for bucket in self.buckets:
             states = [moments.get(self._numbers[p], {}) for p in bucket.parameters]
@@ -112,7 +112,7 @@ class Zero1(Replicas):
         return [sum(sizes[part] for part in g["params"]) for g in optimizer.param_groups]
 
     def _arrived(self, bucket: Bucket) -> None:
-        """A parameter of the bucket has its gradient."""
+        """Called when a parameter of the bucket has its gradient."""
         if not self._called_back:
             self._called_back = True
             # Runs after the whole backward pass, like FSDP2's own last step.
@@ -128,7 +128,7 @@ class Zero1(Replicas):
 
     def _reduce(self, bucket: Bucket) -> None:
         flat = bucket.take_gradients()
-        # A view: all gradients stay in memory until the optimizer drops ours.
+        # A view: all gradients stay in memory until the optimizer drops this part.
         bucket.part.grad = bucket.own(flat)
         self.exchange.reduce_scatter(bucket.part.grad, flat)
 

@@ -2,11 +2,11 @@
 
     backward pass   ◀── layer 1 │ layer 2 │ layer 3 │ layer 4 ◀──
     buckets             [   bucket 1      │    bucket 0     ]
-                                 └ reduce-scatter after its last gradient; the whole is freed
+                                 └ reduce-scatter after its last gradient; other parts are freed
 
 Rajbhandari et al. 2020, "ZeRO", section 5.2. FSDP2 with `reshard_after_forward=False` is often
 called ZeRO-2, but between two steps it holds only a part of the parameters: it is a ZeRO-3 that
-gathers once. Here every worker always has all parameters.
+gathers only once per step. Here every worker always has all parameters.
 """
 
 from __future__ import annotations

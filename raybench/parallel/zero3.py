@@ -3,9 +3,9 @@
     forward   gather block 1 ─ compute ─ free │ gather block 2 ─ compute ─ free │ …
     backward  … │ gather block 2 ─ compute ─ reduce-scatter ─ free │ gather block 1 ─ …
 
-Rajbhandari et al. 2020, "ZeRO", section 5.3: it sends half as much again as DDP, for the second
-gathering. ColossalAI's Gemini also keeps the parts in host memory; `Zero3Offload` does the same
-with FSDP2's own policy, also for one worker, as the reference project ran it.
+Rajbhandari et al. 2020, "ZeRO", section 5.3: it sends 1.5 times as much as DDP, because parameters
+are gathered twice. ColossalAI's Gemini also keeps the parts in host memory; `Zero3Offload` does the
+same with FSDP2's own policy, also for one worker, as the reference project ran it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Zero3(Replicas):
     def whole(self, model: nn.Module) -> nn.Module:
         """A copy of the model with all parameters, as a single process would have it.
 
-        Evaluation, `finish` and the stored file use it, so it must fit on one worker.
+        Evaluation, `finish` and the stored file use this copy, so it must fit on one worker.
         """
         if not self.shards:
             return model
@@ -85,7 +85,7 @@ class Zero3(Replicas):
         return copy.deepcopy(self._bare, memo).train(model.training)
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state as of a single process: any strategy can load it, with any number of workers.
+        """The state as one process would write it: any strategy and number of workers can load it.
 
         Each worker briefly holds the whole state.
         """
@@ -125,7 +125,7 @@ class Zero3(Replicas):
         return self.counted_bytes_per_step(steps)
 
     def _placement(self, parameter: nn.Parameter) -> Shard:
-        """Shards the first axis that divides evenly; a position embedding's first has length 1."""
+        """Shards the first axis that divides evenly: a position embedding's first has length 1."""
         for axis, length in enumerate(parameter.shape):
             if length % self.workers == 0:
                 return Shard(axis)

@@ -1,12 +1,12 @@
-"""Breaches: trials that break a constraint and will not come back to it.
+"""Breaches: trials that break a constraint and will not satisfy it again.
 
-Whether a column can come back is learned from the trials: seconds of training only grow, the bytes
-of a network that is pruned while it trains shrink again. Where it can, trials are behind at a rung
-if none that was as far from the limit there came back by its end:
+Whether a column can recover is learned from the trials: seconds of training only grow, but the
+bytes of a network shrink while it is pruned. If the column can recover, a trial is behind at a rung
+when it is farther beyond the limit than any trial that satisfied the limit at its end:
 
-    bytes     ●                     behind: farther than any that came back
+    bytes     ●                     behind: farther than any that recovered
       │       ○───╮
-      │       ○──────╮              came back
+      │       ○──────╮              recovered
     limit ────────────┴──────────
             rung         end
 """
@@ -20,13 +20,13 @@ from raybench.results.core import FINISHED
 from raybench.results.limits import Limit
 from raybench.results.log import Record
 
-STEPS = 12  # from one epoch to the next, none of which came closer to the limit
-TRIALS = 3  # that these steps are of, at least
-WITNESSES = 5  # complete trials that show from how far one comes back
-LATEST = 256  # trials of a rung that are looked at
+STEPS = 12  # changes between epochs, none toward the limit, before a breach counts as final
+TRIALS = 3  # trials with such changes, at least
+WITNESSES = 5  # complete trials that show from how far trials recover
+LATEST = 256  # latest trials of a rung that are considered
 
 Slacks = dict[int, float]
-"""By number: how far a trial keeps from a limit; negative where it breaks it."""
+"""Trial number -> distance to a limit; negative if the trial breaks it."""
 
 
 class Breaches:
@@ -38,8 +38,10 @@ class Breaches:
 
     def __init__(self, limits: Sequence[Limit], rungs: Sequence[int] = ()) -> None:
         self._limits = limits
-        self._at: dict[tuple[int, Limit], Slacks] = {(r, one): {} for r in rungs for one in limits}
-        self._ends: dict[Limit, Slacks] = {one: {} for one in limits}
+        self._at: dict[tuple[int, Limit], Slacks] = {
+            (r, limit): {} for r in rungs for limit in limits
+        }
+        self._ends: dict[Limit, Slacks] = {limit: {} for limit in limits}
         self._rungs = frozenset(rungs)
         self._latest: dict[int, dict[Limit, float]] = {}
         self._steps = dict.fromkeys(limits, 0)
@@ -72,7 +74,7 @@ class Breaches:
                 self._at[content["epoch"], limit][content["number"]] = slack
 
     def behind(self, epoch: int) -> frozenset[int]:
-        """Trials at a rung that break a limit from which none came back from as far."""
+        """Trials at a rung that are farther beyond a limit than any trial that recovered."""
         numbers: set[int] = set()
         for limit in self._limits:
             here, ends = self._at[epoch, limit], self._ends[limit]
@@ -84,9 +86,9 @@ class Breaches:
         return frozenset(numbers)
 
     def reason(self, number: int) -> str | None:
-        """Why a running trial is hopeless, or None where it is not."""
+        """Why a running trial cannot satisfy a limit again; None if it may."""
         for limit, slack in self._latest.get(number, {}).items():
             certain = self._steps[limit] >= STEPS and self._trials[limit] >= TRIALS
             if slack < 0 and certain and limit not in self._returns:
-                return f"it breaks {limit}, to which no trial has come back"
+                return f"it breaks {limit}, and no trial has recovered from that"
         return None

@@ -1,7 +1,7 @@
 """Cells: every parameter set of a finite space, one after another.
 
-Repeated random suggestions do not show that nothing is left. So a space whose parameters all have
-finitely many values is walked like a tree, branch by branch:
+Repeated random suggestions do not prove that a space is exhausted. So a space with finitely many
+values for every parameter is enumerated as a tree, branch by branch:
 
     model = resnet20 ── bits = 4 ── …
                      ╰─ bits = 8
@@ -23,7 +23,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial
 
-MOST = 20_000  # cells at most; a larger space counts as endless
+MOST = 20_000  # cells at most; a larger space counts as infinite
 
 
 class EndlessError(Exception):
@@ -61,7 +61,7 @@ class _Walk(optuna.samplers.BaseSampler):
     """Suggests the next cell in the order of the tree."""
 
     def __init__(self) -> None:
-        self._path: list[tuple[int, int]] = []  # for each parameter: its choice, and how many
+        self._path: list[tuple[int, int]] = []  # for each parameter: its choice, number of choices
         self._depth = 0
 
     def next(self) -> bool:

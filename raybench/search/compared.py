@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from raybench.results.front import ranks
 
-COMPARED = 256  # trials to compare one with if there are several objectives
+COMPARED = 256  # trials that one is compared with, if there are several objectives
 
 Values = dict[str, float]
 """Objectives and their values."""
@@ -40,7 +40,7 @@ class Sorted:
     def better(
         self, number: int, values: Values, behind: Mapping[int, Values], slack: Sequence[float]
     ) -> tuple[int, int]:
-        """How many are better than this one with its slack and not behind, of how many."""
+        """How many are better than this one with its slack, without those behind; of how many."""
         cost = _improved(self._cost(values), self._costs, slack[0])
         without = sum(
             self._cost(one) < cost for one in behind.values() if one.keys() == values.keys()
@@ -73,8 +73,7 @@ class Sample:
     def better(
         self, number: int, values: Values, behind: Mapping[int, Values], slack: Sequence[float]
     ) -> tuple[int, int]:
-        """How many of the sample are on an earlier front, with this one's slack, and not behind,
-        of how many."""
+        """The same within the sample; better means on an earlier front."""
         ahead = {one: point for one, point in self._points.items() if one not in behind}
         points = {**ahead, number: self._moved(list(values.values()), slack)}
         order = ranks(list(points.values()), self._ways)
@@ -97,7 +96,7 @@ Group = Sorted | Sample
 
 
 def _improved(cost: float, costs: list[float], slack: float) -> float:
-    """The cost that lies this share of all places before it, in costs that are in order."""
+    """The cost that is better by this share of all places, among sorted costs."""
     if not costs or cost == math.inf:
         return cost
     return min(cost, costs[max(0, bisect_left(costs, cost) - round(slack * len(costs)))])

@@ -1,6 +1,6 @@
-"""Decisions: what to try next and what to stop, made from the records of a sweep alone.
+"""Decisions: what to try next and what to stop, computed only from the records of a sweep.
 
-A sweep feeds it the records of its log; the simulator feeds it the same records without a disk.
+A sweep passes the records of its log; the simulator passes the same records from memory.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Decisions:
 
     Args:
         objectives: column -> "max" or "min".
-        epochs: of the longest trial.
+        epochs: epochs of the longest trial.
         sampler: how trials are suggested.
         early_stopping: whether trials that fall behind, or break a constraint, are stopped.
         constraints: column -> "<= NUMBER" or ">= NUMBER".
         budget_s: seconds of training of all trials; with a budget, cheap trials come first.
 
     Raises:
-        ValueError: `evidence` or a constraint makes no sense.
+        ValueError: `evidence` or a constraint is not valid.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class Decisions:
     ) -> None:
         if evidence < 0:
             raise ValueError(f"--evidence is {evidence}: a number of trials, 0 or more")
-        every = limits(constraints or {})
-        self.tally = Tally(dict(objectives), every)
+        bounds = limits(constraints or {})
+        self.tally = Tally(dict(objectives), bounds)
         self.reasons: dict[int, str] = {}
         """Why a running trial was told to stop."""
         self.rungs = Rungs(dict(objectives), epochs, evidence=evidence)
         self._levels = frozenset(self.rungs.levels())
         self._crowded_levels = self._levels | {self.rungs.crowded_level}
-        self._breaches = Breaches(every, sorted(self._crowded_levels))
+        self._breaches = Breaches(bounds, sorted(self._crowded_levels))
         self.spending = Spending(budget_s)
         cost = SECONDS if self.spending.limited else None
-        self.sampling = Sampling(dict(objectives), sampler, seed, epochs, every, cost)
+        self.sampling = Sampling(dict(objectives), sampler, seed, epochs, bounds, cost)
         self._early_stopping = early_stopping
         self.begun = False
-        """Whether there is a trial, or a prior to begin with."""
+        """Whether there is a trial, or a prior from older sweeps."""
 
     @property
     def over(self) -> bool:
-        """Whether the budget is spent, so that running trials stop and no other begins."""
+        """Whether the budget is spent: running trials stop, and no new ones start."""
         return self.spending.over
 
     def take(self, record: Record) -> None:
@@ -85,8 +85,8 @@ class Decisions:
     def stops(self, number: int, epoch: int) -> bool:
         """Whether a running trial stops after this epoch, which it has just reported.
 
-        What goes on from an older checkpoint has passed this epoch before: it is not asked again,
-        or the rows of its later epochs would be those of a trial that never had them.
+        A trial that resumes from an older checkpoint reports some epochs again. It is not stopped
+        at those, because the table already holds its later epochs.
         """
         if self.over:
             return True
@@ -99,7 +99,7 @@ class Decisions:
             if not self.rungs.keeps(number, epoch, behind):
                 reason = f"below the best third after epoch {epoch}"
                 if number in behind:
-                    reason = f"it breaks a constraint, as after epoch {epoch} none came back from"
+                    reason = f"it breaks a constraint from which none recovered after epoch {epoch}"
         if reason is not None:
             self.reasons[number] = reason
         return reason is not None

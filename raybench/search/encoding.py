@@ -1,6 +1,6 @@
 """Encoding: the parameters of trials as points of a cube, and candidates for the next trial.
 
-A conditional parameter is NaN where it is inactive, and has a dimension that says whether it is
+A conditional parameter is NaN where it is inactive, and has an extra dimension, 1 where it is
 active. New candidates take their active parameters from an earlier trial.
 """
 
@@ -28,7 +28,7 @@ INACTIVE = 0.5  # coordinate of a parameter that the trial does not have
 
 @dataclass(frozen=True)
 class Encoding:
-    """The parameters that the trials have, by name."""
+    """The parameters of the trials, by name."""
 
     distributions: dict[str, BaseDistribution]
 
@@ -115,7 +115,7 @@ class Encoding:
         return changed
 
     def external(self, row: Array) -> dict[str, Any]:
-        """A candidate in the form that a space gets."""
+        """A candidate as the values that a space receives."""
         return {
             name: distribution.to_external_repr(float(value))
             for (name, distribution), value in zip(self.distributions.items(), row, strict=True)
@@ -162,7 +162,7 @@ def _from_unit(distribution: BaseDistribution, units: Array) -> Array:
 
 
 def _range(distribution: BaseDistribution) -> tuple[float, float, bool]:
-    """Whole numbers get half a step more on each side, so that the ends are as likely."""
+    """Stepped ranges get half a step more on each side, so that their ends are as likely."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     half = (distribution.step or 0) / 2 if not distribution.log else 0.0
     if isinstance(distribution, IntDistribution) and distribution.log:

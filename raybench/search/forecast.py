@@ -1,14 +1,14 @@
-"""Forecast: what a trial's objectives will be, from how far it came.
+"""Forecast: a trial's objectives at the horizon, predicted from its last report.
 
     value                     ● complete       each trial's last report  v
-      │            ·····○     ● complete       is carried to the horizon by
-      │     ○ stopped         ● complete       a + b v ± s, fitted to the trials
-      ╰──────┼─────┼──────────┼── epoch        that passed there and came farther
+      │            ·····○     ● complete       is extrapolated to the horizon by
+      │     ○ stopped         ● complete       a + b v ± s, fitted to the trials that
+      ╰──────┼─────┼──────────┼── epoch        reported at that epoch and at the horizon
              early            horizon
 
-The horizon is the farthest mark that `ENOUGH` trials reached, so a search with many slots learns
-before any trial is complete. Where later values do not follow early ones, b is 0 and s is the whole
-spread: such a stopped trial says nothing, and no trial is stopped by it.
+The horizon is the last mark that `ENOUGH` trials reached, so a search with many slots learns before
+any trial is complete. If late values do not follow early ones, b is 0 and s is the whole spread: a
+stopped trial then has no influence. The forecast itself stops no trial.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENOUGH = 4  # trials at the horizon
-PRIOR = 4.0  # weight of the prior on a line, in trials
-PERSISTENCE = 0.7  # correlation between early and late values that is assumed before any was seen
+PRIOR = 4.0  # weight of the prior on a fitted line, in trials
+PERSISTENCE = 0.7  # correlation of early and late values that is assumed before any were seen
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def forecast(curves: Array) -> tuple[Array, Array]:
     last = np.where(reached.any(1), curves.shape[1] - 1 - reached[:, ::-1].argmax(1), -1)
     for mark in np.unique(last[~there & (last >= 0)]):
         here = ~there & (last == mark)
-        if mark > horizon:  # it resumed, and its reports in between are missing
+        if mark > horizon:  # resumed; its reports in between are missing
             means[here], deviations[here] = curves[here, mark], 0.0
             continue
         intercept, slope, deviation = line(
@@ -58,7 +58,7 @@ def line(early: Array, late: Array, correlation: float) -> tuple[float, float, f
     """Intercept, slope and residual deviation of late values over early ones.
 
     Args:
-        correlation: assumed before any pair was seen; it counts as `PRIOR` pairs.
+        correlation: assumed before any pair is known; it counts as `PRIOR` pairs.
     """
     finite = early[np.isfinite(early)]
     variance = float(np.var(finite)) + 1e-12
@@ -76,14 +76,14 @@ def line(early: Array, late: Array, correlation: float) -> tuple[float, float, f
 
 
 def _stays(curves: Array, mark: int) -> float:
-    """How far the order at a mark is that of the mark before: what its noise leaves."""
+    """The rank correlation of a mark with the mark before; noise lowers it."""
     if mark == 0:
         return PERSISTENCE
     return agreement(curves[:, mark - 1], curves[:, mark])[0]
 
 
 def agreement(early: Array, late: Array) -> tuple[float, int]:
-    """Spearman's rank correlation, not below 0, and how many pairs it is from.
+    """Spearman's rank correlation, clipped at 0, and the number of pairs.
 
     With fewer than `ENOUGH` pairs it is `PERSISTENCE`.
     """

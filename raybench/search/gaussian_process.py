@@ -1,4 +1,4 @@
-"""A Gaussian process with a Matérn 5/2 kernel and a length of its own for each dimension."""
+"""A Gaussian process with a Matérn 5/2 kernel and one length scale per dimension."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from scipy.optimize import minimize
 Array = NDArray[np.float64]
 
 JITTER = 1e-6
-FITTED = 96  # points that the lengths are fitted to; a fit of 8 dimensions takes about 30 ms
+FITTED = 96  # latest points, used to fit the lengths; 8 dimensions take about 30 ms
 STEPS = 25
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What is fitted."""
+    """The fitted hyperparameters."""
 
     lengths: Array
     variance: float
     noise: float
-    """Variance of what the inputs do not explain."""
+    """Variance that the inputs do not explain."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """A process that has seen some points."""
+    """A process conditioned on some points."""
 
     kernel: Kernel
     points: Array
@@ -46,9 +46,9 @@ class Posterior:
         return means, np.sqrt(np.maximum(variance, 1e-10))
 
     def beside(self, points: Array) -> tuple[Posterior, Array]:
-        """The process after it has seen what it expects at some points; and what that is.
+        """The process conditioned on its own means at some points, and those means.
 
-        Its mean stays, so only the factor of the covariance grows.
+        The means do not change, so only the factor of the covariance grows.
         """
         across = self._across(points)
         inner = _solved(self._factor, across)
@@ -76,7 +76,7 @@ def _solved(factor: Array, across: Array) -> Array:
 
 
 def posterior(kernel: Kernel, points: Array, values: Array, deviations: Array) -> Posterior:
-    """The process after values with their own standard deviations: (points,) each."""
+    """The process conditioned on values with given standard deviations: (points,) each."""
     precision = 1 / (kernel.noise + kernel.variance + deviations**2)
     mean = float((precision * values).sum() / precision.sum())
     covariance = _matern(_squares(points, points, kernel.lengths)) * kernel.variance
@@ -89,7 +89,7 @@ def posterior(kernel: Kernel, points: Array, values: Array, deviations: Array) -
 def fit(points: Array, values: Array, deviations: Array) -> Kernel:
     """The kernel with the highest posterior density, given values of variance about 1.
 
-    The prior on lengths grows with the root of the dimensions (Hvarfner et al. 2024, arXiv
+    The prior's lengths grow with the square root of the dimension (Hvarfner et al. 2024, arXiv
     2402.02229).
     """
     points, values, deviations = points[-FITTED:], values[-FITTED:], deviations[-FITTED:]
@@ -134,7 +134,7 @@ def _squares(one: Array, other: Array, lengths: Array) -> Array:
 
 
 def _matern(squares: Array) -> Array:
-    """The kernel of variance 1; it writes over its argument."""
+    """The kernel of variance 1; overwrites its argument."""
     squares *= 5
     root = np.sqrt(squares)
     squares /= 3

@@ -1,7 +1,7 @@
-"""Guide: the model as an Optuna sampler, whose kernels are fitted anew now and then.
+"""Guide: the model as an Optuna sampler; its kernels are refitted at fixed numbers of trials.
 
-The kernels are a function of the records alone: at fixed numbers of trials the guide notes what was
-seen, and fits to that when it is first asked. So a reopened sweep suggests the same.
+The kernels depend only on the records: at those numbers the guide saves the trials seen so far, and
+fits the kernels to them at the next suggestion. So a reopened sweep suggests the same.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from raybench.search.prior import Guests, internal_of
 from raybench.search.suggestions import Suggestion
 from raybench.search.trend import Older, older, openers, trend
 
-FIRST_FIT = 8  # trials that have passed a twelfth of their epochs
-GROWTH = 1.4  # from one fit to the next
+FIRST_FIT = 8  # trials that have passed a twelfth of their epochs, before the first fit
+GROWTH = 1.4  # factor of that number from one fit to the next
 WAVE = 16  # trials that run at once before any of them has passed a twelfth
-WAVES = 1.5  # trials that may run for each one that has
-EARLY = 12  # share of the epochs, as a divisor
+WAVES = 1.5  # trials that may run for each one that has passed it
+EARLY = 12  # the twelfth, as a divisor
 
 
 class Guide:
-    """Knows when to fit, and makes samplers.
+    """Decides when to fit, and makes samplers.
 
     Args:
         objectives: column -> "max" or "min".
-        limits: that a trial must keep to.
-        marks: epochs whose reports are remembered.
+        limits: constraints on a trial.
+        marks: epochs whose reports are stored.
         cost: column of a trial's cost so far.
     """
 
@@ -66,11 +66,11 @@ class Guide:
 
     @property
     def room(self) -> float:
-        """How many trials may run at once: as many as the reports so far can guide."""
+        """The number of trials that may run at once, given the reports so far."""
         return max(WAVE, WAVES * len(self._begun))
 
     def reported(self, number: int, epoch: int, seen: Callable[[], list[Suggestion]]) -> None:
-        """Hears of a trial's report at a mark."""
+        """Takes a trial's report at a mark."""
         if number in self._begun or EARLY * epoch < self._marks[-1]:
             return
         self._begun.add(number)
@@ -80,20 +80,20 @@ class Guide:
         self._noted, self._kernels = [_as_now(one) for one in seen()], None
 
     def begin_with(self, guests: list[Guests]) -> None:
-        """Hears of the complete trials of older sweeps."""
+        """Takes the complete trials of older sweeps."""
         self._guests = guests
         firsts = [openers(one, self._objectives, self._marks) for one in guests]
         self._openers = [one for several in zip_longest(*firsts) for one in several if one]
 
     def opener(self, number: int, seed: int) -> optuna.samplers.BaseSampler | None:
-        """For every second of the first trials, what was best in an older sweep."""
+        """For every second one of the first trials: the best parameters of an older sweep."""
         place, odd = divmod(number, 2)
         if odd or self.ready or place >= len(self._openers):
             return None
         return _Suggested(self._openers[place], seed)
 
     def sampler(self, trials: Sequence[Suggestion], seed: int) -> optuna.samplers.BaseSampler:
-        """A sampler for one trial; random where the model has too little to go by."""
+        """A sampler for one trial; random while the model has too few trials."""
         view = model.seen(trials, self._objectives, self._limits, self._marks, self._cost)
         kernels = self._fitted(view)
         if kernels is None or not view.enough:
@@ -103,14 +103,14 @@ class Guide:
         return _Suggested(model.best(view, kernels, random, before), seed)
 
     def _older_in(self, view: Seen) -> list[Older]:
-        """The older sweeps in the encoding of the new one, fitted again where that changes."""
+        """The older sweeps in the encoding of the new one; refitted when that encoding changes."""
         if self._older[0] != view.labels:
             every = [older(view, one, self._objectives, self._marks) for one in self._guests]
             self._older = (view.labels, [one for one in every if one is not None])
         return self._older[1]
 
     def _fitted(self, view: Seen) -> list[Kernel] | None:
-        """The kernels; a dimension that has come up since they were fitted has a middle length."""
+        """The kernels; a dimension that is new since the fit gets the median length."""
         if self._kernels is None:
             assert self._noted is not None
             noted = model.seen(self._noted, self._objectives, self._limits, self._marks, self._cost)
@@ -140,7 +140,7 @@ def _as_now(suggestion: Suggestion) -> Suggestion:
 
 
 class _Suggested(optuna.samplers.RandomSampler):
-    """Suggests given values, and draws what they lack or what the space does not allow."""
+    """Suggests given values; draws those that are missing or that the space does not allow."""
 
     def __init__(self, values: dict[str, Any], seed: int) -> None:
         self._values, self._seed = values, seed
@@ -155,9 +155,9 @@ class _Suggested(optuna.samplers.RandomSampler):
         value = self._values.get(param_name)
         if param_name in self._values and internal_of(param_distribution, value) is not None:
             return value
-        if not hasattr(self, "_rng"):  # seeding one takes longer than drawing
+        if not hasattr(self, "_rng"):  # seeding takes longer than drawing
             super().__init__(seed=self._seed)
         return super().sample_independent(study, trial, param_name, param_distribution)
 
     def reseed_rng(self) -> None:
-        """Its seed is that of one trial."""
+        """Does nothing: the seed is for one trial."""

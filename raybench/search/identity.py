@@ -16,7 +16,7 @@ def of(space: Space, overrides: Overrides) -> dict[str, Any]:
     return {
         "space": f"{space.path.name} {space.fingerprint}",
         "objectives": space.objectives,
-        # None where there are none, as in sweeps from before there were constraints.
+        # None if there are none, as in sweeps that are older than constraints.
         "constraints": space.constraints or None,
         **{f"--{name}": value for name, value in asdict(overrides).items()},
     }
@@ -30,15 +30,14 @@ def require(folder: Path, same: Mapping[str, Any], about: Mapping[str, Any] | No
     """
     if about is None:
         if (folder / "trials").exists() and any((folder / "trials").iterdir()):
-            raise ValueError(f"{folder} holds tables of unknown origin; take another --name")
+            raise ValueError(f"{folder} holds tables of unknown origin; use another --name")
         return
     before = about.get("identity")
     if before is None:
-        raise ValueError(f"{folder} holds no sweep, but single runs; take another --name")
+        raise ValueError(f"{folder} holds single runs, not a sweep; use another --name")
     changed = [name for name in same if before.get(name) != same[name]]
     if changed:
         changes = "; ".join(f"{name} was {before.get(name)}, is {same[name]}" for name in changed)
         raise ValueError(
-            f"{folder} holds another sweep ({changes}). Take another --name, or move the folder "
-            "away"
+            f"{folder} holds another sweep ({changes}). Use another --name, or move the folder away"
         )

@@ -1,7 +1,7 @@
 """The expected improvement of a front's hypervolume, for any number of objectives.
 
-The hypervolume is a mean over directions of the length that the front reaches along each, to the
-power of the number of objectives (Golovin and Zhang 2020, arXiv 2006.04655). With independent
+The hypervolume is the mean, over directions, of the length that the front reaches along each, to
+the power of the number of objectives (Golovin and Zhang 2020, arXiv 2006.04655). With independent
 normal forecasts the expected gain along a direction is an integral over a product of distribution
 functions. For one objective it is the expected improvement.
 """

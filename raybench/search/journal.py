@@ -101,7 +101,7 @@ class Journal:
             self._trials += 1
 
     def _report(self, content: dict[str, Any]) -> None:
-        """The curve of the first objective, which is all that Optuna has room for."""
+        """Writes the first objective; Optuna stores only one curve for a trial."""
         value, number = content.get(self._objectives[0]), content["number"]
         if value is not None and math.isfinite(value) and number < self._trials:
             self._write(
@@ -134,7 +134,7 @@ class Journal:
 
 
 def _fixed(params: str) -> dict[str, Any]:
-    """For a trial whose distributions are lost: each parameter with its value as only choice."""
+    """For a trial whose distributions are lost: each parameter's value as its only choice."""
     choices = {
         name: json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": [value]}})
         for name, value in json.loads(params).items()

@@ -1,11 +1,11 @@
-"""Marks: the epochs of a curve that the search remembers."""
+"""Marks: the epochs of a curve that the search stores."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
 SHARES = (Fraction(1, 36), Fraction(1, 18), *(Fraction(part, 12) for part in range(1, 13)))
-"""Of a trial's epochs; closer at the start, where most trials stop."""
+"""Shares of a trial's epochs; denser at the start, where most trials stop."""
 
 
 def marks(epochs: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Model: what the trials so far say about a configuration that was not tried.
+"""Model: predicts untried configurations from the trials so far.
 
 trials ──▶ forecast of each objective at the horizon ──▶ gains, 0 = bad, 1 = best so far
        ──▶ a Gaussian process for each objective     ──▶ the candidate whose expected
@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 LEAST = 6  # trials with a forecast of each objective before the model suggests anything
 FIRST = 20  # trials whose worst tenth is the reference, so that it does not move with the search
 BAD = 0.1
-FLOOR = -0.5  # gains below count as this: how bad a bad trial is says little about good ones
+FLOOR = -0.5  # lower gains are clipped: the worst trials say little about good ones
 CANDIDATES = 200
 NEAR = 150
 LAST_NEAR = 60
@@ -40,7 +40,7 @@ UNCERTAIN = 0.3  # deviation of the gain above which a trial is not on the front
 
 @dataclass(frozen=True)
 class Seen:
-    """The trials that a model sees, as arrays."""
+    """The trials as arrays, for the model."""
 
     encoding: Encoding
     table: Array
@@ -48,16 +48,16 @@ class Seen:
     gains: Array
     """Forecasts; NaN without a report: (trials, objectives, limits and cost).
 
-    Of an objective 0 is bad and 1 the best so far; below 0, a limit is broken. The cost is the
-    logarithm of that of an epoch.
+    For an objective, 0 is bad and 1 is the best so far. For a limit, values below 0 break it. The
+    cost is the logarithm of the cost of an epoch.
     """
     deviations: Array
-    """Of the gains."""
+    """Standard deviations of the gains."""
     running: NDArray[np.bool_]
     objectives: int
     """How many columns of the gains are objectives."""
     limits: int
-    """How many are of limits; they follow, and last comes the cost, if it counts."""
+    """How many are limits; they follow the objectives. The cost is last, if it counts."""
 
     @property
     def conditional(self) -> NDArray[np.bool_]:
@@ -65,7 +65,7 @@ class Seen:
 
     @property
     def labels(self) -> list[tuple[str, int | str]]:
-        """Of the dimensions."""
+        """A name for each dimension."""
         return self.encoding.labels(self.conditional)
 
     @property
@@ -74,12 +74,12 @@ class Seen:
 
     @property
     def reported(self) -> NDArray[np.bool_]:
-        """Which values there are; an objective may be measured only after the last epoch."""
+        """Which values exist; an objective may be measured only after the last epoch."""
         return np.asarray(np.isfinite(self.gains))
 
     @property
     def enough(self) -> bool:
-        """Whether a model of each objective has something to go by."""
+        """Whether each objective and limit has enough forecasts for a model."""
         decide = self.reported[:, : self.objectives + self.limits]
         return bool(len(decide)) and bool(decide.sum(0).min() >= LEAST)
 
@@ -91,7 +91,7 @@ def seen(
     marks: Sequence[int],
     cost: str | None = None,
 ) -> Seen:
-    """The trials, in order of their numbers, as a model sees them.
+    """The trials, in order of their numbers, as arrays for the model.
 
     Args:
         cost: column of a trial's cost so far.
@@ -121,10 +121,10 @@ def curves_of(
 ) -> Array:
     """Values of one column, larger is better: (trials, marks).
 
-    Positive costs that differ by more than a factor of 3 count by their logarithms: bytes, seconds.
+    Positive costs that span more than a factor of 3, such as bytes, count by their logarithms.
 
     Args:
-        of: a value to be told in the same form, as one more row.
+        of: a value to convert to the same form, as an additional row.
     """
     rows = [[trial.reports.get(mark, {}).get(name, math.nan) for mark in marks] for trial in trials]
     if of is not None:
@@ -149,7 +149,7 @@ def scaled(means: Array, deviations: Array) -> tuple[Array, Array]:
 
 
 def _slack(trials: Sequence[Suggestion], limit: Limit, marks: Sequence[int]) -> tuple[Array, Array]:
-    """How far each trial keeps from a limit, in standard deviations of all of them."""
+    """Each trial's distance to a limit, in standard deviations over all trials."""
     way = "min" if limit.upper else "max"
     curves = curves_of(trials, limit.column, way, marks, of=limit.value)
     means, deviations = forecast(curves[:-1])
@@ -160,17 +160,17 @@ def _slack(trials: Sequence[Suggestion], limit: Limit, marks: Sequence[int]) -> 
 
 
 def _costs(trials: Sequence[Suggestion], cost: str) -> Array:
-    """The logarithm of what an epoch of each trial costs; 0 where too few tell."""
+    """The logarithm of each trial's cost per epoch; 0 if too few trials have reported it."""
     logs = np.full(len(trials), np.nan)
     for place, trial in enumerate(trials):
-        told = [epoch for epoch, values in trial.reports.items() if values.get(cost, 0.0) > 0]
-        if told:
-            logs[place] = math.log(trial.reports[max(told)][cost] / max(told))
+        known = [epoch for epoch, values in trial.reports.items() if values.get(cost, 0.0) > 0]
+        if known:
+            logs[place] = math.log(trial.reports[max(known)][cost] / max(known))
     return logs if np.isfinite(logs).sum() >= LEAST else np.zeros(len(trials))
 
 
 def kernels(view: Seen) -> list[Kernel]:
-    """Fitted to what was seen, one for each objective."""
+    """One kernel for each column of the gains, fitted to its values."""
     points, fitted = view.points, []
     for place, use in enumerate(view.reported.T):
         gains, deviations = view.gains[use, place], view.deviations[use, place]
@@ -186,10 +186,10 @@ def best(
     random: np.random.Generator,
     trend: Callable[[Array], Array] | None = None,
 ) -> dict[str, Any]:
-    """The parameters with the largest expected improvement, by unit of cost if that counts.
+    """The parameters with the largest expected improvement, per unit of cost if that counts.
 
     Args:
-        trend: what is expected of the rows of a table before any trial, in the form of the gains.
+        trend: predicts the gains for the rows of a table before any trial.
     """
     conditional, points = view.conditional, view.points
     before = trend(view.table) if trend else np.zeros_like(view.gains)
@@ -198,7 +198,7 @@ def best(
         use = view.reported[:, place]
         values, deviations = gains[use, place], view.deviations[use, place]
         process = gaussian_process.posterior(kernel, points[use], values, deviations)
-        # What a running trial has not reported counts as what the model expects of it.
+        # For values that a running trial has not reported, the model's means are used.
         waits = ~use & view.running
         if waits.any():
             process, gains[waits, place] = process.beside(points[waits])
@@ -216,9 +216,9 @@ def best(
             means += trend(table)
         gained = improvement.expected(means[:, :count], deviations[:, :count], front)
         gained *= ndtr(means[:, count:decide] / deviations[:, count:decide]).prod(1)
-        return gained * np.exp(-means[:, decide:]).prod(1)  # by unit of cost, if it counts
+        return gained * np.exp(-means[:, decide:]).prod(1)  # per unit of cost, if it counts
 
-    # Bases of new candidates: the best of those that keep to the limits, if there are any.
+    # New candidates are near the best trials that satisfy the limits, if there are any.
     basis = whole & keeps if (whole & keeps).any() else whole
     good = view.table[basis][_good(gains[basis, :count])] if basis.any() else view.table
     around = good[random.integers(len(good), size=NEAR)]
@@ -250,7 +250,7 @@ def _good(gains: Array) -> NDArray[np.intp]:
 
 def _distributions(trials: Sequence[Suggestion]) -> dict[str, BaseDistribution]:
     """The latest distribution of each parameter whose kind is the same in all trials."""
-    # Most trials have the same ones, in which case the first look tells it.
+    # Most trials have the same ones, so only the different sets are compared.
     different = dict.fromkeys(tuple(trial.distributions.items()) for trial in reversed(trials))
     return _latest(tuple(reversed(different)))
 

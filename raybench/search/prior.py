@@ -1,6 +1,6 @@
 """Prior: the complete trials of older sweeps, with which a search begins.
 
-They are copied into the log of the new sweep, so it decides the same when they are gone.
+They are copied into the new sweep's log, so it decides the same if the older sweeps are deleted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def of_records(records: Iterable[Record], objectives: Mapping[str, str]) -> list
 
 
 def guests(content: Mapping[str, Any], objectives: Sequence[str], last: int) -> list[Guests]:
-    """The trials of a `prior` record, sweep by sweep.
+    """The trials of a `prior` record, by sweep.
 
     Args:
         last: the last epoch of the new sweep, at which their values count.
@@ -76,7 +76,7 @@ def guests(content: Mapping[str, Any], objectives: Sequence[str], last: int) -> 
 
 
 def translated(guest: Suggestion, distributions: Mapping[str, BaseDistribution]) -> Suggestion:
-    """A guest with the parameters that the new space has too, in its form."""
+    """A guest with the parameters that the new space also has, in that space's form."""
     params: dict[str, float] = {}
     for name, value in guest.external().items():
         kind = distributions.get(name)
@@ -87,7 +87,7 @@ def translated(guest: Suggestion, distributions: Mapping[str, BaseDistribution])
 
 
 def internal_of(kind: BaseDistribution, value: Any) -> float | None:
-    """Optuna's internal value; None where the distribution does not hold it."""
+    """Optuna's internal value; None if the distribution does not contain it."""
     if isinstance(kind, CategoricalDistribution):
         return float(kind.choices.index(value)) if value in kind.choices else None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -106,7 +106,7 @@ def _complete(records: Iterable[Record], objectives: Mapping[str, str]) -> list[
             values = [content.get(name) for name in objectives]
             numbers = [float(v) for v in values if v is not None and math.isfinite(v)]
             whole = len(numbers) == len(objectives)
-            if whole and (its := suggested.pop(content["number"], None)) is not None:
-                kept = {name: its[name] for name in ("params", "distributions")}
+            if whole and (asked := suggested.pop(content["number"], None)) is not None:
+                kept = {name: asked[name] for name in ("params", "distributions")}
                 trials.append({**kept, "values": numbers})
     return trials

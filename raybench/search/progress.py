@@ -17,16 +17,16 @@ from raybench.search.tally import LATEST
 
 LINE_EVERY_S = 30.0
 SHOWN = LATEST  # rows of the live table at most
-AROUND = 8  # lines of the title, which may be broken, and of the table's frame
+AROUND = 8  # lines of the title, which may wrap, and of the table's frame
 
 
 def left(sweep: Sweep) -> str:
-    """The message after an interruption: how many trials are left."""
+    """The message after an interruption: what is left to do."""
     spending = sweep.decisions.spending
     if spending.limited:
         seconds = _span(max(0.0, spending.budget_s - spending.spent_s))
-        return f"{seconds} of the budget to go; the same command goes on"
-    return f"{sweep.unfinished} trials to go; the same command goes on"
+        return f"{seconds} of the budget to go; the same command resumes"
+    return f"{sweep.unfinished} trials to go; the same command resumes"
 
 
 class Progress:
@@ -41,7 +41,7 @@ class Progress:
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
         self.waiting = ""
-        """What the sweep waits for, where no trial can run."""
+        """What the sweep waits for, if no trial can run."""
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -106,7 +106,7 @@ class Progress:
         return gone / done * self.sweep.unfinished
 
     def _table(self) -> Table:
-        """The running trials on top, below them those that ended last; the newest first."""
+        """The running trials, then those that ended last; the newest first in both."""
         table = Table(title=f"{self.sweep.name}: {self.line()}", title_justify="left")
         objectives = list(self.sweep.space.objectives)
         for column in ("trial", "status", "epoch", *map(labelled, objectives)):

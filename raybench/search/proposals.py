@@ -1,4 +1,4 @@
-"""Where a trial's parameters come from: `enqueue` first, then the sampler, then what is left."""
+"""Where a trial's parameters come from: `enqueue`, then the sampler, then the untried cells."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from raybench.search.cells import EndlessError, cells
 from raybench.search.sampling import Sampling
 from raybench.search.space import Space
 
-DUPLICATES = 50  # suggestions in a row that were there before, until all cells are looked at
+DUPLICATES = 50  # repeated suggestions in a row, after which all cells are enumerated
 
 
 class Proposer(Protocol):
-    """What a sweep tries next. It is told every record of the log, the old ones first."""
+    """Chooses what a sweep tries next. It takes every record of the log, the old ones first."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing comes any more."""
+        """Whether there are no more trials to start."""
 
     @property
     def ready(self) -> bool:
-        """Whether something may come before another trial has reported or ended."""
+        """Whether a trial may start before another one reports or ends."""
 
     @property
     def remark(self) -> str:
-        """Why nothing comes any more, in a sentence; empty where that is as expected."""
+        """Why there are no more trials, in a sentence; empty if that is expected."""
 
     @property
     def late(self) -> bool:
-        """Whether the time is over: what runs is left as it is, for a later run of the sweep."""
+        """Whether time is up: running trials stay as they are, for a later run of the sweep."""
 
     @property
     def planned(self) -> int | None:
-        """Trials that there will be in all, as far as that is known."""
+        """The total number of trials, if it is known."""
 
     def take(self, record: Record) -> None:
-        """Hears of a record."""
+        """Takes a record of the log."""
 
     def of(self, number: int) -> Iterator[tuple[Trial, int | None]]:
         """Trials for the space to sample, one of which becomes `number`.
 
-        Each comes with its place in `enqueue` if it is from there.
+        Each comes with its index in `enqueue`, if it is from there.
         """
 
 
 class Proposals:
-    """Trials to be sampled by the space, until one gives an experiment that is new."""
+    """Trials for the space to sample, until one gives a new experiment."""
 
     planned, late = None, False
 
@@ -61,9 +61,9 @@ class Proposals:
         self._to_enqueue: deque[tuple[int, dict[str, Any]]] | None = None
         self._cells: Iterator[dict[str, Any]] | None = None
         self.exhausted = False
-        """Whether every experiment of the space has a trial: all cells were looked at."""
+        """Whether every experiment of the space has a trial: all cells were enumerated."""
         self.repeating = False
-        """Whether suggestions repeat themselves in a space that has no end of them."""
+        """Whether suggestions only repeat, in a space whose cells cannot be enumerated."""
         self._trials = 0
 
     @property
@@ -80,16 +80,16 @@ class Proposals:
             return f"the space holds only {self._trials} different experiments"
         if self.repeating:
             return (
-                f"{DUPLICATES} suggestions in a row were there before, so no more are tried. Does "
-                "the space use all that it suggests?"
+                f"{DUPLICATES} suggestions in a row were repeats, so no more are tried. Does the "
+                "space use every parameter that it suggests?"
             )
         return ""
 
     def take(self, record: Record) -> None:
-        """The sampler hears of all that matters here."""
+        """Does nothing: the sampler takes the records itself."""
 
     def of(self, number: int) -> Iterator[tuple[Trial, int | None]]:
-        """At the end of the iterator there is nothing new; `exhausted` or `repeating` says why."""
+        """When the iterator ends, nothing new is left; `exhausted` or `repeating` says why."""
         self._trials = number
         if self._to_enqueue is None:
             begun, every = self._sampling.enqueued, enumerate(self._space.enqueue)
@@ -108,7 +108,7 @@ class Proposals:
 
 
 def outcome_of(error: Exception) -> tuple[str, str, str | None]:
-    """What a space raised as its trial's status, stop_reason and traceback."""
+    """Status, stop_reason and traceback of a trial whose space raised an error."""
     message = " ".join(str(error).split())
     if isinstance(error, TrialPruned):
         return "PRUNED", f"the space pruned it{f': {message}' if message else ''}", None

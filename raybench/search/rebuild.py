@@ -13,7 +13,7 @@ from raybench.search.journal import Journal
 
 
 def rebuild(folder: Path) -> list[str]:
-    """Rewrites the tables and the journal of the sweep in `folder`; returns sentences on the work.
+    """Rewrites the tables and the journal of the sweep in `folder`; returns a report, line by line.
 
     Raises:
         ValueError: neither a log nor a table can be read, or another process has the sweep open.
@@ -30,4 +30,4 @@ def rebuild(folder: Path) -> list[str]:
             journal.close()
     except Timeout as error:
         raise ValueError(f"another process is running the sweep in {folder}") from error
-    return [*store.remarks, f"wrote {len(store.trials)} trials of {folder} again"]
+    return [*store.remarks, f"rewrote {len(store.trials)} trials of {folder}"]

@@ -8,21 +8,20 @@ objective or several, at rungs whose ranking has matched the final one.
 
 At each rung a trial is compared with those that reached the rung before it. With several objectives
 they are ranked by non-domination (as in MO-ASHA, Schmucker et al. 2021), and a trial on the rung's
-front always continues. This is the stopping variant of ASHA: its decisions depend on the order of
-arrival.
+front always continues. As in ASHA's stopping variant, decisions depend on the order of arrival.
 
 A decision costs the same after 5,000 trials as after 50. With one objective the values are kept
 sorted. With several, a trial is compared with 256 of the others, drawn by their numbers.
 
-Early metrics may say nothing about the final ones. On a third of digits' images, with 9 epochs,
+Early metrics may not predict the final ones. On a third of digits' images, with 9 epochs,
 accuracies after 1 and 3 epochs had a rank correlation of -0.2 to 0.3 with the final ones, and 0.7
 to 0.8 after 6. Only bytes, which are known at once, decided: the sweep kept the smallest networks,
 which learned nothing, and reached 0.6 of random search's hypervolume. So a rung stops trials only
 after complete trials have shown that its ranking matches the final one.
 
-Nor does a good ranking tell near trials apart. On CIFAR-10's grid, accuracies after one epoch have
-a correlation of 0.87 with the final ones, and yet that epoch stopped members of the final front. So
-a trial is compared as if it were better, by about as many places as trials move until the end.
+Even a good ranking does not separate similar trials. On CIFAR-10's grid, accuracies after one epoch
+have a correlation of 0.87 with the final ones, yet that epoch stopped members of the final front.
+So a trial is ranked higher than it is, by about as many places as ranks change until the end.
 """
 
 from __future__ import annotations
@@ -42,27 +41,27 @@ from raybench.search.forecast import places
 from raybench.search.marks import marks
 
 RUNGS = (Fraction(1, 9), Fraction(1, 3), Fraction(2, 3))  # shares of the epochs
-CROWDED = Fraction(1, 18)  # one rung more where many trials run: each has few epochs of the budget
-EARLIER = 0.75  # of a rung's epochs: the mark at most so far is compared with the rung
-DOUBT = 4  # trials without correlation that are added to the complete ones: few agree by chance
-SLACK = 1.5  # standard deviations of the places by which trials move until the end
-SPREAD = 12**-0.5  # standard deviation of the places of all trials, as shares of them
+CROWDED = Fraction(1, 18)  # an extra rung if many trials run: each gets few epochs of the budget
+EARLIER = 0.75  # a rung is compared with the last mark up to this share of its epochs
+DOUBT = 4  # uncorrelated trials added to the complete ones, because a few can agree by chance
+SLACK = 1.5  # standard deviations of the change of ranks until the end
+SPREAD = 12**-0.5  # standard deviation of all ranks, as a share of the number of trials
 WITNESSES = 256  # latest complete trials that show whether a rung's ranking matches the final one
 
 
 @dataclass
 class Rungs:
-    """The comparisons so far. The state is only what trials reported, so rows can rebuild it."""
+    """The comparisons so far. The state comes only from reports, so rows can rebuild it."""
 
     objectives: dict[str, str]
     epochs: int
     reduction: int = 3
     evidence: int = 5
-    """Trials that must have shown that a rung's ranking lasts before it stops any; 0 needs none."""
+    """Trials that must confirm a rung's ranking before it stops any; 0 needs none."""
     agreement: float = 0.5
-    """Least rank correlation (Spearman's) of each objective at the rung with its final value."""
+    """Minimum rank correlation (Spearman's) of each objective at the rung with its final value."""
     stability: float = 0.7
-    """Least rank correlation with the mark before the rung, as long as few trials are complete."""
+    """Minimum rank correlation with the mark before the rung, while few trials are complete."""
     _seen: dict[int, dict[int, Values]] = field(default_factory=dict)
     _groups: dict[tuple[int, tuple[str, ...]], Group] = field(default_factory=dict)
     """By rung and names: a trial is compared with those that reported the same objectives."""
@@ -86,7 +85,7 @@ class Rungs:
 
     @property
     def crowded_level(self) -> int:
-        """Epoch of the rung where many trials run; it may be that of the first one."""
+        """Epoch of the extra rung if many trials run; it may equal that of the first rung."""
         return math.ceil(CROWDED * self.epochs)
 
     def take(self, record: Record) -> None:
@@ -123,8 +122,7 @@ class Rungs:
         """Whether the trial continues after this epoch.
 
         An objective that is measured only at the end, such as a latency, is missing in earlier
-        reports. Trials are compared by the objectives that they have, with trials that have the
-        same ones.
+        reports. Trials are compared with those that have reported the same objectives.
 
         Args:
             behind: trials that will break a constraint; they come after all others.
@@ -154,16 +152,16 @@ class Rungs:
         return self._correlation(name, epoch) is not None
 
     def _slack(self, name: str, epoch: int) -> float:
-        """Share of the places by which a trial counts as better than it is.
+        """Share of all places by which a trial is ranked higher than it is.
 
-        What a ranking of correlation r leaves open: places there and at the end differ from the
-        line between them by a standard deviation of sqrt(1 - r^2) times that of all places.
+        With a correlation of r, final ranks scatter around their regression on the rung's ranks
+        with a standard deviation of sqrt(1 - r^2) times that of all ranks.
         """
-        agrees = self._correlation(name, epoch)
-        return 0.0 if agrees is None else SLACK * SPREAD * math.sqrt(1 - agrees**2)
+        r = self._correlation(name, epoch)
+        return 0.0 if r is None else SLACK * SPREAD * math.sqrt(1 - r**2)
 
     def _correlation(self, name: str, epoch: int) -> float | None:
-        """That of an objective's values at the rung with the final ones; None if it is too weak."""
+        """Rank correlation of an objective at the rung with its final values; None if too weak."""
         if not self.evidence:
             return 1.0
         if (name, epoch) not in self._lasting:
@@ -175,19 +173,19 @@ class Rungs:
         complete = len(late)
         if complete >= self.evidence:
             if np.ptp(late) == 0:
-                # All final values are equal, so this objective cannot mislead; those of a rung may
-                # be networks at chance.
+                # All final values are equal, so this objective cannot mislead. Equal values only at
+                # the rung do not count: networks may still be at chance.
                 return 1.0
-            agrees = _spearman(early, late)
-            if agrees * complete / (complete + DOUBT) >= self.agreement:
-                return agrees
-            if agrees < self.agreement or complete >= 2 * self.evidence:
+            r = _spearman(early, late)
+            if r * complete / (complete + DOUBT) >= self.agreement:
+                return r
+            if r < self.agreement or complete >= 2 * self.evidence:
                 return None
         early, late = self._pairs(name, self._before[epoch], epoch, self._passed.get(epoch, []))
         if len(late) < self.evidence:
             return None
-        agrees = _spearman(early, late)
-        return agrees if agrees >= self.stability else None
+        r = _spearman(early, late)
+        return r if r >= self.stability else None
 
     def _pairs(
         self, name: str, early: int, late: int, numbers: list[int]
@@ -204,7 +202,7 @@ class Rungs:
 
 
 def _spearman(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:
-    """Spearman's correlation, 0 where one side is constant."""
+    """Spearman's correlation; 0 if one side is constant."""
     if np.ptp(early) == 0 or np.ptp(late) == 0:
         return 0.0
     return min(1.0, float(np.corrcoef(places(early), places(late))[0, 1]))

@@ -5,8 +5,8 @@
                               the best of old ones    the last ones
 
 TPE splits the visible trials into at most 25 best ones and the others, and a suggestion takes time
-in proportion to their number. If some hundreds of trials include the best of all, their best 25 are
-the same as among thousands.
+in proportion to their number. If a few hundred trials include the best of all, their best 25 are
+the same as those of thousands.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECENT = (
     64  # trials that ended last; twice as many gave the same shares on LCBench, at twice the cost
 )
 ELITE = 24  # the best of those that ended before
-ATTEMPTS = 5  # suggestions of the model for one trial; it may have tried them all
+ATTEMPTS = 5  # model suggestions for one trial; then random ones, if all were repeats
 
 
 class Sampling:
@@ -46,9 +46,9 @@ class Sampling:
     Args:
         objectives: column -> "max" or "min".
         kind: "model", "tpe" or "random".
-        epochs: of the longest trial.
-        limits: their columns are remembered like objectives.
-        cost: column that counts a trial's cost so far; the gain by its unit decides.
+        epochs: epochs of the longest trial.
+        limits: constraints; their columns are stored like objectives.
+        cost: column of a trial's cost so far; the gain per unit of cost decides.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Sampling:
 
     @property
     def waits(self) -> bool:
-        """Whether a further trial waits for the first reports of those that run."""
+        """Whether the next trial must wait for the first reports of running ones."""
         return self._kind == "model" and len(self.running) >= self._guide.room
 
     def seen(self) -> list[Suggestion]:
@@ -142,7 +142,7 @@ class Sampling:
         return sorted(every, key=lambda each: each.number)
 
     def visible(self) -> list[FrozenTrial]:
-        """The same as Optuna's trials."""
+        """The same trials in Optuna's form."""
         only = next(iter(self.objectives)) if len(self.objectives) == 1 else None
         return [each.frozen(only) for each in self.seen()]
 
@@ -174,7 +174,7 @@ class Sampling:
 def sampler(kind: str, seed: int, number: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
     """TPE, or `random`, with a separate seed for each trial number and attempt.
 
-    A restart would rewind a single seed of the study, and configurations would repeat.
+    With a single seed for the study, a restart would repeat configurations.
     """
     trial_seed = _seed_of(seed, number, attempt)
     if kind == "random":

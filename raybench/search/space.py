@@ -86,17 +86,17 @@ def of_function(
     overrides: Overrides,
     constraints: Mapping[str, str] | None = None,
 ) -> Space:
-    """The same of a function, such as one in a notebook's cell.
+    """The same for a function, such as one in a notebook's cell.
 
     Raises:
-        ValueError: something is wrong with it, or its source is not at hand.
+        ValueError: something is wrong with it, or its source is not available.
     """
     try:
         code = _code(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError) as error:
         raise ValueError(
-            f"the source of the space {name} is not at hand ({error}), so a sweep could not tell "
-            "whether it is the same; write it to a file"
+            f"the source of the space {name} is not available ({error}), so a sweep cannot check "
+            "that it is the same; write it to a file"
         ) from error
     declared = SimpleNamespace(
         objectives=objectives, enqueue=enqueue, constraints=dict(constraints or {})
@@ -146,16 +146,16 @@ def _executed(path: Path) -> Any:
         files = ", ".join(sorted(str(file) for file in path.glob("*.py"))[:3]) or "a .py file"
         raise ValueError(f"{path} is a folder: name a file in it, such as {files}")
     if path.is_file() and path.suffix != ".py":
-        raise ValueError(f"{path} is no Python file: a search space is a .py file")
+        raise ValueError(f"{path} is not a Python file: a search space is a .py file")
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        advice = nearest(str(path), siblings) if siblings else "there are no .py files beside it"
+        advice = nearest(str(path), siblings) if siblings else "there are no .py files next to it"
         raise ValueError(f"{path} does not exist; {advice}")
     spec = importlib.util.spec_from_file_location(f"search_space_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses of the file look their module up
+    sys.modules[spec.name] = module  # dataclasses in the file look up their module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -253,7 +253,7 @@ def _check_columns(path: Path, objectives: dict[str, str], constraints: Any) -> 
             other = "validation_loss" if objective == "test_loss" else "accuracy"
             raise ValueError(
                 f"{path}: {kind} {objective!r} would choose by the test split; "
-                f"take {other!r}, which is measured on the validation split"
+                f"use {other!r}, which is measured on the validation split"
             )
         if objective not in numeric:
             advice = nearest(objective, numeric)

@@ -11,16 +11,16 @@ SECONDS = "train_s"  # the column, summed over a trial's epochs
 
 
 class Spending:
-    """Adds up the trials' seconds; what is trained again after a loss counts once.
+    """Adds up the trials' seconds; epochs repeated after a loss count once.
 
     Args:
-        budget_s: seconds of all trials; infinite where there is no budget.
+        budget_s: seconds of all trials; infinite without a budget.
     """
 
     def __init__(self, budget_s: float = math.inf) -> None:
         self.budget_s = budget_s
         self.ended_s = 0.0
-        """Of the trials that have ended."""
+        """Seconds of the trials that have ended."""
         self._running: dict[int, float] = {}
 
     @property

@@ -50,7 +50,7 @@ class Suggestion:
         self._frozen = None
 
     def external(self) -> dict[str, Any]:
-        """The parameters in the form that the space gets."""
+        """The parameters as the values that the space receives."""
         return {
             name: distribution(self.distributions[name]).to_external_repr(value)
             for name, value in self.params.items()
@@ -60,7 +60,7 @@ class Suggestion:
         """The trial as Optuna has it.
 
         Args:
-            objective: the one whose curve it gets; Optuna has room for one.
+            objective: the one whose curve is included; Optuna stores only one.
         """
         if self._frozen is None:
             self._frozen = FrozenTrial(
@@ -102,7 +102,7 @@ def suggested_values(params: str) -> dict[str, Any]:
 
 @cache
 def distribution(text: str) -> BaseDistribution:
-    """A distribution from JSON; choices that were tuples are lists there."""
+    """A distribution from JSON, which stores tuples as lists; choices become tuples again."""
     parsed = json_to_distribution(text)
     if isinstance(parsed, CategoricalDistribution):
         choices = json.loads(text)["attributes"]["choices"]

@@ -1,14 +1,14 @@
-"""Sweep: what a sweep decides and remembers, without a word about who runs the trials.
+"""Sweep: the decisions and the state of a sweep, independent of what runs the trials.
 
-    ask ──▶ Task ──▶ (somebody trains it) ──▶ report, report, … ──▶ finish
+    ask ──▶ Task ──▶ (a worker trains it) ──▶ report, report, … ──▶ finish
      │        ▲                                 │ stop?      │         │
      │        ╰─────────── lost: it goes on ────┼────────────╯         │
      ╰──────────────┬───────────────────────────┴──────────────────────╯
                     ▼
               .state/log ──▶ tally, rungs, sampling, Optuna's journal, Parquet
 
-Whatever happens is first a record of the log. All that the sweep knows is made from the records,
-one by one, so opening a sweep and running it are the same code, and no kill can part them.
+Every event is first a record of the log. The whole state is built from the records, one by one, so
+opening and running a sweep use the same code, and they agree after any kill.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from raybench.search.space import Space
 from raybench.search.suggestions import suggested_values
 from raybench.search.task import Task
 
-RETRIES = 3  # times that a trial goes on after its worker was lost
+RETRIES = 3  # times that a trial resumes after its worker was lost
 
 
 class Sweep:
@@ -102,7 +102,7 @@ class Sweep:
             identity.require(self.folder, same, recovery.about(self.folder))
             about = {"family": space.family, "sweep": self.name, "objectives": objectives}
             schemas = tables.schemas({**about, "identity": same})
-            self.store = Store(self.folder, *schemas, [known.take for known in listeners])
+            self.store = Store(self.folder, *schemas, [listener.take for listener in listeners])
             self._journal.open()
             if older is not None and not self.decisions.begun:
                 self.store.put("prior", older)
@@ -117,10 +117,10 @@ class Sweep:
             if path.name.partition(".")[0] not in map(str, self.tally.running):
                 path.unlink()  # of a trial that ended as the process was killed
 
-    # --- The verbs ------------------------------------------------------------------------------
+    # --- Running --------------------------------------------------------------------------------
 
     def ask(self) -> Task | None:
-        """The next trial to run, or None when the sweep has no more to give now."""
+        """The next trial to run, or None if there is none now."""
         while self._waiting:
             if (task := self._again(self._waiting.popleft())) is not None:
                 return task
@@ -130,7 +130,7 @@ class Sweep:
         return None
 
     def report(self, number: int, epoch: int, metrics: Row) -> bool:
-        """Takes an epoch's metrics; whether the trial shall stop here.
+        """Takes an epoch's metrics; returns whether the trial stops here.
 
         Raises:
             ValueError: a metric is not declared, or has another type.
@@ -153,7 +153,7 @@ class Sweep:
         """Ends a trial: COMPLETE, PRUNED or FAILED, with the reason of the last two.
 
         Args:
-            traceback: of a failed one; it is kept in a file that the row names.
+            traceback: of a failed trial; it is kept in a file that the row names.
         """
         row = self.store.trials[number]
         values = {name: row.get(name) for name in self.space.objectives}
@@ -171,10 +171,10 @@ class Sweep:
         self.store.snapshot_if_due()
 
     def lost(self, number: int, what: str, *, counted: bool = True) -> bool:
-        """A trial whose worker or node is gone: it will be given out again, from its checkpoint.
+        """Takes the loss of a trial's worker or node; the trial resumes from its checkpoint.
 
         Returns:
-            Whether it will; after `RETRIES` times that counted it has failed.
+            Whether it resumes; after `RETRIES` counted losses the trial fails.
         """
         retries = self.store.trials[number].get("retries", 0)
         self.store.put_trial({"number": number, "last_failure": what})
@@ -186,14 +186,14 @@ class Sweep:
         return True
 
     def note(self, number: int, **columns: Any) -> None:
-        """Sets columns of a running trial's row, such as what the worker says about its machine."""
+        """Sets columns of a running trial's row, such as those about its worker's machine."""
         self.store.put_trial({"number": number, **columns})
 
     def close(self) -> None:
-        with ExitStack() as all_of_them:  # whichever of them fails
-            all_of_them.callback(self._lock.release)
-            all_of_them.callback(self._journal.close)
-            all_of_them.callback(self.store.close)
+        with ExitStack() as stack:  # each is closed, even if another fails
+            stack.callback(self._lock.release)
+            stack.callback(self._journal.close)
+            stack.callback(self.store.close)
 
     @property
     def unfinished(self) -> int:
@@ -206,7 +206,7 @@ class Sweep:
     # --- Starting -------------------------------------------------------------------------------
 
     def _next(self) -> Task | None:
-        """A trial with parameters that were not there before; None where there is none to run."""
+        """A trial with new parameters; None if there is none to run."""
         for trial, place in self.proposals.of(self.tally.next_number):
             started, task = self._try(trial, place)
             if started:
@@ -214,9 +214,9 @@ class Sweep:
         return None
 
     def _try(self, trial: Trial, enqueued: int | None) -> tuple[bool, Task | None]:
-        """Whether the trial has a row now, and its Task where there is something to run.
+        """Whether the trial has a row now, and its Task if there is something to run.
 
-        Whatever the space raises is the trial's outcome.
+        An exception of the space becomes the trial's outcome.
         """
         number, experiment, error = trial.number, None, None
         try:
@@ -238,10 +238,10 @@ class Sweep:
         return True, self._task(number, experiment)
 
     def _again(self, number: int) -> Task | None:
-        """A trial that was given out before, with its old parameters; None where it ends here."""
+        """A trial that was started before, with its old parameters; None if it ends here."""
         row = self.store.trials[number]
-        known = self._sampling.running.get(number)
-        params = known.external() if known else suggested_values(row["params"])
+        before = self._sampling.running.get(number)
+        params = before.external() if before else suggested_values(row["params"])
         trial = self._sampling.ask(number, 0, params)
         try:
             experiment = self._sampled(trial)
@@ -256,13 +256,13 @@ class Sweep:
                 f"started ({row.get('key')}): raybench or what the space imports has changed",
             )
             return None
-        if known is None:  # lost with a part of the log
+        if before is None:  # lost with a part of the log
             self.store.put("suggested", self._sampling.suggested(trial).record())
         return self._task(number, experiment)
 
     def _sampled(self, trial: Trial) -> Experiment:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna's about `enqueue` values outside a range
+            warnings.simplefilter("ignore")  # about `enqueue` values outside a range
             return self.space.sample(trial)
 
     def _task(self, number: int, experiment: Experiment) -> Task:

@@ -13,7 +13,7 @@ LATEST = 12  # trials that ended last, for display
 
 
 class Tally:
-    """Running totals over all trials, so that no event has to look at every trial.
+    """Running totals over all trials, so that no event needs a loop over all of them.
 
     Args:
         objectives: column -> "max" or "min".

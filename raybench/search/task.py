@@ -1,4 +1,4 @@
-"""Task: what a sweep gives out to whoever runs its trials."""
+"""Task: one trial of a sweep, for a worker to run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Task:
     trial: str
     experiment: Experiment
     checkpoint: Path
-    """State to go on from where the file exists, and to save to."""
+    """The state to resume from, if the file exists, and to save to."""
     model: Path
     """Where the trained model is to be stored."""
     asked: float
-    """When the sweep gave it out, in seconds since the epoch."""
+    """When the sweep returned it from `ask`, in seconds since 1970."""

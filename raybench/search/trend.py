@@ -1,8 +1,8 @@
-"""Trend: what older sweeps predict, as far as the new trials agree with it.
+"""Trend: the prediction of older sweeps, as far as the new trials agree with it.
 
 For each objective a line maps the older sweep's prediction to the new gains. The line starts at the
-correlation `PERSISTENCE`, with the weight of four trials; where new trials contradict it, its slope
-goes to 0 and the older sweep says nothing more. The model learns what is left.
+correlation `PERSISTENCE`, with the weight of four trials; if new trials contradict it, its slope
+goes to 0 and the older sweep has no more influence. The model is fitted to the residuals.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Older:
 def older(
     view: Seen, guests: Guests, objectives: Mapping[str, str], marks: Sequence[int]
 ) -> Older | None:
-    """An older sweep, fitted; None where the spaces share no parameter."""
+    """An older sweep, fitted; None if it has few trials or the spaces share no parameter."""
     here = [translated(guest, view.encoding.distributions) for guest in guests]
     if not any(guest.params for guest in here) or len(here) < model.LEAST:
         return None

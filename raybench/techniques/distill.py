@@ -32,7 +32,7 @@ def divergence(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Ten
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-# Stored beside the models, not in them: a teacher must not be part of its student's state_dict,
+# Stored outside the models: a teacher must not be part of its student's state_dict,
 # copies, checkpoints and file, and is freed together with the student.
 _TEACHERS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
@@ -41,11 +41,11 @@ _TEACHERS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 class Distill(Technique):
     """Adds `weight` · T² · KL to the loss; the cross-entropy with the labels keeps the weight 1.
 
-    Hinton averages with a share a for the teacher. This equals a `weight` of a / (1 - a), with the
-    learning rate multiplied by 1 - a: his "considerably lower weight" of the labels, 0.1 against
-    0.9 (Tian et al. 2020, "Contrastive Representation Distillation"), is a weight of 9. The teacher
-    sees the same cropped, cut-out and mixed images as the student, which Beyer et al. 2022 found to
-    matter ("Knowledge distillation: A good teacher is patient and consistent").
+    Hinton et al. average both terms, with a share a for the teacher. This equals a `weight` of
+    a / (1 - a) with the learning rate multiplied by 1 - a. Their "considerably lower weight" of the
+    labels, 0.1 against 0.9 (Tian et al. 2020, "Contrastive Representation Distillation"), is a
+    weight of 9. Teacher and student see the same cropped, cut-out and mixed images; Beyer et al.
+    2022 found this to matter ("Knowledge distillation: A good teacher is patient and consistent").
     """
 
     teacher: str = ""
@@ -66,7 +66,7 @@ class Distill(Technique):
 
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart(
-            "pipeline", "the teacher needs the images where the logits are; take 1 stage, 1 chunk"
+            "pipeline", "the teacher needs the images where the logits are; use 1 stage, 1 chunk"
         ),
     )
 
@@ -103,8 +103,8 @@ class Distill(Technique):
         dtype = batch.logits.dtype
         mixed = torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32)
         with torch.no_grad(), mixed:
-            taught = _TEACHERS[model](batch.images)
-        loss = divergence(batch.logits, taught, self.temperature)
+            teacher_logits = _TEACHERS[model](batch.images)
+        loss = divergence(batch.logits, teacher_logits, self.temperature)
         for name, value in (("sum", loss.detach()), ("steps", loss.new_ones(()))):
             memory[name] = memory[name] + value if name in memory else value
         return self.weight * loss

@@ -4,7 +4,7 @@
 
 Polyak & Juditsky 1992; Izmailov et al. 2018 for the running statistics of batch norms, which are
 averaged too. The decay rises as in timm's ModelEmaV3 and TensorFlow's moving averages: after n
-updates it is at most (1 + n) / (10 + n), so a short run's average forgets its first weights.
+updates it is at most (1 + n) / (10 + n), so a short run's average drops the initial weights.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Ema(Technique):
         )
     }
     apart: ClassVar[tuple[Apart, ...]] = tuple(
-        Apart(strategy, "no worker holds whole weights to average; take 'zero2', or 'ddp'")
+        Apart(strategy, "no worker holds whole weights to average; use 'zero2' or 'ddp'")
         for strategy in ("zero3", "zero3_offload")
     )
 
@@ -90,9 +90,9 @@ class Ema(Technique):
             if name in values and average.shape == values[name].shape
         }
         if averages:
-            apart = sum(float((values[n] - a).square().sum()) for n, a in averages.items())
+            distance = sum(float((values[n] - a).square().sum()) for n, a in averages.items())
             length = sum(float(values[n].square().sum()) for n in averages)
-            memory[DISTANCE] = torch.tensor((apart / length) ** 0.5 if length else 0.0)
+            memory[DISTANCE] = torch.tensor((distance / length) ** 0.5 if length else 0.0)
         return averages
 
     def measure(self, model: nn.Module, memory: Memory) -> Mapping[str, float | str]:
@@ -104,7 +104,7 @@ class Ema(Technique):
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and running statistics by their names in the state_dict.
 
-    Steps of grids are left out: they jump when rounding begins, so an average would mix two scales.
+    Quantization steps are left out: they jump when rounding begins, so an average mixes scales.
     """
     return {
         name: value

@@ -68,7 +68,7 @@ class LowRank(Technique):
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
-            Apart(strategy, "the factors lie in parts on the workers; take zero2")
+            Apart(strategy, "the factors are sharded over the workers; use zero2")
             for strategy in ("zero3", "zero3_offload")
         ),
     )

@@ -31,8 +31,8 @@ def _changes(experiment: Any) -> bool:
 class Monarch(Technique):
     """Replaces linear layers by Monarch matrices, for all of training or for a part of it.
 
-    `blocks=0` is the dense model. A layer keeps 1 / blocks of its parameters, slightly more if it
-    is not square: at 4 blocks 768 -> 3072 has 3.2 times fewer.
+    `blocks=0` is the dense model. A layer keeps (1 + min / max of its widths) / blocks of its
+    parameters: at 4 blocks 768 -> 768 has 2 times fewer, 768 -> 3072 has 3.2 times fewer.
     """
 
     blocks: int = 4
@@ -58,9 +58,9 @@ class Monarch(Technique):
     }
 
     apart: ClassVar[tuple[Apart, ...]] = (
-        Apart("low_rank", "both replace the same linear layers; take one of them"),
+        Apart("low_rank", "both replace the same linear layers; use only one of them"),
         *(
-            Apart(other, f"{why}; take monarch.mode from_scratch", _changes, CHANGES)
+            Apart(other, f"{why}; use monarch.mode from_scratch", _changes, CHANGES)
             for other, why in (
                 ("pipeline", "a stage cannot change its layers during training"),
                 *((zero, "it has spread the layers over the workers") for zero in ZEROS),
@@ -97,7 +97,7 @@ class Monarch(Technique):
             self._chosen(model)  # raises at the start if no layer can be projected
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:
-        # If projected at the very end, the factors would never be trained.
+        # Not later than the last epoch, or the projected factors would never be trained.
         last = progress.step + progress.epoch_steps >= progress.steps and progress.epoch_steps > 0
         if progress.share >= self.switch_at or (last and self.switch_at < 1):
             return self._change(model)

@@ -103,7 +103,7 @@ class Muon(Technique):
     momentum: float = 0.95
     """Momentum, with Nesterov's step."""
     weight_decay: float = 0.0
-    """Share of a weight that a step takes off, times the learning rate."""
+    """Share of a weight that a step subtracts, times the learning rate."""
 
     goals: ClassVar[tuple[str, ...]] = ("accuracy", "train_time")
 
@@ -113,10 +113,10 @@ class Muon(Technique):
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
-            Apart(strategy, "a worker's part of a weight is no whole matrix; take ddp")
+            Apart(strategy, "a worker's part of a weight is not a whole matrix; use ddp")
             for strategy in ("zero1", "zero2", "zero3", "zero3_offload")
         ),
-        Apart("pipeline", "a stage has one optimizer; take pipeline.stages 1 and chunks 1"),
+        Apart("pipeline", "a stage has one optimizer; use pipeline.stages 1 and chunks 1"),
     )
 
     def __post_init__(self) -> None:
@@ -158,9 +158,9 @@ class Muon(Technique):
 
 
 def hidden(model: nn.Module) -> list[Weight]:
-    """The trainable weights between the first and the last one, which map to no pixel and no class.
+    """The trainable weights except the first, which reads pixels, and the last, which gives logits.
 
-    The authors train the first and the last layer by another optimizer.
+    The authors train those two by another optimizer.
     """
     trained = [weight for weight in weights(model) if weight.value.requires_grad]
     return trained[1:-1]

@@ -1,4 +1,4 @@
-"""Progressive resizing: training begins with small images and ends with whole ones (Howard 2018,
+"""Progressive resizing: training begins with small images and ends at full size (Howard 2018,
 in the DAWNBench entry of fast.ai; Tan & Le 2021, "EfficientNetV2", section 4).
 
     side of the images
@@ -28,25 +28,25 @@ SIZES = (64, 48)  # a model that takes both takes images of any size
 
 @dataclass(frozen=True, kw_only=True)
 class Progressive(Technique):
-    """Shrinks the images of the first epochs; evaluation always sees whole ones.
+    """Shrinks the images of the first epochs; evaluation always uses full size.
 
     `first=1` is the plain training.
     """
 
     first: float = 0.625
-    """Side of the first epoch's images, as a share of the whole side."""
+    """Side of the first epoch's images, as a share of the full side."""
     until: float = 0.7
-    """Share of training from which on images are whole."""
+    """Share of training after which images have full size."""
 
     columns: ClassVar[Mapping[str, Column]] = {
         "input_side": Column(
-            float, "share", "Side of the epoch's training images, relative to whole ones."
+            float, "share", "Side of the epoch's training images, relative to full size."
         )
     }
     goals: ClassVar[tuple[str, ...]] = ("accuracy", "train_time")
 
     apart: ClassVar[tuple[Apart, ...]] = (
-        Apart("pipeline", "the stages expect activations of one size; take pipeline.stages 1"),
+        Apart("pipeline", "the stages expect activations of one size; use pipeline.stages 1"),
     )
     compiles: ClassVar[bool] = False  # each size would be compiled again
 
@@ -74,7 +74,7 @@ class Progressive(Technique):
         if not _takes_any_size(model):
             raise ValueError(
                 f"progressive cannot train a {type(model).__name__} on smaller images, because it "
-                "takes one size only; take a convolutional network, such as resnet20"
+                "takes one size only; use a convolutional network, such as resnet20"
             )
         model.register_forward_pre_hook(Shrink())
 
@@ -106,7 +106,7 @@ def shrunk(x_BCSS: Tensor, share: float) -> Tensor:
     side = min(whole, max(MULTIPLE, round(whole * share / MULTIPLE) * MULTIPLE))
     if side == whole:
         return x_BCSS
-    # antialias: without it a bilinear step to 0.6 of the side skips pixels.
+    # Without antialias, bilinear resizing to 0.6 of the side skips pixels.
     return F.interpolate(x_BCSS, size=(side, side), mode="bilinear", antialias=True)
 
 

@@ -64,7 +64,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that pruning may change, by parameter name: those of `layers.weights`.
 
     Biases, norms and embeddings are under 2 % of most models' bytes and set their scale, so they
-    are never pruned. Neither are frozen weights, nor weights in which a zero has no effect.
+    are never pruned. Nor are frozen weights, and weights in which a zero has no effect.
     """
     return {weight.name: weight.value for weight in _prunable(model)}
 
@@ -177,14 +177,14 @@ class Prune(Technique):
         *(
             Apart(
                 strategy,
-                "a worker has only a part of each weight while training; take the strategy zero2",
+                "a worker has only a part of each weight while training; use the strategy zero2",
             )
             for strategy in ("zero3", "zero3_offload")
         ),
         *(
             Apart(
                 other,
-                f"no {process} has all weights, among which the smallest are chosen; take "
+                f"no {process} has all weights, among which the smallest are chosen; use "
                 "prune.scope layer",
                 when=lambda experiment: experiment.prune.scope == "global",
                 condition="prune.scope is global",
@@ -229,7 +229,7 @@ class Prune(Technique):
             )
         begin = min(begin, progress.steps - 1)  # leave a step for the ramp to reach its end
         updates = max(1, round((self.end - self.begin) * progress.steps / self.frequency))
-        # A short run may have less than one period: then the period is shortened.
+        # A run shorter than one period gets a shorter period.
         frequency = min(self.frequency, max(1, progress.steps - begin))
         updates = min(updates, max(1, (progress.steps - begin) // frequency))
         return polynomial_decay(

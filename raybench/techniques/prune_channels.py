@@ -1,4 +1,4 @@
-"""Structured pruning: cuts out whole channels, so the network really becomes smaller.
+"""Structured pruning: cuts whole channels, so the network itself becomes smaller.
 
 torch-pruning (Fang et al. 2023, "DepGraph", arXiv 2301.12900) finds which layers belong together; a
 residual stream is one group. Every group loses the same share. So the widths depend only on the
@@ -93,7 +93,7 @@ def output_layers(model: nn.Module, image: Tensor) -> list[nn.Module]:
 
 
 def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = None) -> None:
-    """Removes `ratio` of each group's channels, those of the least magnitude, in place.
+    """Removes `ratio` of each group's channels, those of the smallest magnitude, in place.
 
     Each group keeps a multiple of `round_to` channels, rounded up; a smaller group stays whole. The
     model's inputs and outputs stay too. Cut parameters are replaced by new ones. `image` is an
@@ -101,7 +101,7 @@ def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = No
     """
     import torch_pruning  # the import takes seconds
 
-    turned = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
+    channels_last = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
     # torch-pruning itself rounds down, and leaves a group whole if that would give 0.
     shares = {
         module: 1 - (left + 0.5) / len(module.weight)
@@ -123,7 +123,7 @@ def cut(model: nn.Module, ratio: float, round_to: int, image: Tensor | None = No
             ignored_layers=output_layers(model, image),
             **groups,
         ).step()
-    if turned:
+    if channels_last:
         model.to(memory_format=torch.channels_last)
 
 
@@ -134,7 +134,7 @@ def trial(model: nn.Module, ratio: float, round_to: int, *, scattered: bool = Fa
         ValueError: the layers do not fit together afterwards, or the output has another shape.
     """
     image, copied = example(model), copy.deepcopy(model)
-    images = image.expand(2, -1, -1, -1)  # with a single image an axis could be mistaken
+    images = image.expand(2, -1, -1, -1)  # with one image, the batch axis is ambiguous
     with torch.no_grad():
         for layer in weighted(copied):
             size = torch.arange(1.0, len(layer.weight) + 1, device=layer.weight.device)
@@ -197,15 +197,15 @@ class PruneChannels(Technique):
         *(
             Apart(
                 strategy,
-                "the cut replaces parameters whose optimizer state lies in parts on the workers; "
-                "take the strategy ddp",
+                "the cut replaces parameters whose optimizer state is sharded over the workers; "
+                "use the strategy ddp",
             )
             for strategy in ("zero1", "zero2", "zero3", "zero3_offload")
         ),
         *(
             Apart(
                 other,
-                f"the cut cannot follow channels through {layers}; take a convolutional network "
+                f"the cut cannot follow channels through {layers}; use a convolutional network "
                 f"without {other}",
             )
             for other, layers in (
@@ -216,12 +216,12 @@ class PruneChannels(Technique):
         ),
         Apart(
             "expert",
-            "experts lie in parts on the workers, and no model with experts can be cut; take ddp",
+            "experts are sharded over the workers, and no model with experts can be cut; use ddp",
         ),
         Apart(
             "pipeline",
-            "a cut follows connections through the whole model, of which a stage "
-            "has a part; take pipeline.stages 1",
+            "a cut follows connections through the whole model, but a stage has only a part of it; "
+            "use pipeline.stages 1",
         ),
     )
 
@@ -244,8 +244,8 @@ class PruneChannels(Technique):
         kind = type(model).__name__
         if any(getattr(module, "fixed_channels", False) for module in model.modules()):
             raise ValueError(
-                "prune_channels cannot cut a ResNet whose shortcuts pad with zeros; take one with "
-                "shortcut B, as resnet20_b"
+                "prune_channels cannot cut a ResNet whose shortcuts pad with zeros; use one with "
+                "shortcut B, such as resnet20_b"
             )
         try:
             for name, module in model.named_modules():
@@ -259,13 +259,13 @@ class PruneChannels(Technique):
                 raise ValueError("its widths would depend on which channels are the smallest")
         except ValueError as error:
             raise ValueError(
-                f"prune_channels cannot cut a {kind} ({error}); take a convolutional network, as "
-                "resnet20_b or vgg11"
+                f"prune_channels cannot cut a {kind} ({error}); use a convolutional network, such "
+                "as resnet20_b or vgg11"
             ) from error
         if channels(one) == channels(model):
             raise ValueError(
                 f"prune_channels.ratio {self.ratio} leaves every width as it is, in multiples of "
-                f"{self.round_to}; take a larger ratio or a wider network, as resnet20x2_b"
+                f"{self.round_to}; use a larger ratio or a wider network, such as resnet20x2_b"
             )
 
     def restructure(self, model: nn.Module, progress: Progress, memory: Memory) -> bool:

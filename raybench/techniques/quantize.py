@@ -1,4 +1,4 @@
-"""Weights and activations of few bits, during training or after it (LSQ, Esser et al. 2020).
+"""Low-bit weights and activations, during training or after it (LSQ, Esser et al. 2020).
 
            plain training            │ rounded weights and inputs, steps learned
     ─────────────────────┬───────────┼──────────────────────────────────────────▶ step
@@ -41,7 +41,7 @@ median over ResNet-20's layers), the mean of 16 by 6 %."""
 
 SEEN, SQUARED = "inputs seen by ", "squared gradient of "  # keys in the memory
 
-SHARDS = "{} shards the weights, and a channel's step needs the whole channel; take ddp or zero1"
+SHARDS = "{} shards the weights, and a channel's step needs the whole channel; use ddp or zero1"
 
 
 def _has_budget(experiment: Any) -> bool:
@@ -58,7 +58,7 @@ def _before_monarch(experiment: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Technique):
-    """Trains with weights of few bits, and also rounds the inputs of plain layers.
+    """Trains with low-bit weights, and also rounds the inputs of plain layers.
 
     It rounds the weights of all convolutions and linear layers, attention, experts, Monarch and
     low-rank factors, except recurrent and standardized ones. It rounds the inputs of plain
@@ -68,19 +68,19 @@ class Quantize(Technique):
     columns: ClassVar[Mapping[str, Column]] = {
         "weight_bits": Column(float, "bits", "Mean over the quantized weights; 32 before that."),
         "bits_by_layer": Column(
-            str, "", "Bits of the quantized weights in order: 8 18x4 8 is 8, eighteen times 4, 8."
+            str, "", "Bits of the quantized weights in order; 18x4 is eighteen weights of 4 bits."
         ),
     }
 
     apart: ClassVar[tuple[Apart, ...]] = (
         Apart("zero3", SHARDS.format("zero3")),
         Apart("zero3_offload", SHARDS.format("zero3_offload")),
-        Apart("expert", "no worker has the steps of all workers' experts; take ddp"),
+        Apart("expert", "no worker has the steps of all experts; use ddp"),
         *(
             Apart(
                 strategy,
-                f"{strategy} frees the gradients that share out the budget; set quantize.bits "
-                "in place of budget_bytes, or take ddp",
+                f"{strategy} frees gradients needed to divide the budget; set quantize.bits "
+                "instead of budget_bytes, or use ddp",
                 _has_budget,
                 "quantize.budget_bytes is set",
             )
@@ -88,14 +88,14 @@ class Quantize(Technique):
         ),
         Apart(
             "pipeline",
-            "the budget is shared out over all layers, and a stage has a part of them; set "
-            "quantize.bits in place of budget_bytes",
+            "the budget is divided over all layers, but a stage has only some of them; set "
+            "quantize.bits instead of budget_bytes",
             _has_budget,
             "quantize.budget_bytes is set",
         ),
         Apart(
             "monarch",
-            "monarch changes layers that are rounded already; take quantize.begin after "
+            "monarch would change layers that are already rounded; set quantize.begin after "
             "monarch.switch_at, or monarch.mode from_scratch",
             _before_monarch,
             "quantize.begin is not after the epoch in which monarch changes layers",
@@ -109,7 +109,7 @@ class Quantize(Technique):
     ends_bits: int = 8
     """Bits of the first convolution and the last linear layer, for weights and inputs."""
     begin: float = 0.5
-    """Share of training after which it is quantized; 1 quantizes after training."""
+    """Share of training after which the model is quantized; 1 quantizes after training."""
     budget_bytes: int = 0
     """Bytes of all quantized weights, before entropy coding. It replaces `bits`: layers between the
     ends get bits by their sensitivity. 0: each layer has `bits`."""
@@ -213,7 +213,7 @@ class Quantize(Technique):
     def plan(self, model: nn.Module, memory: Memory) -> dict[str, int]:
         """Bits of each weight. Raises ValueError: the budget is below the smallest possible.
 
-        Without squared gradients in the memory all weights count equally.
+        Without squared gradients in the memory, all weights count equally.
         """
         weights, choices = rounded_weights(model), self._choices(model)
         if not self.budget_bytes:

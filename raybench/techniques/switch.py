@@ -3,7 +3,7 @@
 token ─▶ router ─▶ probabilities p of E experts ─▶ the k largest     (in fp32; section 2.1)
   │                                                     │
   └──────────────▶ experts ◀─── choice ◀────────────────┤
-                      └─▶ sum of gate × answer ◀─ gate ─┘            a dropped token gets 0 and
+                      └─▶ sum of gate × output ◀─ gate ─┘            a dropped token gets 0 and
                                                                      keeps only its residual
 """
 
@@ -61,7 +61,7 @@ class Switch(Technique):
     jitter: float = 0.01
     """The router's input is multiplied by noise from [1 - jitter, 1 + jitter] in training."""
     shared_expert: bool = False
-    """Keeps the block's own feed-forward for every token, beside the experts."""
+    """Keeps the block's own feed-forward for every token, in addition to the experts."""
     upcycle: bool = False
     """Experts start as copies of the block's feed-forward (Komatsuzaki et al. 2022), otherwise with
     their own random weights. `start_from` provides the dense weights."""
@@ -83,12 +83,12 @@ class Switch(Technique):
 
     apart: ClassVar[tuple[Apart, ...]] = (
         *(
-            Apart(strategy, "it spreads single layers; take expert, which spreads the experts")
+            Apart(strategy, "it shards single layers; use expert, which shards the experts")
             for strategy in ("zero3", "zero3_offload")
         ),
         Apart(
             "pipeline",
-            "a stage does not see the loss to which the routers' penalties add; take "
+            "a stage does not see the loss to which the routers' penalties are added; use "
             "pipeline.stages 1 and pipeline.chunks 1",
         ),
     )
@@ -132,11 +132,11 @@ class Switch(Technique):
 
     def reshape(self, model: nn.Module) -> None:
         if self.experts:
-            for one in _chosen(model, self.blocks):
-                assert one.chain is not None
-                whole = not one.children
-                dense = model.get_submodule(one.path) if whole else one.chain.module()
-                one.replace(model, Mixture(dense, self))
+            for block in _chosen(model, self.blocks):
+                assert block.chain is not None
+                whole = not block.children
+                dense = model.get_submodule(block.path) if whole else block.chain.module()
+                block.replace(model, Mixture(dense, self))
 
     def penalty(self, model: nn.Module, batch: Batch, memory: Memory) -> Tensor | float:
         total: Tensor | float = 0.0
@@ -146,7 +146,7 @@ class Switch(Technique):
         return total
 
     def measure(self, model: nn.Module, memory: Memory) -> dict[str, float]:
-        """The routers' health over the epoch's training steps, mean over the mixtures."""
+        """The routers' statistics over the epoch's training steps, mean over the mixtures."""
         each = [mixture.statistics() for mixture in mixtures(model)]
         if not each:
             return {}
@@ -169,7 +169,7 @@ class Mixture(nn.Module):
         self.after = copy.deepcopy(layers.after)  # the feed-forward's own dropout
         self.shared = dense if settings.shared_expert else None
         # Sums over the training steps of an epoch: load of each expert, dropped, entropy, balance,
-        # z, steps. It is a buffer so that workers average it; the stored model does not have it.
+        # z, steps. It is a buffer so that workers average it; it is not stored with the model.
         self.register_buffer("tally", torch.zeros(settings.experts + 5), persistent=False)
         self.penalties: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
 
@@ -193,8 +193,8 @@ class Mixture(nn.Module):
                 kept = within_capacity(expert_N, settings.experts, settings.capacity_factor)
                 dropped = 1 - kept.float().sum(0, keepdim=True) / max(1, len(kept))
                 if kept.is_cuda:
-                    # Counting the kept ones would wait for the GPU: all are computed, at a gate of
-                    # 0 for a dropped one, which leaves neither an answer nor a gradient.
+                    # Counting the kept ones would wait for the GPU, so all are computed; a gate
+                    # of 0 removes output and gradient of the dropped ones.
                     gate_N = gate_N * kept
                 else:
                     expert_N, gate_N, source_N = expert_N[kept], gate_N[kept], source_N[kept]
@@ -270,16 +270,16 @@ def _chosen(model: nn.Module, blocks: str) -> list[FeedForward]:
     if not every:
         raise ValueError(
             f"a {type(model).__name__} has no feed-forward (two linear layers with an activation "
-            "module between them) that experts could replace: take a transformer, such as vit300"
+            "module between them) that experts could replace: use a transformer, such as vit300"
         )
     numbers = _numbers(blocks, len(every))
     if not numbers:
         raise ValueError(f"blocks {blocks!r} names none of the {len(every)} block(s); use all")
     wanted = [every[number] for number in numbers]
-    for number, one in zip(numbers, wanted, strict=True):
-        if one.chain is None:
+    for number, block in zip(numbers, wanted, strict=True):
+        if block.chain is None:
             raise ValueError(
-                f"feed-forward {number}, {one.path}, cannot become experts: {one.reason}"
+                f"feed-forward {number}, {block.path}, cannot become experts: {block.reason}"
             )
     return wanted
 

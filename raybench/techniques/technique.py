@@ -126,7 +126,7 @@ class Technique:
         return False
 
     def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer | None:
-        """An optimizer of its own for some of the parameters; the recipe's has the others.
+        """The technique's own optimizer for some parameters; the recipe's optimizer has the others.
 
         The schedule scales its learning rates like the recipe's; `lr` is the recipe's peak rate.
         """

@@ -14,7 +14,7 @@ from raybench.training.state_file import usable as usable
 
 
 def write(state: dict[str, Any], path: Path) -> None:
-    """Writes a state, whole or not at all; the old one is kept as the previous one."""
+    """Writes a state atomically; the state before it is kept as the previous one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
@@ -33,7 +33,7 @@ def remark(path: Path) -> str:
         return ""
     is_ours = previous(path).exists() or path.read_bytes()[-len(MARK) - 4 :].startswith(MARK)
     if path.stat().st_size and not is_ours:
-        raise ValueError(f"{path} is no checkpoint: name another file, or delete it")
+        raise ValueError(f"{path} is not a checkpoint: name another file, or delete it")
     before = usable(path)
     goes_on = "goes on from the state before it" if before else "starts from the beginning"
     return f"{path} is damaged: it was moved to {path}.damaged, and the run {goes_on}"

@@ -11,7 +11,7 @@ from raybench.techniques.layers.weights import coverage
 
 
 def fits(experiment: Experiment, classes: int) -> dict[str, float]:
-    """`<technique>_coverage` of every active technique: the share of the values that it acts on.
+    """`<technique>_coverage` of every active technique: the share of the weights it acts on.
 
     Raises:
         ValueError: a technique fits no layer of the model.
@@ -21,7 +21,7 @@ def fits(experiment: Experiment, classes: int) -> dict[str, float]:
     try:
         with without_memory():
             model = _reshaped(experiment, classes)
-    except (NotImplementedError, RuntimeError, ValueError):  # a layer reads its values
+    except (NotImplementedError, RuntimeError, ValueError):  # a layer reads the weights' values
         with torch.random.fork_rng():
             model = _reshaped(experiment, classes)
     shares = {}
@@ -30,7 +30,7 @@ def fits(experiment: Experiment, classes: int) -> dict[str, float]:
         if not share:
             raise ValueError(
                 f"{name} acts on no weight of {experiment.model}: the model has no layer of the "
-                f"kinds that {name} supports; take another model, or leave {name} out"
+                f"kinds that {name} supports; use another model, or leave {name} out"
             )
         shares[f"{name}_coverage"] = share
     return shares

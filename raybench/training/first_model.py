@@ -1,4 +1,4 @@
-"""The model at the start of a run: its first weights, its techniques' layers, its layout."""
+"""The model at the start of a run: initial weights, the techniques' layers, memory layout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def laid_out(experiment: Experiment, classes: int, device: torch.device) -> nn.M
 
 
 def first_model(experiment: Experiment, classes: int) -> nn.Module:
-    """The plain model with its first weights from `start_from`. Raises ValueError."""
+    """The plain model; its initial weights come from `start_from`, if set. Raises ValueError."""
     require_source(experiment)
     name, size, start = experiment.model, experiment.image_size, experiment.start_from
     if start.startswith("timm:"):

@@ -1,10 +1,10 @@
 """The kernels of a training step: TF32, fused optimizers, cuDNN's search, `torch.compile`.
 
-fp32      stays fp32: TF32 is off, so a score on a GPU is that of the exported fp32 graph; the
-          fast path is bf16 autocast, which `recipe.precision auto` takes
+fp32      stays fp32: TF32 is off, so a score on a GPU equals that of the exported fp32 graph;
+          the fast path is bf16 autocast, which `recipe.precision auto` selects
 optimizer fused, on CPU and GPU: one kernel for all parameters
 cuDNN     tries its algorithms for each new shape and keeps the fastest; shapes stay the same
-compile   on a GPU; with CUDA graphs for small models, whose kernels are shorter than their start
+compile   on a GPU; with CUDA graphs for small models, whose kernels take less time than a launch
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FUSED = True
 
 SMALL = 20_000_000
 """Parameters below which a compiled model runs as CUDA graphs: ResNet-18 has 11 million. A graph
-keeps its own memory for all activations, which a large model does not have to spare."""
+reserves memory for all activations, too much for a large model."""
 
 
 def prepare(device: torch.device) -> None:
-    """Sets the choices above for this process; a CPU needs none."""
+    """Applies the settings above to this process; a CPU needs none."""
     if device.type != "cuda":
         return
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -57,8 +57,8 @@ def ready(
 ) -> tuple[Callable[..., Any], float]:
     """The module to call in place of `model` in training, and the seconds that compiling it took.
 
-    It is compiled by forward and backward passes of zeros. Gradients, running statistics and
-    random numbers are as before. Where `auto` cannot compile, it is the model itself.
+    Forward and backward passes over zeros trigger the compilation. Gradients, running statistics
+    and random state are restored. If `auto` cannot compile, the result is `model` itself.
     """
     prepare(device)
     if not compiles(experiment, device):
@@ -82,7 +82,7 @@ def ready(
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-    model.train()  # layers forget what they counted
+    model.train()  # resets the layers' counters
     gpu.synchronize(device)
     return compiled, time.perf_counter() - began
 
@@ -90,7 +90,7 @@ def ready(
 def _compiled(
     model: nn.Module, experiment: Experiment, device: torch.device, dtype: torch.dtype
 ) -> Callable[..., Any]:
-    """The compiled module, after passes of zeros."""
+    """The compiled module, after passes over zeros."""
     graphs = device.type == "cuda" and sum(p.numel() for p in model.parameters()) < SMALL
     compiled: Callable[..., Any] = torch.compile(
         model, mode="reduce-overhead" if graphs else "default"

@@ -1,6 +1,6 @@
-"""fit(): the single epoch loop, for every runner. It names no technique, no Ray and no table.
+"""fit(): the single epoch loop, for every runner. It imports no technique, Ray or table.
 
-train ─▶ whole ─▶ evaluated weights put in ─▶ (last epoch: finish) ─▶ norms recomputed ─▶
+train ─▶ whole ─▶ evaluation weights put in ─▶ (last epoch: finish) ─▶ norms recomputed ─▶
 (last epoch: stored, read back, scored) ─▶ validated ─▶ measured ─▶ reported
 
 Nothing changes the model between storing and scoring it.
@@ -77,7 +77,7 @@ def fit(
         first, metrics = state["epoch"] + 1, state["metrics"]
     before = metrics.get("wall_s", 0.0)
     runner = begin(experiment, images, state)
-    del state  # the runner has taken what it needs
+    del state  # the runner has copied what it needs
     try:
         for number in range(first, recipe.epochs + 1):
             epoch_run = runner.epoch(number)
@@ -104,7 +104,7 @@ def fit(
                 metrics |= technique.measure(whole, memories[name])
             if number < recipe.epochs:
                 put_in(whole, replaced)
-            del whole, memories, replaced  # if they are copies, training needs the memory
+            del whole, memories, replaced  # frees copies before training continues
             evaluation.stop()
             peak = epoch_run.peak_memory_bytes
             metrics |= {
@@ -127,7 +127,7 @@ def fit(
 def _evaluated(
     model: nn.Module, experiment: Experiment, memories: dict[str, Memory]
 ) -> dict[str, Tensor]:
-    """The values that techniques evaluate in place of the trained ones; the last technique wins."""
+    """Values that replace the trained ones in evaluation; the last technique has priority."""
     values: dict[str, Tensor] = {}
     for name, technique in experiment.techniques():
         values |= technique.evaluated(model, memories[name])

@@ -2,9 +2,9 @@
 
 Micikevicius et al. 2018, "Mixed Precision Training", section 3.2, with a dynamic factor: if a
 gradient overflows, the factor is halved and the step skipped; after 2,000 steps without an overflow
-it is doubled. torch's `GradScaler` checks each worker's gradients separately, but an overflow in
-one worker's part of sharded gradients must stop all workers. The check waits for the GPU in every
-step, as `GradScaler` does; bf16, the default, needs none.
+it is doubled. torch's `GradScaler` checks each worker's gradients separately, but after an
+overflow in one worker's part of sharded gradients all workers must skip the step. The check waits
+for the GPU in every step, as `GradScaler` does; bf16, the default, needs no scaling.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIRST, PATIENCE = 2.0**16, 2000
 
 
 class LossScale:
-    """The steps of an optimizer, with a scaled loss if the dtype needs it."""
+    """Backward passes and optimizer steps; the loss is scaled if the dtype is fp16."""
 
     def __init__(self, dtype: torch.dtype, replicas: Replicas) -> None:
         self.replicas, self.scaling = replicas, dtype == torch.float16

@@ -1,4 +1,4 @@
-"""Measurements of a run: a clock, counts on the model, and the machine's fingerprint."""
+"""Measurements of a run: a clock, counts of the model, and the machine's fingerprint."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def pick_dtype(
     """The dtype of the forward pass, and the reason in words. Raises ValueError: fp16 on a CPU."""
     if precision == "fp16":
         if device.type != "cuda":
-            raise ValueError("recipe.precision fp16 is for GPUs; on a CPU take bf16")
-        return torch.float16, "as asked"
+            raise ValueError("recipe.precision fp16 is for GPUs; on a CPU use bf16")
+        return torch.float16, "as requested"
     if precision != "auto":
-        return (torch.bfloat16 if precision == "bf16" else torch.float32), "as asked"
+        return (torch.bfloat16 if precision == "bf16" else torch.float32), "as requested"
     if device.type == "cuda":
         if gpu.has_bf16():
             return torch.bfloat16, "the GPU has bf16"
@@ -71,8 +71,8 @@ def cpu_dtype(features: frozenset[str], vendor: str) -> tuple[torch.dtype, str]:
 
     Emulated bf16 is slower than fp32, so the processor must have the instructions. Intel's cores
     have one unit for AVX-512's bf16 products and two for fp32, so only AMX is faster there: on a
-    Xeon without AMX bf16 took 1.42 times as long as fp32 for ResNet-20 and 1.45 for ResNet-18
-    (medians of five interleaved steps), for MobileNetV2 1.03. AMD's Zen 4 is twice as fast in bf16.
+    Xeon without AMX, bf16 took 1.42 times as long as fp32 for ResNet-20, 1.45 for ResNet-18 and
+    1.03 for MobileNetV2 (medians of five interleaved steps). AMD's Zen 4 is twice as fast in bf16.
     """
     if "amx_bf16" in features:
         return torch.bfloat16, "the CPU has amx_bf16"
@@ -104,7 +104,7 @@ def cpu_features() -> frozenset[str]:
 
 
 def torch_save_bytes(model: nn.Module) -> int:
-    """The size of the model's state_dict as `torch.save` writes it, the baseline of file sizes."""
+    """The size of the model's state_dict as `torch.save` writes it, the baseline for file sizes."""
     file = BytesIO()
     torch.save(model.state_dict(), file)
     return file.tell()
@@ -157,7 +157,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def memory_now_bytes(device: torch.device) -> int:
-    """Allocated memory on a GPU; on a CPU the resident size (elsewhere than Linux, its peak)."""
+    """Allocated memory on a GPU; on a CPU the resident size (its peak, except on Linux)."""
     if device.type == "cuda":
         return gpu.allocated_bytes(device)
     statm = Path("/proc/self/statm")

@@ -1,7 +1,7 @@
 """The cost of a run's steps: samples per second, the parts of a step's time, memory by kind.
 
     epoch   │ step 1 │ step 2 │ step 3 … │ last step │
-               └ activations counted        └ probed: transfers wait for all workers, are timed
+               └ activations counted        └ probed: transfers wait for all workers and are timed
                   └──────── samples_per_s ────┘
 
 In a probed step nothing is sent during computation. Its parts add up to its time, which may be
@@ -66,9 +66,9 @@ class Meter:
             return
         exchange, seconds = self.replicas.exchange, self._now() - self._since
         exchange.probing = False
-        apart = exchange.waiting_s + exchange.communication_s
+        exchange_s = exchange.waiting_s + exchange.communication_s
         self.columns |= {
-            "compute_s": seconds - apart,
+            "compute_s": seconds - exchange_s,
             "communication_s": exchange.communication_s,
             "waiting_s": exchange.waiting_s,
             **held(model, optimizer, self.replicas.beside()),

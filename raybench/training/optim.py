@@ -46,10 +46,10 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all trainable parameters.
 
-    Weight decay applies to matrices and filters. It does not apply to norms, biases (also stacked
-    ones), embeddings of positions and tokens, and the names in the model's `no_weight_decay`. A
-    module may have a `lr_scale`, a dict from a parameter's name to a factor of its learning rate,
-    which becomes its group's. Parameters that were in `continuing` keep their moments. Those in
+    Weight decay applies to matrices and filters. It does not apply to norms, biases (including
+    stacked ones), position and token embeddings, or the names in the model's `no_weight_decay`. A
+    module's `lr_scale`, if it has one, maps a parameter's name to a factor of its learning rate;
+    parameters are grouped by it. Parameters that were in `continuing` keep their moments. Those in
     `without` have another optimizer.
     """
     others = {id(parameter) for parameter in without}

@@ -40,7 +40,7 @@ class Optimizers:
             if experiment.parallel.strategy.startswith("zero"):
                 raise ValueError(
                     f"{name} has an optimizer of its own, but parallel.strategy "
-                    f"{experiment.parallel.strategy!r} shards only the recipe's; take 'ddp'"
+                    f"{experiment.parallel.strategy!r} shards only the recipe's; use 'ddp'"
                 )
             for group in optimizer.param_groups:
                 group.setdefault("lr_scale", group["lr"] / experiment.recipe.lr)

@@ -12,9 +12,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 
 KERNELS = 256
 """Kernels that oneDNN caches. MobileNetV2's training step uses 181 of them, ResNet-44's 37, but
-experts keep getting new numbers of rows: with oneDNN's own 1,024 the peak of a ViT with 64 experts
-was 10.2 GB after six steps and growing, with 256 it is 9.7 GB. Kernels lie between activations in
-the heap and fragment it."""
+experts get new numbers of rows in every step: with oneDNN's own 1,024 the peak of a ViT with 64
+experts was 10.2 GB after six steps and growing, with 256 it is 9.7 GB. Kernels lie between
+activations in the heap and fragment it."""
 
 
 def prepare(threads: int) -> None:
@@ -23,7 +23,7 @@ def prepare(threads: int) -> None:
     Two threads on one core are up to 10 times slower than one. By default glibc returns large
     blocks to the system when they are freed. A training step frees and allocates the same blocks,
     and each new page costs a fault. So large blocks are not mapped separately, and the heap's end
-    is returned only from 2 GB on. This reduces a step of a ViT with 64 experts in one of three
+    is returned only above 2 GB. This reduces a step of a ViT with 64 experts in one of three
     blocks to 0.90 of its time, without experts to 0.94 (one run of four steps each; with huge pages
     instead: 1.18 and 0.98, because the kernel clears them). A MALLOC_ variable set by the user has
     priority.

@@ -109,7 +109,7 @@ class Replicated:
             started = started or time.time()
             rate = learning_rate(recipe, self._progress.share)
             losses += self._step(x, y, rate)
-            # Reading the sum waits for a GPU, so there it is done only every LOOK_EVERY steps.
+            # Reading the sum waits for a GPU, so a GPU is read only every LOOK_EVERY steps.
             step = self._progress.step
             look = self.device.type == "cpu" or step % LOOK_EVERY == 0
             if look and replicas.any(not math.isfinite(gpu.read(losses))):
@@ -135,7 +135,7 @@ class Replicated:
         return Trained(metrics, clock.seconds, started)
 
     def whole(self) -> nn.Module:
-        self._model.eval()  # the model itself too if `whole` is a copy: train() resets the tallies
+        self._model.eval()  # the model itself too if `whole` is a copy: train() resets the counters
         return self.replicas.whole(self._model)
 
     def memories(self) -> dict[str, Memory]:

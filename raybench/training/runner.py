@@ -31,7 +31,7 @@ class Trained:
     started: float
     """When the first step began, in seconds since 1970."""
     peak_memory_bytes: int | None = None
-    """Set if other processes than this one have trained."""
+    """Set if processes other than this one have trained."""
 
 
 class Runner(Protocol):
@@ -47,13 +47,13 @@ class Runner(Protocol):
         """Trains for an epoch. Raises Diverged."""
 
     def whole(self) -> nn.Module:
-        """The model as of a single process, in evaluation mode: the trained one or a copy."""
+        """The model as one process would hold it, in evaluation mode: the trained one or a copy."""
 
     def memories(self) -> dict[str, Memory]:
-        """The techniques' memories as of a single process."""
+        """The techniques' memories as one process would hold them."""
 
     def state(self) -> dict[str, Any]:
-        """The state from which training resumes, as of a single process."""
+        """The state from which training resumes, as one process would write it."""
 
     def close(self) -> None:
         """Releases all other processes that take part."""

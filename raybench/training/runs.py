@@ -31,14 +31,14 @@ def keep(
     epochs: list[Row],
     failure: Exception | None,
 ) -> tuple[Path, int]:
-    """Appends a run in the folder or at the address of all results, as `record` does.
+    """Appends a run as `record` does, in the folder or at the address of all results.
 
     Returns:
         The folder with the run's row, and its number there.
 
     Raises:
-        ValueError, OSError: as `record`; or the address cannot be written any more. The row is then
-            in the folder `results` of this machine.
+        ValueError, OSError: as in `record`; or the address can no longer be written. The row is
+            then in this machine's folder `results`.
     """
     name = name_of(experiment)
     folder: Path | None = None
@@ -62,7 +62,7 @@ def record(
     epochs: list[Row],
     failure: Exception | None = None,
 ) -> int:
-    """Appends a run to the tables of its family's runs; its number there.
+    """Appends a run to the tables of its family's runs; returns its number there.
 
     Args:
         epochs: the metrics of each epoch.
@@ -70,7 +70,7 @@ def record(
 
     Raises:
         ValueError: another run holds the folder for a minute, or a row is not valid.
-        OSError: the disk.
+        OSError: the disk cannot be written.
     """
     about = {
         "family": experiment.family,

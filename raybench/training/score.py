@@ -41,7 +41,7 @@ def evaluate(
 
 
 def validated(model: nn.Module, images: Images, replicas: Replicas) -> dict[str, float]:
-    """Columns of one pass over the validation images: the scores, and its seconds."""
+    """The scores on the validation images and the seconds of that pass, as columns."""
     inference = measure.Stopwatch(next(model.parameters()).device)
     inference.start()
     accuracy, loss = evaluate(model, images, images.validation, replicas)
@@ -53,11 +53,11 @@ def validated(model: nn.Module, images: Images, replicas: Replicas) -> dict[str,
 def renew_norms(model: nn.Module, images: Iterable[Tensor]) -> None:
     """Recomputes the mean and variance of every batch norm over the inputs of these batches.
 
-    Everything else is as in evaluation. Running averages describe the weights of the last thirty
-    steps, not the weights after few steps, rounding or pruning. A trained ResNet-20, after 63 more
-    steps on a third of digits with 90 % zeros and 3 bits, classified 65 % of the images correctly,
-    and 94 % with its batch-norm statistics recomputed. Training is not affected, because a step
-    uses the statistics of its batch.
+    All other layers stay in evaluation mode. Running averages cover about the last thirty steps:
+    they are wrong after a short run, after rounding and after pruning. A trained ResNet-20, after
+    63 more steps on a third of digits with 90 % zeros and 3 bits, classified 65 % of the images
+    correctly, and 94 % with its batch-norm statistics recomputed. Training is not affected, because
+    a step uses the statistics of its batch.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     norms = [norm for norm in norms if norm.track_running_stats]
@@ -75,7 +75,7 @@ def renew_norms(model: nn.Module, images: Iterable[Tensor]) -> None:
 
 
 def renewed(model: nn.Module, experiment: Experiment, images: Images, epoch: int) -> None:
-    """Recomputes batch-norm statistics over the recipe's number of the epoch's training batches.
+    """Recomputes batch-norm statistics over `recipe.renew_norms` training batches of the epoch.
 
     Every worker sees the same batches, so all have the same model.
     """

@@ -193,14 +193,14 @@ class StageRun:
 
 
 def choose_cuts(experiment: Experiment, images: Images) -> list[int]:
-    """Where to cut the model: by hand, or by the measured times of its blocks on this machine.
+    """Where to cut the model: as given, or by the measured times of its blocks on this machine.
 
     The blocks are timed at the chunk size of the run. Then the stages are timed as a whole. If the
     slowest one is more than a tenth above the mean, the blocks' times are scaled to the measured
     times of their stages, and the model is cut again.
 
     Raises:
-        ValueError: the model is no list of blocks, has too few, or the cuts by hand do not fit.
+        ValueError: the model is not a list of blocks or has too few, or the given cuts do not fit.
     """
     pipeline, recipe, device = experiment.pipeline, experiment.recipe, measure.pick_device()
     model = laid_out(experiment, images.classes, device)

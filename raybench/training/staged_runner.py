@@ -18,7 +18,7 @@ from raybench.training.staged import MakeStages, Report
 
 
 class StagedRunner:
-    """An experiment's stages, wherever they are.
+    """An experiment's stages, in this process or in others.
 
     Args:
         make: starts the stages, from the start or from a state of all stages together.

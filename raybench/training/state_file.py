@@ -1,7 +1,7 @@
-"""The file of a saved state: whole or not there, its checksum at the end. It imports no torch.
+"""The file of a saved state: written atomically, with a checksum at its end. Imports no torch.
 
 FILE            the latest state
-FILE.previous   the state before it, in case that file is damaged
+FILE.previous   the state before it, in case FILE is damaged
 FILE.damaged    a damaged file, moved aside
 """
 

@@ -46,7 +46,7 @@ def find(address: str) -> Path:
 
 
 def _fetched(address: str) -> Path:
-    """The same at an address, in this machine's cache."""
+    """The same for a remote address: the file in this machine's cache."""
     # Imported here, because most trials' processes open no file systems.
     from raybench.results.remote import fetched
 
@@ -94,7 +94,7 @@ def load(address: str, experiment: Experiment, classes: int, device: torch.devic
 
 
 def honest(experiment: Experiment, images: Images) -> Images:
-    """The images of a run, with those that its start model and its teachers were trained on.
+    """The images of a run, with a record of those behind its start model and its teachers.
 
     Call it before training, so that the run's file lists all images behind its weights.
 
@@ -113,7 +113,7 @@ def honest(experiment: Experiment, images: Images) -> Images:
                 if meets(seen, digests):
                     raise ValueError(
                         f"the model in {path} was trained on {name} images of {images.name} (its "
-                        f"data: {data_names(seen)}), and this run would be scored on them: take a "
+                        f"data: {data_names(seen)}), and this run would be scored on them: use a "
                         f"model that was trained on {images.name} itself, or on other images"
                     )
             inherited = united(images.inherited, seen)

@@ -35,7 +35,7 @@ def trainer(experiment: Experiment, stages: MakeStages = Alone) -> Train:
     """The `train` of the family's module, else the `train` below.
 
     Args:
-        stages: starts the stages of a pipeline with several, as `cluster.stages.Staged` does.
+        stages: starts the stages if a pipeline has several, as `cluster.stages.Staged` does.
     """
     of_family: Train | None = getattr(preset.load(experiment.family), "train", None)
     return of_family or partial(train, stages=stages)
@@ -48,22 +48,22 @@ def train(
     store: Path | None = None,
     stages: MakeStages = Alone,
 ) -> Iterator[Epoch]:
-    """One run of any experiment; its metrics include the theoretical costs beside the measured.
+    """One run of any experiment; its metrics include theoretical and measured costs.
 
     Raises:
-        ValueError: parts of it cannot act together, or do not fit the model or the machine.
+        ValueError: parts of it cannot be combined, or do not fit the model or the machine.
         Diverged: at the first step whose loss is not finite.
     """
     compatible(experiment)
     images = data.load(experiment)
     check_model(experiment.model, classes=images.classes, image_size=experiment.image_size)
-    beside = _beforehand(experiment, images.classes)
+    known = _beforehand(experiment, images.classes)
     make = stages if experiment.pipeline.stages > 1 else Alone
     begin = partial(StagedRunner, make=make) if experiment.pipeline.on else Replicated
     with tempfile.TemporaryDirectory() as folder:
         path = store or Path(folder) / "model.safetensors"
         for epoch in fit(experiment, images, resume=resume, store=path, begin=begin):
-            metrics = beside | epoch.metrics
+            metrics = known | epoch.metrics
             metrics["s_per_batch"] = epoch.metrics["s_per_epoch"] / (
                 len(images.train) // experiment.recipe.batch
             )

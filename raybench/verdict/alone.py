@@ -25,17 +25,17 @@ from raybench.verdict.costs import short
 
 Arm = tuple[str, ...]
 
-STEPS = 2  # an epoch of a short training
+STEPS = 2  # in each epoch of a short training run
 ROUNDS, LEAST_ROUNDS = 10, 4
 BATCHES = (1, 64)
-BLOCKS, RUNS = 10, {1: 20, 64: 2}  # runs per block; their median is the block's figure
+BLOCKS, RUNS = 10, {1: 20, 64: 2}  # runs per block, by batch; their median counts
 
 
 def trainings(experiments: Mapping[Arm, Experiment], limit_s: float) -> dict[Arm, Times]:
     """Seconds of a short training run of every arm, one figure per round.
 
-    All of its epochs with few steps each, so that what a technique changes on the way counts in
-    its share. A round is left out that finds no time before `limit_s` seconds are over, but four.
+    A run has all its epochs with few steps each, so that changes during training count with their
+    share. Rounds that would exceed `limit_s` seconds are left out, except the first four.
     """
     began = time.monotonic()
     jobs = {arm: short(one, STEPS, one.recipe.epochs) for arm, one in experiments.items()}
@@ -79,7 +79,7 @@ def _training_s(experiment: Experiment) -> float:
     try:
         for number in range(1, experiment.recipe.epochs + 1):
             total += runner.epoch(number).seconds
-    except Diverged:  # the time is valid nevertheless
+    except Diverged:  # the run ended early, so it has no valid time
         return float("nan")
     finally:
         runner.close()

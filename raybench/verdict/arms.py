@@ -1,4 +1,4 @@
-"""Arms: the baseline and each technique with a few settings to choose from, as points of a space.
+"""Arms: the baseline, and each technique with a few settings to choose from, in one space.
 
 lr_step   learning rate: the recipe's, times 2^(lr_step / 2)
 prune     0: off; 1, 2, 3: the settings of the technique, from the mildest to the strongest
@@ -25,7 +25,7 @@ Setting = Mapping[str, Any]
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """A trial of a study. Two runs with the same settings are one."""
+    """A trial of a study; runs with equal fields are the same run."""
 
     settings: tuple[tuple[str, int], ...]
     """The techniques that are on, by name, each with the number of its setting from 1."""
@@ -39,7 +39,7 @@ class Run:
         return tuple(name for name, _ in self.settings)
 
     def params(self, techniques: tuple[str, ...]) -> dict[str, int]:
-        """As a space suggests them."""
+        """The parameters that a space suggests for this run."""
         chosen = dict(self.settings)
         return {
             "lr_step": self.lr_step,
@@ -71,7 +71,7 @@ class Arms:
         return replace(self.base, recipe=recipe, seed=run.seed, **changes)
 
     def run_of(self, params: Mapping[str, Any]) -> Run:
-        """The run whose parameters these are."""
+        """The run with these parameters."""
         on = tuple((name, int(params[name])) for name in self.techniques if params[name])
         return Run(on, int(params["lr_step"]), int(params["epochs"]), int(params["seed"]))
 

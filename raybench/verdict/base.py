@@ -35,9 +35,9 @@ def fitting(
     """The arms of a study, and the techniques that do not fit the model, each with the reason.
 
     Args:
-        techniques: by name; empty for all that may serve the goal. Checkpointing serves only memory
-            alone: it changes nothing else but the time.
-        teacher: address of the trained model for those that learn from one.
+        techniques: by name; empty for all that may serve the goal. Checkpointing is only
+            for the goal memory: otherwise it changes only the time.
+        teacher: address of the trained model for techniques that learn from one.
 
     Raises:
         ValueError: a technique has no such name, or none of them fits.
@@ -62,13 +62,13 @@ def fitting(
             settings[name] = tuple(fit)
             reasons.pop(name, None)
     if not settings:
-        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ValueError(f"no technique fits {base.model}: {told}")
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ValueError(f"no technique fits {base.model}: {listed}")
     return Arms(base, settings), reasons
 
 
 def _reason(base: Experiment, setting: Setting) -> str | None:
-    """Why a setting does not fit the model; None where it does."""
+    """Why a setting does not fit the model; None if it does."""
     changes: dict[str, Any] = dict(setting)
     try:
         experiment = replace(base, **changes)

@@ -1,4 +1,4 @@
-"""Constraints on a recommended model, as `latency_ms <= 2` or `model_bytes < 100000`."""
+"""Constraints on a recommended model, such as `latency_ms <= 2` or `model_bytes < 100000`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Constraint:
         return value is not None and SIGNS[self.sign](value, self.bound)
 
     def excess(self, figures: Mapping[str, float | None]) -> float:
-        """By what share of the bound the figure misses it; 0 where it holds."""
+        """The violation as a share of the bound; 0 if the constraint holds."""
         value = figures.get(self.name)
         if value is None:
             return float("inf")
@@ -52,7 +52,7 @@ def parsed(text: str) -> Constraint:
         name, sign, bound = match[1], match[2], float(match[3])
     except ValueError:
         raise ValueError(
-            f'--constraint {text!r}: a figure, a sign and a number, as "latency_ms <= 2"'
+            f'--constraint {text!r}: use a figure, a sign and a number, such as "latency_ms <= 2"'
         ) from None
     if name not in NAMES:
         raise ValueError(f"--constraint {text!r}: no figure {name!r}; {nearest(name, [*NAMES])}")

@@ -26,12 +26,12 @@ OVERHEAD_S = 0.3  # between two trials of a warm actor
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one trial."""
+    """The costs of one trial."""
 
     startup_s: float
     step_s: float
     evaluation_s: float
-    """Of an epoch but the last."""
+    """Evaluation of each epoch except the last."""
     end_s: float
     """Of the last epoch: stored, read back, scored."""
     memory_bytes: float
@@ -53,12 +53,12 @@ def measured(arms: Arms, slots: int) -> dict[str, Cost]:
         RuntimeError: a short run failed, with its reason.
     """
     jobs = {"": arms.base.to_json()}
-    taught = []
+    with_teacher = []
     for name, settings in arms.settings.items():
         middle = (name, (len(settings) + 1) // 2)
         experiment = arms.experiment(Run((middle,), 0, arms.base.recipe.epochs, 0))
         if any(technique.loads for _, technique in experiment.techniques()):
-            taught.append(name)  # its teacher is not trained yet
+            with_teacher.append(name)  # its teacher is not trained yet
         else:
             jobs[name] = experiment.to_json()
     context = multiprocessing.get_context("spawn")
@@ -66,7 +66,7 @@ def measured(arms: Arms, slots: int) -> dict[str, Cost]:
         sides = [pool.submit(_costs, jobs, turn) for turn in range(slots)]
         of_slots = [side.result() for side in sides]
     costs = {name: _mean([one[name] for one in of_slots]) for name in jobs}
-    for name in taught:
+    for name in with_teacher:
         costs[name] = replace(costs[""], step_s=(1 + FORWARD) * costs[""].step_s)
     return costs
 
@@ -84,7 +84,7 @@ def short(experiment: Experiment, steps: int, epochs: int) -> Experiment:
 
 
 def _costs(jobs: dict[str, str], turn: int) -> dict[str, Cost]:
-    """Runs in a separate process; each process starts with another arm."""
+    """Runs in a separate process; each process starts with a different arm."""
     process.prepare(threads=1)
     names = [*jobs]
     names = names[turn % len(names) :] + names[: turn % len(names)]

@@ -26,8 +26,8 @@ from raybench.verdict.policy import BASELINE, Arm, seed_runs
 from raybench.verdict.recommended import Choice
 from raybench.verdict.study import Study
 
-FP32 = ("fp32",)  # beside an arm's name: its network without rounding to int8
-LEAST_SEEDS = 2  # with which an arm is worth measuring
+FP32 = ("fp32",)  # added to an arm's name: its network without rounding to int8
+LEAST_SEEDS = 2  # an arm with fewer is not measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Finished:
     fresh: dict[str, float]
     """The same figures, measured by a fresh process; empty without a recipe."""
     kept: bool
-    """Whether the fresh process confirmed the figures and every constraint."""
+    """Whether the fresh process confirmed the figures and all constraints."""
 
 
 def finish(
@@ -52,7 +52,7 @@ def finish(
     reasons: dict[str, str],
     say: Callable[[str], None],
 ) -> Finished:
-    """Measures the arms that matter alone, judges all of them, and writes the recipe's files.
+    """Measures the remaining arms alone, judges all arms, and writes the recipe's files.
 
     Args:
         trial_of: the name of a trial by its number.
@@ -63,16 +63,16 @@ def finish(
     process.prepare(threads=1)
     chosen = study.state().chosen
     if BASELINE not in chosen:
-        raise ValueError("the study ended before the baseline was tuned; take a larger --budget")
-    matter = _that_matter(study, chosen)
-    say(f"measuring {len(matter)} arms alone, interleaved")
-    best = {arm: _best(study, chosen[arm]) for arm in matter}
+        raise ValueError("the study ended before the baseline was tuned; use a larger --budget")
+    remaining = _remaining(study, chosen)
+    say(f"measuring {len(remaining)} arms alone, interleaved")
+    best = {arm: _best(study, chosen[arm]) for arm in remaining}
     experiments = {arm: study.arms.experiment(run) for arm, (run, _) in best.items()}
     models = {
         arm: folder / "models" / f"{trial_of(study.numbers[run])}.safetensors"
         for arm, (run, _) in best.items()
     }
-    measured, graphs = _measured(experiments, models, ALONE_S * len(matter))
+    measured, graphs = _measured(experiments, models, ALONE_S * len(remaining))
     verdicts = outcome.table(study.design, study.history, measured, reasons)
     never = frozenset(
         outcome.name_of(arm) for arm in measured.slower_in_int8 if study.design.goal == "latency"
@@ -82,7 +82,7 @@ def finish(
     recommended.clear(folder)
     if not choice.meets:
         return Finished(verdicts=verdicts, choice=choice, told={}, fresh={}, kept=False)
-    arm: Arm = next(a for a in matter if outcome.name_of(a) == choice.arm)
+    arm: Arm = next(a for a in remaining if outcome.name_of(a) == choice.arm)
     run, result = best[arm]
     told = {
         "arm": choice.arm,
@@ -100,7 +100,7 @@ def finish(
     return Finished(verdicts=verdicts, choice=choice, told=told, fresh=fresh, kept=kept)
 
 
-def _that_matter(study: Study, chosen: dict[Arm, Run]) -> list[Arm]:
+def _remaining(study: Study, chosen: dict[Arm, Run]) -> list[Arm]:
     """The baseline, and the arms that the seeds so far have not ruled out."""
     judged, _ = outcome.verdicts(study.design, study.history, Measured())
     return [BASELINE] + [

@@ -1,7 +1,7 @@
 """Forecast: how many trials a study will run and how long, by running its policy in virtual time.
 
-The outcomes are drawn. Techniques change bytes, memory and seconds as in their short runs. Their
-effect on accuracy is unknown, so every draw has other values. The noise of a seed is that of a test
+Outcomes are drawn at random. Techniques change bytes, memory and seconds as in their short runs.
+Their effect on accuracy is unknown, so it is drawn as well. The noise of a seed is that of a test
 split of this size. A budget ends the simulated study as it ends a real one.
 """
 
@@ -47,10 +47,10 @@ def forecast(
     test_images: int,
     limit_s: float = math.inf,
 ) -> Forecast:
-    """What a study will run.
+    """The expected trials and seconds of a study.
 
     Args:
-        seconds: of a trial of each technique's arm; the baseline has the name "".
+        seconds: seconds of a trial of each technique's arm; the baseline has the name "".
         limit_s: the time for trials.
     """
     spread = math.sqrt(2 * ACCURACY * (1 - ACCURACY) / test_images)

@@ -6,8 +6,8 @@
     train_time,     more than `within` points less        than `within` points less accurate
     memory          accurate
 
-Both are claims about means over paired seeds, by t tests. Holm's method corrects for the number of
-arms. Otherwise an arm is undecided, with the number of seeds that would decide it.
+Both are claims about means over paired seeds, tested by t tests. Holm's method corrects for the
+number of arms. Any other arm is undecided, with the number of seeds that would decide it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ COLUMNS: dict[Goal, str] = {
 """The columns of a trial from which the ratio to the baseline comes; latency is measured later."""
 NO_GAIN: dict[Goal, str] = {
     "bytes": "its file is not smaller",
-    "memory": "it takes as much memory",
+    "memory": "it needs no less memory",
     "train_time": "it trains no faster",
     "latency": "it is no faster",
 }
@@ -147,7 +147,7 @@ def judge(
         more = None
         if verdict == "undecided":
             more = _more(goal, within, points, CLAIM / max(1, len(arms)))
-        one = Judged(
+        judged[arm] = Judged(
             arm=arm,
             verdict=verdict,
             why=_why(goal, within, verdict, points, gain, more),
@@ -158,7 +158,6 @@ def judge(
             more=more,
             failed=pairs[arm].failed,
         )
-        judged[arm] = one
     return judged
 
 

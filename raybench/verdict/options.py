@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Tells which techniques pay for a model on your data, and writes the recipe that does.
+    """Finds the techniques that pay for a model on your data, and writes the recommended recipe.
 
     Examples:
 
@@ -30,11 +30,11 @@ class Compare:
     data: str = "digits"
     """digits, cifar10, cifar100, beans, or a folder of images."""
     subset: float = 1.0
-    """Share of the training images to use, for example on a slow machine."""
+    """Share of the training images to use; a smaller one is faster."""
     image_size: int = 32
     """Side of an image in pixels."""
     start_from: str = ""
-    """First weights: a trained model's file, RESULTS#TRIAL, timm:hub. Default: fresh ones."""
+    """Initial weights: a trained model's file, RESULTS#TRIAL or timm:hub. Default: random."""
     goal: str = "bytes"
     """What should improve: bytes, latency, train_time, memory or accuracy."""
     within: float = 1.0
@@ -48,7 +48,7 @@ class Compare:
     budget: str = ""
     """Time for the whole study, such as 45m or 2h. Default: as long as the standard study takes."""
     plan: bool = False
-    """Prints what the study would run and how long it takes, and ends."""
+    """Prints what the study would run and how long it would take, then exits."""
     price_per_hour: float | None = None
     """Price of an hour of this machine, for the plan."""
     epochs: int | None = None
@@ -64,9 +64,9 @@ class Compare:
     results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
     """Folder of all results, or an address such as s3://bucket/runs."""
     max_concurrent: int | None = None
-    """Trials at once at most. Default: what the machine or the cluster holds."""
+    """Most trials at once. Default: as many as fit on the machine or the cluster."""
     wait: float | None = None
-    """How long in seconds to wait while no trial has room, for nodes that are to come. Default: 600
-    with an autoscaler, 60 in another cluster."""
+    """Seconds to wait for new nodes while no trial has room. Default: 600 with an autoscaler, 60 in
+    other clusters."""
     gpus: float | None = None
-    """GPUs of each trial, fractions allowed; 0 hides them. Default: 1 where there is any."""
+    """GPUs of each trial, fractions allowed; 0 hides them. Default: 1 if there is any."""

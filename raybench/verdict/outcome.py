@@ -49,7 +49,7 @@ class Measured:
 
 
 def seeds_of(history: History, design: Design, arm_run: Any) -> int:
-    """How many seeds of a run have ended, counted from the first."""
+    """The number of seeds of a run that have ended, without a gap from the first."""
     count = 0
     for run in seed_runs(arm_run, design.most_seeds):
         if history.get(run) is None:
@@ -164,7 +164,7 @@ def short_table(frame: pd.DataFrame, goal: Goal) -> pd.DataFrame:
 
 
 def equal_time_table(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """The differences at equal training time; None where nothing was compared."""
+    """The differences at equal training time; None if nothing was compared."""
     if "equal_time_points" not in frame:
         return None
     shown = frame[frame["equal_time_points"].notna()]

@@ -26,21 +26,21 @@ CHECK_S = 15.0  # the fresh process
 
 @dataclass(frozen=True)
 class Plan:
-    """A design, and what its parts take."""
+    """A design, and the time and memory of its parts."""
 
     design: Design
     costs: Mapping[str, Cost]
     steps: int
-    """Of an epoch."""
+    """Optimizer steps of an epoch."""
     slots: int
     test_images: int
     short_s: float = 13.0
-    """From the command's start to the end of the short runs."""
+    """Seconds from the command's start to the end of the short runs."""
     remarks: tuple[str, ...] = ()
     """What was reduced or left out to fit a budget, one sentence each."""
 
     def trial_s(self, name: str) -> float:
-        """Of a trial of each technique's arm; the baseline has the name ""."""
+        """Seconds of a trial of this technique's arm; the baseline has the name ""."""
         return self.costs[name].seconds(self.design.epochs, self.steps)
 
     def seconds(self) -> dict[str, float]:
@@ -49,23 +49,23 @@ class Plan:
 
     @property
     def runs(self) -> int:
-        """Of an arm, before more seeds."""
+        """Runs of an arm, before more seeds."""
         return self.design.tuning + self.design.seeds
 
     @property
     def start_s(self) -> float:
-        """From the command's start to the first trial's."""
+        """Seconds from the command's start to the first trial's start."""
         return self.short_s + RAY_S
 
     @property
     def needed_s(self) -> float:
-        """Tuning and first seeds of all arms, and what comes after the last trial."""
+        """Seconds of tuning and first seeds of all arms, and of the work around them."""
         trials = self.runs * sum(self.seconds().values())
         return self.start_s + trials / self.slots + self.after_s
 
     @property
     def after_s(self) -> float:
-        """What comes after the last trial, if every arm is measured alone."""
+        """Seconds after the last trial, if every arm is measured alone."""
         return self._after_s(1 + len(self.design.settings) + combined_of(self.design))
 
     def forecast(self, budget_s: float | None) -> Forecast:
@@ -94,7 +94,7 @@ def fitted(plan: Plan, budget_s: float | None) -> Plan:
     """The plan made smaller until its needed part fits the budget.
 
     Raises:
-        ValueError: not even the smallest study fits; the message says how long that takes.
+        ValueError: not even the smallest study fits; the message says how long it takes.
     """
     if budget_s is None:
         return plan
@@ -112,11 +112,11 @@ def fitted(plan: Plan, budget_s: float | None) -> Plan:
 
 
 def _smaller(plan: Plan) -> Plan | None:
-    """One step smaller: fewer tuning trials, fewer epochs, or without the most expensive arm."""
+    """One step smaller: one tuning trial less per arm, or without the most expensive arm."""
     design = plan.design
     if design.tuning > LEAST_TUNING:
         fewer = design.tuning - 1
-        remark = f"tuning is cut to {fewer} trials an arm, to fit the budget"
+        remark = f"tuning is cut to {fewer} trials per arm, to fit the budget"
         remarks = (*(r for r in plan.remarks if not r.startswith("tuning")), remark)
         return replace(plan, design=replace(design, tuning=fewer), remarks=remarks)
     if len(design.settings) > 1:

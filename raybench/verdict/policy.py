@@ -1,10 +1,10 @@
-"""Policy: which runs a study wants next, given the outcomes so far. No clock, no Ray, no files.
+"""Policy: the next runs of a study, given the outcomes so far; without clock, Ray or files.
 
     tuning        every arm has the same number of runs for its learning rate and its setting
     seeds         the chosen settings of every arm, over the same seeds as the baseline
     combinations  pairs of the techniques that may pay, and all of them together: tuned, seeded
     more seeds    where a verdict is undecided and a few can decide it
-    equal time    arms whose epochs take longer or shorter, with as many as fit the baseline's time
+    equal time    arms with longer or shorter epochs, for as many as fit the baseline's time
     more seeds    where a verdict is undecided and some more can decide it
 
 The wanted runs depend only on ended runs, so a study that was killed resumes in the same way.
@@ -27,7 +27,7 @@ History = Mapping[Run, Outcome | None]
 """The outcome of every started run; None while it runs."""
 Arm = tuple[str, ...]
 BASELINE: Arm = ()
-LOOKS = (0, 2, 5, 9, 15)  # after so many additional seeds a verdict is computed again
+LOOKS = (0, 2, 5, 9, 15)  # verdicts are computed again after these numbers of additional seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Design:
 
 @dataclass(frozen=True)
 class State:
-    """How far a study is."""
+    """The progress of a study."""
 
     chosen: dict[Arm, Run]
     """Settings and learning rate of every arm whose tuning has ended, the baseline's first."""
@@ -67,7 +67,7 @@ class State:
 
 
 def state(design: Design, history: History) -> State:
-    """How far a study is, and what it wants next."""
+    """The progress of a study, and the runs that it wants next."""
     study = _Study(design, history)
     wanted = [run for run in dict.fromkeys(study.runs()) if run not in history]
     return State(study.chosen, wanted, study.without)
@@ -213,7 +213,7 @@ class _Study:
         """The next seeds of the undecided arms, first of the arm that needs the fewest.
 
         Args:
-            few: leaves out arms that more seeds than these would decide.
+            few: leaves out arms that need more additional seeds than this.
         """
         design = self.design
         most = 1.5 * design.most_seeds
@@ -230,7 +230,7 @@ class _Study:
         for one in undecided:
             count, _ = seeds[one.arm]
             later = [look for look in looks if look > count]
-            if one.arm in waiting:  # of a look that has begun
+            if one.arm in waiting:  # a look has begun
                 yield from (*seed_runs(base, count), *seed_runs(self.chosen[one.arm], count))
             elif later and one.more is not None and one.more <= min(few or most, most - count):
                 yield from seed_runs(base, later[0])
@@ -261,7 +261,7 @@ def _parts(arm: Arm) -> list[Arm]:
 
 
 def _may_pay(design: Design, pair: Paired) -> bool:
-    """Whether the means are on the right side."""
+    """Whether the means suggest that the arm pays."""
     if not len(pair.points):
         return False
     if design.goal == "accuracy":
@@ -271,6 +271,6 @@ def _may_pay(design: Design, pair: Paired) -> bool:
 
 
 def _worth(design: Design, pair: Paired) -> float:
-    """The more, the better."""
+    """A score of the arm; larger is better."""
     gain = pair.gain(design.goal)
     return float(pair.points.mean() if gain is None else -gain.mean())

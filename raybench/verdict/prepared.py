@@ -26,9 +26,9 @@ class Kept:
 
     design: Design
     costs: dict[str, Cost]
+    """As the short runs measured them."""
     remarks: tuple[str, ...]
     short_s: float = 0.0
-    """The costs that the short runs measured."""
 
 
 def design_of(arms: Arms, base: Experiment, **chosen: Any) -> Design:
@@ -43,7 +43,7 @@ def design_of(arms: Arms, base: Experiment, **chosen: Any) -> Design:
 
 
 def asked(arms: Arms, design: Design) -> dict[str, Any]:
-    """What makes two commands the same study: all but the budget."""
+    """What must be equal for two commands to be the same study: everything except the budget."""
     return {
         "baseline": json.loads(arms.base.to_json()),
         "techniques": {n: [_text(s) for s in settings] for n, settings in arms.settings.items()},
@@ -84,7 +84,7 @@ def kept(folder: Path, wanted: Mapping[str, Any], design: Design) -> Kept | None
         before = content["asked"]
         changed = [n for n, v in json.loads(json.dumps(wanted)).items() if before.get(n) != v]
         raise ValueError(
-            f"{folder} holds another study (other {', '.join(changed)}). Take another --name, or "
+            f"{folder} holds another study (other {', '.join(changed)}). Use another --name, or "
             "move the folder away"
         )
     shrunk = content["design"]

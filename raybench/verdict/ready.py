@@ -53,7 +53,7 @@ def name_of(options: Compare) -> str:
 def prepare(
     options: Compare, clock: Clock, place: Place, cluster_slots: Callable[[], int]
 ) -> Ready:
-    """Checks what takes seconds to check, then measures a short run of every arm.
+    """Checks all that can be checked in seconds, then measures a short run of every arm.
 
     Args:
         cluster_slots: trials at once in the cluster of RAY_ADDRESS; not called without one.
@@ -75,7 +75,7 @@ def prepare(
     folder = place.folder
     base = _baseline(options)
     wanted = [name.strip() for name in options.techniques.split(",") if name.strip()]
-    # By its address where there is one: it is a part of each trial's key, on any machine.
+    # The address, if there is one: the teacher is part of a trial's key, on any machine.
     there = place.shown if is_remote(place.shown) else str(folder.absolute())
     teacher = options.teacher or under(there, TEACHER)
     arms, reasons = bases.fitting(base, wanted, teacher, goal)

@@ -105,8 +105,8 @@ def check(folder: Path) -> dict[str, float]:
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"{folder}: the files were not read within {CHECK_S:g} s") from error
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise ValueError(f"{folder}: the recommended model cannot be read anew: {lines[-1]}")
+        lines = done.stderr.strip().splitlines() or ["it printed nothing"]
+        raise ValueError(f"{folder}: the recommended model cannot be read again: {lines[-1]}")
     figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures
 

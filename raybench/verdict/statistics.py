@@ -1,7 +1,7 @@
 """The statistics of a verdict: one-sided tests on paired differences, Holm, seeds needed.
 
-A study looks at its seeds several times and adds some where nothing is decided, and every look can
-be wrong. So a single claim must hold at `CLAIM`, a seventh of the usual 5 %;
+A study looks at its seeds several times and adds some if nothing is decided; every look can be
+wrong. So a single claim must hold at `CLAIM`, a seventh of the usual 5 %;
 `python -m raybench.bench verdict` simulates whole studies and counts the false ones.
 """
 

@@ -56,11 +56,11 @@ class Study:
     """Proposes the runs that the policy wants.
 
     Args:
-        seconds: what a trial of each technique's arm is expected to take, and of the baseline
-            under the name "".
-        trials: the forecast of their number, for the progress.
-        folder: of the sweep, where the tuned baseline's model becomes the teacher of techniques
-            that learn from one.
+        seconds: expected seconds of a trial of each technique's arm, and of the baseline under the
+            name "".
+        trials: forecast number of trials, for the progress display.
+        folder: the sweep's folder, where the tuned baseline's model becomes the teacher of
+            techniques that learn from one.
     """
 
     remark = ""
@@ -83,7 +83,7 @@ class Study:
         self.out_of_time = False
         """Whether the policy wanted a run that cannot end within the budget."""
         self.remember: Callable[[float], None] = lambda seconds: None
-        """Is called with the seconds so far, for the log."""
+        """Called with the seconds so far, for the log."""
         self._sampling, self._expected, self._slots = sampling, seconds, slots
         self._trials, self._folder = trials, folder
         self._runs: dict[int, Run] = {}
@@ -105,7 +105,7 @@ class Study:
 
     @property
     def planned(self) -> int | None:
-        """The trials that exist, that are wanted now, and the fewest that are expected."""
+        """The expected number of trials: those that exist, are wanted now, or are forecast."""
         if self.over:
             return None
         now = self.state()
@@ -117,7 +117,7 @@ class Study:
         return max(known if not math.isfinite(left) else len(self.history), wanted)
 
     def resize(self, slots: int) -> None:
-        """Takes the number of trials that may run at once, as nodes come and go."""
+        """Sets the number of trials that may run at once, as nodes come and go."""
         self._slots = max(1, slots)
 
     def state(self) -> State:
@@ -126,7 +126,7 @@ class Study:
     def take(self, record: Record) -> None:
         kind, _, content = record
         if kind == SPENT:
-            if not self._begun:  # of an earlier run
+            if not self._begun:  # written by an earlier run
                 self.clock.before_s = float(content["seconds"])
         elif kind == "suggested":
             suggested = Suggestion(content["number"], content["params"], content["distributions"])
@@ -175,7 +175,7 @@ class Study:
         return expected_s(self._expected, run.arm) * run.epochs / self.design.epochs
 
     def _each_s(self) -> float:
-        """The mean over the runs so far."""
+        """Mean seconds of the runs so far."""
         walls = [one.wall_s for one in self.history.values() if one and math.isfinite(one.wall_s)]
         return sum(walls) / len(walls) if walls else expected_s(self._expected, ())
 
@@ -193,7 +193,7 @@ def combined_of(design: Design) -> int:
 
 
 def _outcome(row: dict[str, object]) -> Outcome:
-    """Of a trial's row, as it ended."""
+    """The outcome in the row of an ended trial."""
 
     def number(name: str) -> float:
         value = row.get(name)

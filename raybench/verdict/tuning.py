@@ -2,7 +2,7 @@
 
 setting         the middle one; then a stronger one if it loses no more accuracy
                 than allowed, else a milder one
-learning rate   an octave down and one up; then further, or closer to the best one
+learning rate   an octave down and an octave up; then further away, or closer to the best one
 
 It chooses the most accurate rate, unless the next higher one did not train. Then one seed cannot
 tell how close that limit is, so it chooses the smallest of the rates that differ by less than the
@@ -28,21 +28,21 @@ class Tuning:
     history: Mapping[Run, Outcome | None]
     first: Run
     number: int
-    """Runs in all."""
+    """Total number of runs."""
     allowed: float
-    """A setting with a lower accuracy loses too much."""
+    """The lowest accuracy that a setting may have."""
     settings: int = 0
     """The number of settings to choose from; 0 keeps those of the first run."""
     strong: bool = True
     """Whether the strongest of the settings that are accurate enough is the best."""
     images: int = 0
-    """Images of the validation split; 0 where the accuracies have no error."""
+    """Images of the validation split; 0 if the accuracies have no error."""
     seen: list[Run] = field(default_factory=list)
     over: bool = False
     """Whether all runs have ended; only then is `best` the choice."""
 
     def runs(self) -> Iterator[Run]:
-        """In order; some run at once. The last ones may not have started."""
+        """The runs in order; some may run at once, and the last may not have started."""
         beginning = [self.first] if self.settings else self._both_sides(self.first)
         if not (yield from self._all(beginning)):
             return
@@ -61,7 +61,7 @@ class Tuning:
     def best(self) -> Run | None:
         """The strongest setting that is accurate enough, then the most accurate run.
 
-        None where no run has a model.
+        None if no run has a model.
         """
         models = {run: one for run in self.seen if (one := self._outcome(run)) and one.complete}
         if not models:
@@ -109,7 +109,7 @@ class Tuning:
         return self.history.get(run)
 
     def _other_setting(self) -> Run | None:
-        """One step stronger or milder than the best so far, where that was not tried."""
+        """One step stronger or milder than the best so far; None if both were tried."""
         at = self.best()
         ((name, number),) = (at or self.first).settings
         outcome = self._outcome(at) if at else None

@@ -1,4 +1,4 @@
-"""A study's texts at the terminal: its plan, and its result with the verdict in one sentence."""
+"""A study's texts in the terminal: its plan, and its result with the verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def plan_text(
     """The plan as a table, with what does not fit the model or the budget.
 
     Args:
-        reasons: of the techniques that do not fit the model, by name.
-        price: of an hour.
+        reasons: why techniques do not fit the model, by name.
+        price: price of an hour.
     """
     design = made.design
-    title = f"The plan: {design.tuning} + {design.seeds} trials of {design.epochs} epochs an arm"
+    title = f"The plan: {design.tuning} + {design.seeds} trials of {design.epochs} epochs per arm"
     lines = [as_text(title, plan.table(made, budget_s, price))]
     lines += [f"{name} does not fit: {reason}" for name, reason in reasons.items()]
     lines += made.remarks
     if budget_s is not None:
-        lines.append(f"budget: {span(budget_s)}; time that is left goes into more seeds")
+        lines.append(f"budget: {span(budget_s)}; time left over is used for more seeds")
     return "\n".join(lines)
 
 
@@ -45,14 +45,14 @@ def result_text(finished: Finished, design: Design, folder: Path | str, spent_s:
     parts.append(f"Parquet: {folder}/verdict.parquet, {folder}/trials, {folder}/epochs")
     if finished.choice.meets:
         fresh = finished.fresh
-        told = [f"{100 * fresh['test_accuracy']:.2f} %", f"{fresh['model_bytes']:,.0f} bytes"]
+        figures = [f"{100 * fresh['test_accuracy']:.2f} %", f"{fresh['model_bytes']:,.0f} bytes"]
         if "latency_ms" in fresh:
-            told.append(f"ONNX {100 * fresh['onnx_test_accuracy']:.2f} %")
-            told.append(f"{fresh['latency_ms']:.2f} ms an image")
-        kept = "as told" if finished.kept else "NOT as told"
+            figures.append(f"ONNX {100 * fresh['onnx_test_accuracy']:.2f} %")
+            figures.append(f"{fresh['latency_ms']:.2f} ms an image")
+        kept = "as reported" if finished.kept else "NOT as reported"
         parts += [
             f"Recipe:  {folder}/recipe.json ({finished.choice.arm}), {folder}/recommended.*",
-            f"Read in a fresh process: {', '.join(told)} ({kept})",
+            f"Read in a fresh process: {', '.join(figures)} ({kept})",
             f"Rerun:   python -m raybench.train --recipe-file {folder}/recipe.json",
         ]
     parts.append(f"{span(spent_s)} in all")

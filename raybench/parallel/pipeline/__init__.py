@@ -1,6 +1,6 @@
 """A model cut into stages that work on the chunks of one batch at the same time.
 
-The modules of this folder know neither Ray nor their callers:
+The modules of this folder import neither Ray nor their callers:
 
     schedule.py    which stage does what with which chunk, and when: pure functions and a simulation
     balance.py     the cost of every block, and where to cut

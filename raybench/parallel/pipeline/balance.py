@@ -41,27 +41,27 @@ def measure(
 ) -> Costs:
     """Times every block of a model on one chunk of images `x`, as a stage runs it.
 
-    Takes the least of `repetitions` after an untimed one, on this process's threads, under autocast
-    to `dtype`. It times copies of the blocks, because batch norms would count these chunks.
+    Takes the minimum of `repetitions` after an untimed one, on this process's threads, under
+    autocast to `dtype`. It times copies of the blocks, so batch norms do not see these chunks.
     """
     blocks = [copy.deepcopy(block).train() for block in blocks]
     forward = [[0.0] * len(blocks) for _ in range(repetitions + 1)]
     backward = [[0.0] * len(blocks) for _ in range(repetitions + 1)]
     for ahead, behind in zip(forward, backward, strict=True):
-        given, made = [x], []
+        inputs, outputs = [x], []
         for number, block in enumerate(blocks):
             began = _now(x.device)
             with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-                made.append(block(given[-1]))
+                outputs.append(block(inputs[-1]))
             ahead[number] = _now(x.device) - began
-            given.append(made[-1].detach().requires_grad_())
-        gradient = torch.ones_like(made[-1])
+            inputs.append(outputs[-1].detach().requires_grad_())
+        gradient = torch.ones_like(outputs[-1])
         for number in reversed(range(len(blocks))):
             began = _now(x.device)
-            if made[number].requires_grad:
-                torch.autograd.backward(made[number], gradient)
+            if outputs[number].requires_grad:
+                torch.autograd.backward(outputs[number], gradient)
             behind[number] = _now(x.device) - began
-            leaf = given[number]
+            leaf = inputs[number]
             if leaf.grad is not None:
                 gradient = leaf.grad
     return Costs(
@@ -78,7 +78,7 @@ def _now(device: torch.device) -> float:
 def partition(costs: Sequence[float], stages: int) -> list[int]:
     """The first block of every stage but the first, chosen so that the slowest stage costs least.
 
-    Among equally good cuts it prefers the least sum of squared costs, then the first cuts.
+    Among equally good cuts it prefers the smallest sum of squared costs, then the earliest cuts.
 
     Raises:
         ValueError: more stages than blocks.
@@ -104,7 +104,7 @@ def partition(costs: Sequence[float], stages: int) -> list[int]:
 def _best(
     blocks: int, stages: int, total: Callable[[int, int, float], float]
 ) -> tuple[float, tuple[int, ...]]:
-    """The least total over all ways to cut, and the first cuts that reach it.
+    """The smallest total over all ways to cut, and the earliest cuts that reach it.
 
     `total(first, end, sofar)` adds a stage to the total of those before it.
     """
@@ -129,7 +129,7 @@ def check(blocks: int, stages: int) -> None:
     """Raises ValueError if there are more stages than blocks."""
     if not 1 <= stages <= blocks:
         raise ValueError(
-            f"stages is {stages}, but the model has {blocks} blocks: take 1 to {blocks} stages"
+            f"stages is {stages}, but the model has {blocks} blocks: use 1 to {blocks} stages"
         )
 
 
@@ -150,9 +150,9 @@ def from_text(text: str, blocks: int, stages: int) -> list[int]:
     for cut in cuts:
         if not 0 < cut < blocks:
             raise ValueError(f"cut {cut} is out of range: {advice}, from 1 to {blocks - 1}")
-    for one, other in pairwise(cuts):
-        if one >= other:
-            raise ValueError(f"cuts {text!r} do not increase: {other} comes after {one}")
+    for cut, following in pairwise(cuts):
+        if cut >= following:
+            raise ValueError(f"cuts {text!r} do not increase: {following} comes after {cut}")
     return cuts
 
 

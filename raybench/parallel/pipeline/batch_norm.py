@@ -19,14 +19,14 @@ Mode = Literal["corrected", "deferred", "per_chunk"]
 
 
 def prepare(model: nn.Module, mode: Mode, chunks: int) -> None:
-    """Changes the model's batch norms in place; names and values in `state_dict` stay.
+    """Changes the model's batch norms in place; names and values in `state_dict` stay the same.
 
-    corrected: the momentum is reduced so that the updates of `chunks` chunks weigh as one.
+    corrected: the momentum is reduced so that the updates of `chunks` chunks weigh as much as one.
     deferred: statistics are gathered over the chunks, and `commit` applies them once per step.
     per_chunk: nothing changes.
 
     Raises:
-        ValueError: deferred, and a batch norm that is not an `nn.BatchNorm2d`.
+        ValueError: the mode is deferred, and a batch norm is not an `nn.BatchNorm2d`.
     """
     if mode == "corrected":
         correct_momentum(model, chunks)
@@ -35,7 +35,7 @@ def prepare(model: nn.Module, mode: Mode, chunks: int) -> None:
 
 
 def correct_momentum(model: nn.Module, chunks: int) -> None:
-    """Momentum m becomes 1 - (1 - m)^(1/chunks): after all chunks the past weighs 1 - m again.
+    """Momentum m becomes 1 - (1 - m)^(1/chunks): after all chunks the old value weighs 1 - m again.
 
     A batch norm without momentum already weighs all chunks equally.
     """
@@ -52,12 +52,12 @@ def defer(model: nn.Module) -> None:
         elif isinstance(module, _BatchNorm) and not isinstance(module, Deferred):
             raise ValueError(
                 f"batch_norm 'deferred' does not support {name}, a {type(module).__name__}: "
-                "take 'corrected'"
+                "use 'corrected'"
             )
 
 
 def commit(model: nn.Module) -> None:
-    """Updates the running statistics once, by all chunks since the last update."""
+    """Updates the running statistics once, from all chunks since the last update."""
     for module in model.modules():
         if isinstance(module, Deferred):
             module.commit()
@@ -86,9 +86,9 @@ class Deferred(nn.BatchNorm2d):
         if self.count == 0:
             self.count, self.mean, self.squares = count, mean, squares
             return
-        apart, share = mean - self.mean, count / (self.count + count)
-        self.squares += squares + apart**2 * (self.count * share)
-        self.mean += apart * share
+        delta, share = mean - self.mean, count / (self.count + count)
+        self.squares += squares + delta**2 * (self.count * share)
+        self.mean += delta * share
         self.count += count
 
     def commit(self) -> None:

@@ -7,15 +7,15 @@
         ┌ codes, packed ───────────────┬ scales, bf16 ┬ zero points, uint8 ┬ zeros up to 16 bytes ┐
         value = scale · (code - zero point)           0 <= zero point < 2^bits
 
-A grid covers a tile's values from the least to the largest, and always has 0 as a point: padding,
-ReLU's zeros and zero gradients stay exact. The codec takes the finest such grid and rounds its
-scale up to bf16, which has the range of fp32, so nothing is clipped. A scale is never 0 (the least
-is 2^-126), so constant tiles do not divide by zero: zeros stay zeros, and a constant comes back
+A grid covers a tile's values from smallest to largest, and always has 0 as a point: padding, ReLU's
+zeros and zero gradients stay exact. The codec takes the finest such grid and rounds its scale up to
+bf16, which has the range of fp32, so nothing is clipped. A scale is never 0 (its minimum is
+2^-126), so constant tiles do not divide by zero: zeros stay zeros, and a constant comes back
 within 0.8 %, the rounding of its scale, unless rounding is stochastic.
 
-64 values at 4 bits take 32 + 2 + 1 bytes: 4.375 bits per value, 7.3 times fewer than fp32. Codes
-are packed in halves: byte i holds the values i and i + n/2, so packing is a shift of contiguous
-memory. 4 MB at 4 bits take 0.9 ms to encode, 2.6 if stochastic, and 0.3 to decode, on one core.
+64 values at 4 bits take 32 + 2 + 1 bytes: 4.375 bits per value, 7.3 times fewer than fp32. Byte i
+holds the values i and i + n/2, so that packing shifts contiguous memory. 4 MB at 4 bits take 0.9 ms
+to encode, 2.6 if stochastic, and 0.3 to decode, on one core.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 Bits = Literal[32, 16, 8, 4, 2]
 
 LARGEST = 2.0**126
-"""Largest value in 8, 4 and 2 bits: both ends of a grid are finite, and so is its length."""
+"""Largest value in 8, 4 and 2 bits: it keeps both ends of a grid, and its length, finite."""
 SMALLEST = 2.0**-126
 """Smallest scale: fp32's smallest normal number, whose inverse is finite."""
 BELOW = 1 - 2.0**-20
@@ -64,15 +64,15 @@ class Codec:
 
     def __init__(self, bits: Bits, tile: int = 64) -> None:
         if bits not in get_args(Bits):
-            raise ValueError(f"bits is {bits}: take {', '.join(map(str, get_args(Bits)))}")
+            raise ValueError(f"bits is {bits}: use {', '.join(map(str, get_args(Bits)))}")
         if tile < 8 or tile % 8:
-            raise ValueError(f"tile is {tile}: a multiple of 8 values")
+            raise ValueError(f"tile is {tile}: use a multiple of 8")
         self.bits, self.tile = bits, tile
         self.health = Health()
         self._works: dict[tuple[int, torch.device], _Work] = {}
 
     def message_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
-        """Bytes of every message of a tensor of that shape and dtype, whatever its values."""
+        """Bytes of a message of any tensor of that shape and dtype."""
         values = math.prod(shape)
         if self.bits == 32:
             return values * dtype.itemsize
@@ -167,7 +167,7 @@ class Codec:
         points = torch.mul(values, BELOW / scale, out=work.points)
         points += zero + 0.5
         if stochastic:
-            # 16 random bits per value: four values from each draw, which is four times as fast.
+            # 16 random bits per value: each draw serves four values, which is four times as fast.
             drawn = work.random.random_(-(2**63), None, generator=generator).view(torch.int16)
             noise = work.noise.copy_(drawn[: work.noise.numel()])
             points.view(-1).add_(noise, alpha=2.0**-16)  # in [-0.5, 0.5)
@@ -213,8 +213,8 @@ class Codec:
 def finest_grid(low: Tensor, high: Tensor, last: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of each tile's grid of the codes 0 to `last`, both in fp32.
 
-    The grid has 0 at a whole number z and covers `low` to `high`: with a below 0 and b above it,
-    z · scale >= a and (last - z) · scale >= b. For any real z the best scale would be
+    The grid has 0 at a whole number z and covers `low` to `high`, lengths a below 0 and b above:
+    z · scale >= a and (last - z) · scale >= b. With a real z the best scale would be
     (a + b) / last, at z = t. For the whole number below t, a limits the scale; above t, b does.
     """
     a, b = low.neg().clamp_(min=0), high.clamp(min=0)
@@ -222,7 +222,7 @@ def finest_grid(low: Tensor, high: Tensor, last: int) -> tuple[Tensor, Tensor]:
     t = (a / length.clamp(min=SMALLEST)).mul_(last)
     below = t.floor_()
     above = (below + 1).clamp_(max=last)
-    # A side of length 0 sets no limit: 0 / 2^-20 is 0.
+    # A side of length 0 does not limit the scale: 0 / 2^-20 is 0.
     if_below = a / below.clamp(min=2.0**-20)
     if_above = b / (last - above).clamp_(min=2.0**-20)
     zero = torch.where(if_below <= if_above, below, above)

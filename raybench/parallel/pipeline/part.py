@@ -1,4 +1,4 @@
-"""The part of a model that a stage holds, under the names of the whole."""
+"""The part of a model that a stage holds, under its names in the whole model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 def part_of(model: nn.Module, kept_names: Iterable[str]) -> nn.Module:
     """Removes the parameters and buffers whose names are not in `kept_names`, in place.
 
-    Modules without any left become `nn.Identity`. So hooks that look for layers see only those of
-    the stage, and the memory of the others is freed.
+    Modules that lose all of theirs become `nn.Identity`. Hooks that look for layers then see only
+    those of the stage, and the memory of the others is freed.
     """
     kept_names = set(kept_names)
     for name, child in list(model.named_children()):
@@ -32,7 +32,7 @@ def of_part(
 ) -> dict[str, Tensor]:
     """The entries of a memory that belong to no other stage.
 
-    The name of an entry is that of a tensor or a layer, or ends with it after a blank.
+    An entry's name is that of a tensor or a layer, or ends with a space and that name.
 
     Args:
         stage_names: names of this stage's tensors.

@@ -1,8 +1,8 @@
-"""Schedules: what each stage does with which chunk, in which order.
+"""Schedules: the order in which each stage processes the chunks.
 
 In the drawings a cell is a letter and a chunk; time runs to the right. F is a chunk's forward pass,
 B its backward pass, which takes two cells. Zero bubble splits B in two: B is the gradient of the
-stage's input, for which the stage before waits, and W that of its weights, for which no one waits.
+stage's input, for which the stage before waits, and W that of its weights, for which none waits.
 
 Every schedule takes chunks in ascending order, forward and backward (torchgpipe goes backward in
 descending order). So each weight sums its gradients in the order of a single process that goes
@@ -20,7 +20,7 @@ Kind = Literal["F", "B", "W"]
 
 
 class Action(NamedTuple):
-    """One thing that a stage does with one chunk."""
+    """One action of a stage on one chunk."""
 
     kind: Kind
     chunk: int
@@ -30,7 +30,7 @@ class Action(NamedTuple):
 
 
 Actions = Sequence[Sequence[Action]]
-"""What each stage does, in order: one row per stage, from first to last."""
+"""The actions of each stage, in order: one row per stage, from first to last."""
 
 
 class Deadlock(ValueError):
@@ -62,8 +62,8 @@ def one_f_one_b(stages: int, chunks: int) -> list[list[Action]]:
         .. F0 F1 .. .. B0 B0 F2 B1 B1 F3 B2 B2 .. B3 B3 .. ..
         .. .. F0 B0 B0 F1 B1 B1 F2 B2 B2 F3 B3 B3 .. .. .. ..
 
-    The bubble is as large as GPipe's, but a stage holds the activations of only as many chunks as
-    there are stages from it to the end.
+    The bubble is as large as GPipe's, but a stage holds the activations of at most as many
+    chunks as there are stages from it to the end.
     """
     table = []
     for stage in range(stages):
@@ -149,7 +149,7 @@ class Timeline:
 
     @property
     def bubble(self) -> float:
-        """Share of the stages' total time in which they idle."""
+        """The share of the stages' total time that is idle."""
         return 1 - sum(self.busy) / (len(self.stages) * self.makespan)
 
     def drawn(self, unit: float = 1.0) -> str:
@@ -230,7 +230,7 @@ def simulate(
 
 
 def bubble(name: str, stages: int, chunks: int) -> float:
-    """Share of time in which stages of equal cost idle if a backward pass costs two forward ones.
+    """Idle share of stages of equal cost, if a backward pass costs two forward passes.
 
     GPipe and 1F1B: (K-1) / (M+K-1) for K stages and M chunks. ZB-H1: (K-1) / (3M+K-1) for 2K-1
     chunks or more.

@@ -4,8 +4,8 @@
 
 There is one slot per chunk, direction and turn (odd and even steps). The sender copies a message
 into its slot and then writes the step's number beside it. The receiver waits for that number and
-uses the slot in place. Nobody waits for a free slot: before a stage sends in a step, a message of
-its neighbour has shown that the step before the last is over there.
+uses the slot in place. No sender waits for a free slot: before a stage sends in a step, a message
+from its neighbour has shown that the neighbour finished the step before the last.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from raybench.parallel.pipeline.transport import DEADLINE_S, PeerLost
 FOLDER = Path("/dev/shm")
 YIELDS = 20  # checks before sleeping: spinning for longer takes the core from other processes
 SLEEP_S = 50e-6
-LOOK_S = 0.1  # between two checks whether the neighbour lives
+LOOK_S = 0.1  # between two checks that the neighbour is alive
 READY, CLOSED = 0, 2  # index of the lower stage's flag; the upper stage's is the next
 FLAGS = 4
 
 
 class SharedLink:
     """One end of the link. The lower stage makes the file and unlinks it once both have opened it,
-    so nothing is left behind, however they end.
+    so no file remains, however the processes end.
 
     Args:
         path: path of the file, the same at both ends.
@@ -67,8 +67,8 @@ class SharedLink:
         self._flags = np.frombuffer(memory, np.int64, FLAGS + 4 * chunks)
         # Two directions, two turns: the lower stage's messages first.
         self._sent = self._flags[FLAGS:].reshape(2, 2, chunks)
-        # Two tensors with separate version counters: otherwise autograd would take a sent message
-        # for a change of a received one that it has kept.
+        # Two tensors with separate version counters: otherwise autograd would mistake a sent
+        # message for an in-place change of a received one that it has saved.
         self._out, self._in = (
             torch.frombuffer(memory, dtype=torch.uint8, offset=header).view(2, 2, chunks, pitch)[
                 side, ..., :size
@@ -122,7 +122,7 @@ class SharedLink:
                     raise PeerLost(f"no word from the neighbouring stage: {why}")
 
     def _peer_died(self) -> bool:
-        """Whether the neighbour's lock is free; the neighbour holds it as long as it lives."""
+        """Whether the neighbour's lock is free; its process holds the lock until it ends."""
         if not self._flags[READY + self._peer]:
             return False  # it has not started yet
         try:
@@ -137,7 +137,7 @@ def _new_file(path: Path, size: int) -> int:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            # Otherwise a full /dev/shm would end the process by SIGBUS at some later write.
+            # Otherwise a full /dev/shm would kill the process with SIGBUS at some later write.
             os.posix_fallocate(file, 0, size)
         except OSError:
             path.unlink()
@@ -145,7 +145,7 @@ def _new_file(path: Path, size: int) -> int:
     except OSError as error:
         raise ValueError(
             f"no room for {size / 1e6:.0f} MB of shared memory in {path.parent} "
-            f"({error.strerror}): take pipeline.transport gloo, fewer bits, or a smaller batch"
+            f"({error.strerror}): use pipeline.transport gloo, fewer bits, or a smaller batch"
         ) from error
     return file
 

@@ -24,7 +24,7 @@ State = dict[str, dict[str, object]]
 
 
 class Stage:
-    """Runs its list of actions, step after step. It knows neither Ray nor other stages.
+    """Runs its list of actions in every step. It imports neither Ray nor other stages.
 
     Args:
         blocks: the model's blocks from number `first` on.
@@ -98,8 +98,8 @@ class Stage:
         self._losses = []
         images = [] if x is None else x.chunk(self.chunks)
         labels = [] if y is None else y.chunk(self.chunks)
-        # An outer autocast context that is off keeps the cache of the inner ones: weights are cast
-        # to bf16 once per step instead of once per chunk.
+        # A disabled outer autocast context keeps the inner ones' cache: weights are cast to bf16
+        # once per step instead of once per chunk.
         with torch.autocast(self._device.type, enabled=False):
             for kind, chunk in self.actions:
                 if kind == "F":
@@ -127,7 +127,7 @@ class Stage:
         with torch.autocast(self._device.type, self.dtype, enabled=self.dtype != torch.float32):
             for number, block in enumerate(self.model):
                 if number in self._drops:
-                    # The masks must not depend on the stage and schedule of the block.
+                    # The masks must not depend on the block's stage or on the schedule.
                     torch.manual_seed((seed * 4096 + chunk) * 4096 + self.first + number)
                 output = twice(block, output) if self.checkpointing else block(output)
         if self.after is None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 __all__ = ["DEADLINE_S", "GlooLink", "Link", "NcclLink", "PeerLost", "Throttled"]
 
-DEADLINE_S = 60.0  # of every receive: a neighbour that is later is dead or not connected
+DEADLINE_S = 60.0  # for every receive: a later neighbour counts as dead or not connected
 
 
 class PeerLost(ConnectionError):
@@ -53,7 +53,7 @@ def rooms(chunks: int, size: int) -> Tensor:
 
 
 class GlooLink:
-    """Point-to-point messages of the process group, whose threads send during the computation.
+    """Point-to-point messages of the process group; its threads send during computation.
 
     Args:
         peer: the neighbour's rank in the group.
@@ -82,7 +82,7 @@ class GlooLink:
         try:
             work = self._work(dist.isend(message, self.peer, tag=chunk))
         except RuntimeError as error:
-            raise PeerLost(f"stage {self.peer} takes no message: {error}") from error
+            raise PeerLost(f"stage {self.peer} accepts no message: {error}") from error
         self._sending.append((work, message))
 
     def receive(self, chunk: int) -> Tensor:
@@ -155,7 +155,7 @@ class NcclLink:
 class Throttled:
     """A link whose messages leave at a given rate, one after another, from their own thread.
 
-    The thread sleeps for the time that the bytes take, so the computation goes on as with a slow
+    The thread sleeps for the time that the bytes take, so the computation continues as with a slow
     network.
 
     Args:

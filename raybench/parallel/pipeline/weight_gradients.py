@@ -1,8 +1,8 @@
 """Deferred weight gradients: a backward pass that computes the weights' gradients later.
 
 Zero bubble sends a stage's input gradient before it computes the gradients that no stage waits for.
-Convolutions and linear layers do nearly all of the work; they put it on a list. Norms and biases of
-other layers get their gradients at once.
+Convolutions and linear layers, which do nearly all of this work, append it to a list. All other
+parameters, such as those of norms, get their gradients at once.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from optuna.trial import Trial
 
 Params = dict[str, Any]
 Suggest = Callable[[Trial], Params]
-"""A space of the simulator: it returns the parameters that decide the curve."""
+"""A space of the simulator: it returns the parameters that determine the curve."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Curve:
     """Duration of each epoch: (epochs,)."""
 
     def at(self, epoch: int) -> dict[str, float]:
-        """The report after this epoch, the first of which is 1; what is NaN is not in it."""
+        """The report after this epoch (the first is 1), without values that are NaN."""
         values = {name: float(every[epoch - 1]) for name, every in self.metrics.items()}
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to search: a space, a curve for each of its points, and the objectives."""
+    """A search problem: a space, a curve for each of its points, and the objectives."""
 
     name: str
     suggest: Suggest
@@ -46,11 +46,11 @@ class Problem:
     costs: frozenset[str] = frozenset()
     """Objectives that are compared by their logarithms."""
     every: tuple[Params, ...] = ()
-    """All configurations, where they are known and few."""
+    """All configurations, if they are known and few."""
 
 
 def late_start(problem: Problem) -> Problem:
-    """The problem with curves whose first third is noise about chance, as on digits.
+    """The problem with curves whose first third is noise around chance, as on digits.
 
     A tenth of the curve's best value stands for chance; costs are unchanged.
     """

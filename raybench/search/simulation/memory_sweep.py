@@ -12,7 +12,7 @@ from raybench.results.log import Record
 from raybench.search.decisions import Decisions
 from raybench.search.simulation.curves import Params, Suggest
 
-DUPLICATES = 50  # suggestions in a row that were there before
+DUPLICATES = 50  # repeated suggestions in a row that end the sweep
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Simulated:
 
 
 class MemorySweep:
-    """Feeds the decisions with the records that a sweep would write to its log.
+    """Passes the decisions the records that a sweep would write to its log.
 
     Args:
-        trials: how many at most.
-        records: of an earlier one, which goes on here; or a `prior`.
+        trials: the largest number of trials.
+        records: those of an earlier sweep to continue, or a `prior`.
     """
 
     def __init__(

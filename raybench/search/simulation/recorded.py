@@ -24,9 +24,9 @@ from raybench.results.read import read
 from raybench.search.simulation.curves import Curve, Params, Problem
 from raybench.search.suggestions import suggested_values
 
-FEW = 12  # different numbers, up to which a parameter is suggested by its place among them
-WIDE = 10.0  # highest over lowest value, from which a range is logarithmic
-LEAST_S = 1e-3  # of an epoch
+FEW = 12  # up to so many different numbers, a parameter is suggested by its index among them
+WIDE = 10.0  # from this ratio of highest to lowest value, a range is logarithmic
+LEAST_S = 1e-3  # minimum duration of an epoch
 
 Array = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class Recorded:
     """The sweep in a folder.
 
     Raises:
-        ValueError: it is no sweep, or fewer than two of its trials are complete.
+        ValueError: it is not a sweep, or fewer than two of its trials are complete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +59,7 @@ class Recorded:
             params.append(suggested_values(row.params))
             curves.append(Curve(metrics, seconds))
         if len(params) < 2:
-            raise ValueError(f"{folder} has {len(params)} complete trials, which is no problem")
+            raise ValueError(f"{folder} has {len(params)} complete trials; a problem needs two")
         self._epochs = max(len(one.seconds) for one in curves)
         self._table = _Table(params)
         self._curves = {_key(one): curve for one, curve in zip(params, curves, strict=True)}
@@ -79,19 +79,19 @@ class Recorded:
         )
 
     def _is_cost(self, name: str, way: str) -> bool:
-        """Whether a logarithm suits it: it is minimized, and above 0."""
+        """Whether to compare it by its logarithm: it is minimized and above 0."""
         ends = [float(curve.metrics[name][-1]) for curve in self._curves.values()]
         return way == "min" and min(ends) > 0
 
 
 @dataclass(frozen=True)
 class _Parameter:
-    """A parameter by the values that it had."""
+    """A parameter, described by its recorded values."""
 
     name: str
     suggest: Callable[[Trial], Any]
     place: Callable[[Any], float]
-    """In [0, 1]; of a category, its index."""
+    """A value's place in [0, 1]; for a category, its index."""
     ordered: bool
 
 

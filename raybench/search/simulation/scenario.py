@@ -24,8 +24,8 @@ from optuna.trial import Trial
 from raybench.search.simulation.curves import Curve, Params, Problem
 
 VARIABLE = "RAYBENCH_YAHPO"
-STEPS = 27  # of a fidelity that is a share: the least share of rbv2 is 0.03, about 1/27
-LEAST_S = 1e-3  # of an epoch; a surrogate may predict less than nothing
+STEPS = 27  # of a fidelity that is a share: the smallest one of rbv2 is 0.03, about 1/27
+LEAST_S = 1e-3  # minimum duration of an epoch; a surrogate may predict negative ones
 
 
 class Scenario:
@@ -42,7 +42,7 @@ class Scenario:
             if not (folder / name).is_file()
         ]
         if missing:
-            raise ValueError(f"{folder} is no scenario: it lacks {', '.join(missing)}")
+            raise ValueError(f"{folder} is not a scenario: it lacks {', '.join(missing)}")
         self.folder, self.name = folder, folder.name
         self._about = json.loads((folder / "about.json").read_text())
         self._encoding = json.loads((folder / "encoding.json").read_text())
@@ -85,7 +85,7 @@ class Scenario:
         waiting = dict(self._parameters)
         while waiting:
             ready = [name for name in waiting if not self._parents(name) & waiting.keys()]
-            assert ready, "the conditions of the space form a circle"
+            assert ready, "the conditions of the space form a cycle"
             for name in ready:
                 if self._active(name, params):
                     params[name] = _suggested(trial, waiting[name])
@@ -110,7 +110,7 @@ class Scenario:
         for name, least in self._about.get("minimum", {}).items():
             metrics[name] = np.maximum(metrics[name], max(least, LEAST_S))
         cost = metrics[self._about["cost"]]
-        # A curve of one training has its time so far; other fidelities train anew for each.
+        # In one training the cost is the time so far; other fidelities train from scratch each.
         of_one_training = isinstance(self._about["fidelity"]["values"][0], int)
         seconds = np.diff(cost, prepend=0.0) if of_one_training else cost
         reported = {name: metrics[name] for name in self._about["objectives"]}

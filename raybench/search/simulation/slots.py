@@ -27,13 +27,13 @@ class Asked(Protocol):
 
 
 class Engine(Protocol):
-    """What decides; a Sweep is one."""
+    """Decides which trials run and stop; a Sweep is one."""
 
     def ask(self) -> Any | None:
         """The next trial, or None."""
 
     def report(self, number: int, epoch: int, metrics: dict[str, Any]) -> bool:
-        """Takes an epoch's metrics; whether the trial shall stop here."""
+        """Takes an epoch's metrics; returns whether the trial stops here."""
 
     def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
         """Ends a trial."""
@@ -45,9 +45,9 @@ class Complete:
 
     number: int
     spent: int
-    """Epochs of all trials by then."""
+    """Epochs of all trials so far."""
     seconds: float
-    """Simulated time by then."""
+    """Simulated time so far."""
     metrics: dict[str, float]
 
 
@@ -61,7 +61,7 @@ def simulate(
     """Runs trials until they have spent the budget of epochs, or the engine has no more.
 
     Args:
-        curve: of a trial that the engine gave out.
+        curve: returns the curve of a trial from the engine.
         budget: epochs of all trials.
     """
     running: list[tuple[float, int, Any, Curve, int]] = []  # end of an epoch, order, trial, …

@@ -29,11 +29,11 @@ def sensitivity(
 
 
 def choose(sizes: list[int], costs: list[dict[int, float]], budget: int) -> list[int]:
-    """Bits for each layer: the least sum of costs whose sizes * bits fit into `budget` bits.
+    """Bits for each layer that minimize the total cost while sizes * bits fit into `budget` bits.
 
     This is an exact knapsack with one choice per layer. Layer by layer it keeps the partial sums
-    that no other sum beats in both size and cost. They stay few, because the sizes of layers are
-    multiples of one another.
+    that no other sum beats in both size and cost. There are few of them, because the sizes of
+    layers are multiples of one another.
 
     Raises:
         ValueError: the fewest bits of every layer exceed the budget.

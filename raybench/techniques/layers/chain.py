@@ -87,8 +87,8 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def narrows(module: nn.Module) -> bool:
-    """Whether its two linear layers end at another width than they start from. Their output is then
-    not a token, but for example the bias of a position."""
+    """Whether its two linear layers return another width than they take. The output is then not a
+    token but, for example, a position bias."""
     layers = [m for m in module.modules() if isinstance(m, nn.Linear)]
     return (
         len(layers) == 2
@@ -109,7 +109,7 @@ def reason(module: nn.Module) -> str:
     if any(layer.bias is None for layer in layers):
         return "its linear layers have no biases"
     if narrows(module):
-        return "its output has another width than its input"
+        return "its output and its input differ in width"
     return "it needs one activation module, with or without a dropout, between its linear layers"
 
 

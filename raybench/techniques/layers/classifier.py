@@ -13,7 +13,7 @@ HEADS = re.compile(r"heads?|head_dist|fc|classifier|classif|logits|output|out")
 """Usual names of a model's classifier, in torchvision, timm and most other code."""
 
 SIZES = (32, 224, 64, 28, 8, 256)
-"""Image sizes to try a model with if nothing else identifies its classifier."""
+"""Image sizes to run a model on if nothing else identifies its classifier."""
 
 
 def classifier(model: nn.Module) -> set[str]:

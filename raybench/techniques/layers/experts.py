@@ -1,11 +1,11 @@
-"""Many feed-forwards at the price of one: rows sorted by expert, multiplied by `grouped_mm`.
+"""Many feed-forwards at the cost of one: rows sorted by expert, multiplied by `grouped_mm`.
 
     rows of tokens ─▶ │ expert 0      ··│ expert 1    ·│ expert 2       │   · row of zeros
                       └─────────────────┴──────────────┴────────────────┘
                       each group is padded to one of few sizes, multiples of ALIGN rows
 
-The number of operations does not depend on the number of experts: nothing loops over them. Letters
-of shapes: T tokens, N assignments of a token to an expert, E experts, D width, H hidden width, R
+The number of operations does not depend on the number of experts: nothing loops over them. Shape
+suffixes: T tokens, N assignments of a token to an expert, E experts, D width, H hidden width, R
 rows, P a padded width.
 """
 
@@ -26,7 +26,7 @@ groups of 16 n at 157 (304 x 1168, one core). The zeros cost 3 % at 64 experts o
 
 SIZES = 16
 """Group sizes between two powers of two. oneDNN prepares a bf16 kernel for every new number of
-rows: 1.1 ms each, as much as half of a product of 500 rows. A few sizes are soon prepared. All
+rows: 1.1 ms each, as much as half of a product of 500 rows. A few sizes are soon all prepared. All
 multiples of 16 would be 1,500 kernels up to 4,096 rows, and the cache holds 1,024."""
 
 STRIDE_BYTES = 16  # grouped_mm needs every stride to be a multiple of this
@@ -56,8 +56,8 @@ class Experts(nn.Module):
         self.act = copy.deepcopy(layers.between)
         for number, layer in (("1", layers.first), ("2", layers.second)):
             for kind in ("weight", "bias"):
-                one = layer.get_parameter(kind).detach()
-                stacked = one.expand(experts, *one.shape).clone()
+                value = layer.get_parameter(kind).detach()
+                stacked = value.expand(experts, *value.shape).clone()
                 self.register_parameter(f"{kind}{number}", nn.Parameter(stacked))
 
     def __len__(self) -> int:
@@ -130,9 +130,8 @@ class _Linear(torch.autograd.Function):
     """Rows (R, P) through their expert's linear layer: weight (E, A, B), bias (E, A); (R, height).
 
     grouped_mm has no bias and needs strides of whole STRIDE_BYTES. So the weights are packed with
-    padding, and the bias is in the column in which the rows have a one. The packed copy is made
-    again for the backward pass: keeping those of six mixtures of 64 experts would take 0.5 GB in
-    bf16.
+    padding, and the bias is in the column where the rows have a one. The backward pass packs them
+    again: keeping the copies of six mixtures of 64 experts would take 0.5 GB in bf16.
     """
 
     @staticmethod
@@ -167,7 +166,7 @@ def _packed(weight: Tensor, bias: Tensor, height: int, x_RP: Tensor) -> Tensor:
 
 
 class _Placed(torch.autograd.Function):
-    """(rows, padded) of zeros with `x[n]` and a one after it at row `slot[n]`, no slot twice."""
+    """Zeros (rows, padded), with `x[n]` and a one after it in row `slot[n]`; slots are unique."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, slot_N: Tensor, rows: int, padded: int) -> Tensor:
@@ -195,11 +194,11 @@ class _WithOnes(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_RH: Tensor) -> tuple[Tensor | None, ...]:
-        return grad_RH, None  # the column's gradient ends in the padding of the first weights
+        return grad_RH, None  # the column's gradient goes to padding of the first weights
 
 
 class _Taken(torch.autograd.Function):
-    """The first `width` of `y[slot]`, no slot twice; rows between the slots get no gradient."""
+    """The first `width` of `y[slot]`; slots are unique; rows between them get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, y_RP: Tensor, slot_N: Tensor, width: int) -> Tensor:

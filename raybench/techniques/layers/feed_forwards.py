@@ -59,8 +59,8 @@ def mixes_tokens(path: str) -> bool:
 
 
 def without_fast_path(holder: nn.Module) -> None:
-    """Keeps nn.TransformerEncoderLayer from its fast evaluation kernel, which reads the weights of
-    its layers and skips the layers."""
+    """Disables nn.TransformerEncoderLayer's fast evaluation kernel, which reads its layers' weights
+    and bypasses the layers."""
     if isinstance(holder, nn.TransformerEncoderLayer):
         holder.activation_relu_or_gelu = 0
 
@@ -100,7 +100,7 @@ def _lookalikes(model: nn.Module, listed: Sequence[FeedForward]) -> Iterator[Fee
             continue
         if not any(_within(path, other) or _within(other, path) for other in paths):
             paths.append(path)
-            yield FeedForward(path, None, reason=f"a {kind} is none: {reason(module)}")
+            yield FeedForward(path, None, reason=f"a {kind} is not one: {reason(module)}")
 
 
 def _within(inner: str, outer: str) -> bool:

@@ -1,7 +1,7 @@
 """Numbers of a layer's state that the host needs in every step, without waiting for a GPU.
 
-Bits and zero points lie in buffers, so that they are saved, copied and loaded with the model. A
-step reads them to choose its kernels, and each read would wait until the GPU has caught up.
+Bits and zero points are buffers, so that they are saved, copied and loaded with the model. A step
+reads them to choose its kernels, and each read would wait until the GPU has caught up.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def number(buffer: Tensor) -> int:
 
 
 def read(value: Tensor) -> float:
-    """The value of a tensor with one element. It waits for a GPU; no step calls it."""
+    """The value of a tensor with one element. It waits for a GPU, so no step may call it."""
     return float(value)

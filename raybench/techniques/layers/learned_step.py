@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 SMALLEST_STEP = 2.0**-24
-"""The smallest positive fp16. A stored step is fp16, and values are divided by it, so not by 0."""
+"""The smallest positive fp16 number. Stored steps are fp16, and values are divided by them."""
 
 NARROWING = torch.logspace(-1, 0, 16, base=8).tolist()
 """Ranges to try for a grid, as shares of the values' range: for normal weights, 0.4 is best at 2
@@ -23,7 +23,7 @@ bits, 0.8 at 4, and 1 at 6 and more."""
 
 BLOCK = 2**18
 """Values per block on a CPU, 1 MiB in fp32, so that each pass finds its data in the cache. With a
-whole layer at a time, a training step of ResNet-20 in bf16 took 1.38 times the plain one's."""
+whole layer at a time, a training step of ResNet-20 in bf16 took 1.38 times the plain time."""
 
 
 SAMPLED = 4
@@ -77,11 +77,11 @@ class _RoundedInput(torch.autograd.Function):
         value, step = ctx.saved_tensors
         result = _between(gradient, value, step, ctx.low, ctx.high)
         part = -(-len(value) // SAMPLED) if value.numel() > BLOCK else len(value)
-        of, gradient = value[:part], gradient[:part]
-        if gradient.stride() != of.stride():
-            gradient = torch.empty_like(of).copy_(gradient)
+        sample, gradient = value[:part], gradient[:part]
+        if gradient.stride() != sample.stride():
+            gradient = torch.empty_like(sample).copy_(gradient)
         by_step = torch.zeros_like(step)
-        for v, g in zip(_blocks(of), _blocks(gradient), strict=True):
+        for v, g in zip(_blocks(sample), _blocks(gradient), strict=True):
             g, scaled = g.float(), v.to(torch.float32, copy=True).div_(step)
             inside = torch.ops.aten.hardtanh_backward(g, scaled, ctx.low, ctx.high)
             by_step -= torch.dot(scaled, inside)

@@ -3,7 +3,7 @@
     kind            layers
     attention       those of attention modules, by class or path: queries, keys, values, projection
     feed_forward    those of feed-forwards, as `feed_forwards` finds them, and the linear layers of
-                    modules with such a name: gated ones, and those without biases
+                    modules with a feed-forward's name: gated ones, and those without biases
     both            these two
     all             every linear layer except the classifier, also a mixer's token layers
 
@@ -73,7 +73,7 @@ def chosen(
             raise ValueError(f"leave_out {pattern!r} matches no layer; there are {some}, …")
     left = [n for n in wanted if not any(fnmatch(n, pattern) for pattern in without)]
     if not left:
-        wide = "" if layers == "all" or without or not linear else "; layers 'all' takes others"
+        wide = "" if layers == "all" or without or not linear else "; layers 'all' includes others"
         less = f" without {leave_out!r}" if without else ""
         raise ValueError(
             f"{type(model).__name__} has no linear layer to replace (layers {layers!r}{less}){wide}"
@@ -84,14 +84,14 @@ def chosen(
 def _fitting(
     linear: dict[str, nn.Linear], names: list[str], saved: Callable[[nn.Linear], int]
 ) -> list[str]:
-    """The layers with a smaller replacement. Raises the first one's ValueError if none has one."""
+    """The layers with a smaller replacement. Raises the first ValueError if there are none."""
     fitting, errors = [], []
     for name in names:
         try:
             if saved(linear[name]) >= 0:
                 fitting.append(name)
             else:
-                errors.append(ValueError(f"in place of {name} the factors would be larger"))
+                errors.append(ValueError(f"the factors would be larger than {name}"))
         except ValueError as error:
             errors.append(ValueError(str(error).replace(" layer;", f" {name};")))
     if not fitting:
@@ -136,10 +136,10 @@ def _by_name(model: nn.Module, name: str) -> str:
         path, _, leaf = path.rpartition(".")
         holder = model.get_submodule(path)
     kind = type(holder).__name__
-    beside = {n for n, m in holder.named_children() if isinstance(m, nn.Linear)}
+    siblings = {n for n, m in holder.named_children() if isinstance(m, nn.Linear)}
     if path and (NOT_LIKE.search(kind) or narrows(holder)):
         return "rest"
-    if path and (LIKE.search(kind) or any(leaf in pair <= beside for pair in PAIRS)):
+    if path and (LIKE.search(kind) or any(leaf in pair <= siblings for pair in PAIRS)):
         return "rest" if mixes_tokens(path) else "feed_forward"
     in_attention = ATTENTION.search(kind) or ATTENTION.search(path.rpartition(".")[2])
     return "attention" if alone and (in_attention or PROJECTION.fullmatch(leaf)) else "rest"

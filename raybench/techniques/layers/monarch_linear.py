@@ -12,8 +12,9 @@ y[c O + i]. The paper's order costs a copy of y, and the outputs of a dense laye
 preserve: the nearest matrix to 16 x 16 normal numbers (4 blocks, 200 draws) has a distance of
 9.67 ± 0.50 here and 9.61 ± 0.50 in the paper's order; for single matrices either can be nearer.
 
-Parameters and products are 1/n + … of the dense layer's: (in + out) · min(in, out) / n. Letters of
-shapes: T tokens, n blocks, r rank, I and O inputs and outputs of a block.
+It has (in + out) · min(in, out) / n parameters and as many multiplications for a token: 1/n to 2/n
+of the dense layer's. Shape suffixes: T tokens, n blocks, r rank, I and O inputs and outputs of a
+block.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Product(torch.autograd.Function):
 
 def batched_product(x: Tensor, f1: Tensor, f2: Tensor, bias: Tensor | None) -> Tensor:
     """The same as `_Product` with one batched product for each factor: for a GPU, where a loop
-    starts n kernels for small matrices, and for `torch.compile`."""
+    launches n kernels for small matrices, and for `torch.compile`."""
     blocks, inner, side = f1.shape
     h_nTs = torch.bmm(x.view(len(x), blocks, side).transpose(0, 1), f1.mT)
     chunks = h_nTs.view(blocks, len(x), blocks, inner // blocks).permute(2, 1, 0, 3)
@@ -162,7 +163,7 @@ def parameters(dense: nn.Linear, blocks: int) -> int:
 
 
 def _rank(dense: nn.Linear, blocks: int, name: str) -> int:
-    """Rank of each of the blocks² blocks. Raises ValueError if `blocks` divides a size unevenly."""
+    """Rank of each of the blocks² blocks. Raises ValueError if `blocks` does not divide a size."""
     for size, what in ((dense.in_features, "inputs"), (dense.out_features, "outputs")):
         if size % blocks:
             both = math.gcd(dense.in_features, dense.out_features)

@@ -35,7 +35,7 @@ from raybench.techniques.layers.weights import Weight, weights
 SAMPLES = 2048  # values of an input, in each observed step, that a grid is fitted to
 
 LEFT_OUT = ("recurrent", "standardized")
-"""Kinds of weights that are not rounded: cuDNN reads recurrent weights as one flat piece, and the
+"""Kinds of weights that are not rounded: cuDNN reads recurrent weights as one flat tensor, and the
 applied weight of a standardized convolution is not on the grid of its parameter."""
 
 
@@ -54,7 +54,7 @@ class QuantizedLayer(RoundedWeights):
 
     @property
     def weight(self) -> Tensor:
-        """The rounded weight, for code that reads it directly and not through the layer."""
+        """The rounded weight, for code that reads it directly instead of calling the layer."""
         return self.read_rounded("weight", *(() if self.input_step is None else (self.input_step,)))
 
     def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class QuantizedLayer(RoundedWeights):
     def take_grid(self, count: Tensor, low: Tensor, step: Tensor) -> None:
         """Takes the mean of the observed grids, from their number and their sums.
 
-        With a number of 0 the grid stays as it is. The host does not ask, because it would wait.
+        With a number of 0 the grid stays as it is; the device decides, because the host would wait.
         """
         if self.input_step is not None:
             zero_point, before = (-low / step).round(), self.input_zero_point.float()

@@ -37,7 +37,7 @@ STEP, BITS = "_step", "_bits"  # suffixes of the weight's name
 class RoundedWeights(nn.Module):
     """The common part of these modules. `round_weight` makes an instance from a plain module."""
 
-    # Long names: the class is combined with that of any module, which may have its own `step`.
+    # Long names, because the class is combined with others that may have their own `step`.
     rounded_attributes: ClassVar[tuple[str, ...]]
     """Names of its rounded weights."""
     class_before: ClassVar[type[nn.Module]]
@@ -70,11 +70,11 @@ class RoundedWeights(nn.Module):
 
     def _gradient_scale(self, name: str, values: int, code: int) -> float:
         # The paper's 1 / sqrt(values * code), section 2.2, balances the changes of step and weights
-        # for the paper's first step, with which few values are beyond the grid's ends. Our fitted
-        # grid ends at the largest value. Values there move the step by `code` times their gradient,
-        # while the step is only a code-th of these values. At 8 bits 3 / code² is 40 times less for
-        # a layer of 144 values per channel; with the paper's scale the first update made the step
-        # negative.
+        # for the paper's first step, with which few values are beyond the grid's ends. The grid
+        # fitted here ends at the largest value. Values there move the step by `code` times their
+        # gradient, while the step is only a code-th of these values. At 8 bits 3 / code² is 40
+        # times less for a layer of 144 values per channel; with the paper's scale the first update
+        # made the step negative.
         scale = min(1 / math.sqrt(values * code), 3 / code**2)
         # Divided by the factor of the learning rate: this cancels it for SGD, while Adam moves in
         # shares of the step.
@@ -118,7 +118,7 @@ class RoundedWeight:
 
     @torch.no_grad()
     def quantize(self, bits: int) -> None:
-        """Puts the weight on the grids of `bits` bits with the least squared error."""
+        """Puts the weight on the grids of `bits` bits with the smallest squared error."""
         self.step.copy_(fit_weight_steps(self.raw, bits, self.stacked))
         for module, attribute in self.holders:
             module.get_buffer(attribute + BITS).fill_(bits)

@@ -1,6 +1,6 @@
 """Router: chooses the experts of a token by a linear layer; training adds jitter to its input.
 
-Letters of shapes: T tokens, E experts, D width, N assignments of a token to an expert.
+Shape suffixes: T tokens, E experts, D width, N assignments of a token to an expert.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def first_come(expert_N: Tensor, experts: int, capacity: int) -> Tensor:
 
 
 def within_capacity(expert_N: Tensor, experts: int, factor: float) -> Tensor:
-    """(N,) bool: whether the expert takes the assignment; `factor` times an even share fit."""
+    """(N,) bool: whether the assignment fits; each expert takes `factor` times an even share."""
     share = factor * len(expert_N) / experts
     return first_come(expert_N, experts, math.ceil(share - 1e-9))  # 1.1 * 50 / 11 must be 5
 

@@ -3,7 +3,7 @@
     parameter ─▶ mean 0, variance 1 (x gain) ─▶ 0 where the parameter is 0 ─▶ convolution
                                                                         settle() ─▶ parameter
 
-Standardization subtracts the mean from every entry, also from zeros. Without the second arrow a
+Standardization subtracts the mean from every entry, also from zeros. Without the second arrow, a
 zero in the parameter would not be a zero in the applied weight. Qiao et al. 2019, arXiv 1903.10520;
 Brock et al. 2021, arXiv 2101.08692, section 3.
 """
@@ -34,8 +34,8 @@ class Standardized(nn.Conv2d):
         return bool(number(self.weight_state))
 
     def count_zeros(self) -> None:
-        """Makes zeros of the parameter count from now on. Not earlier, because some models start
-        with whole weights of zeros, which must be able to learn."""
+        """From now on, zeros of the parameter are zeros of the applied weight. Not earlier, because
+        some models start with all-zero weights, which must be able to learn."""
         if not self.zeros_count:
             self.weight_state.fill_(ZEROS_COUNT)
 
