@@ -1,4 +1,4 @@
-"""A sweep in one sentence: its best trial, the extent of its front, and what became of the rest."""
+"""A sweep in one sentence: its best trial and the extent of its front."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raybench.results.read import Results
 
 
 def sentence(results: Results) -> str:
-    """What the sweep has shown so far, as text."""
+    """The sweep's results so far, as text."""
     on_front = results.front
     counts = results.trials["status"].value_counts()
     if on_front.empty:
@@ -27,7 +27,7 @@ def sentence(results: Results) -> str:
 
 
 def of_all(sweeps: Sequence[Results]) -> str:
-    """The same for several sweeps: which one holds the most accurate trial."""
+    """The same for several sweeps: which one has the most accurate trial."""
     trials = sum(len(one.trials) for one in sweeps)
     text = f"{len(sweeps)} sweeps with {trials:,} trials"
     complete = [one.trials[one.trials["status"] == "COMPLETE"] for one in sweeps]
