@@ -64,7 +64,7 @@ class OwnCluster:
         self._folder = Path(tempfile.mkdtemp(prefix="rb-"))  # short: for the paths of sockets
         port = _free_port()
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        # A token of its own, so that it is the same with and without one in the home.
+        # A new token, so that a token in the home folder makes no difference.
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         if path is not None:
             environment["PYTHONPATH"] = f"{path}:{environment.get('PYTHONPATH', '')}"

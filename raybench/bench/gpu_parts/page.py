@@ -1,4 +1,4 @@
-"""The page of a GPU's tables, `docs/gpu.md`, from the Parquet files that came back."""
+"""The page of a GPU's tables, `docs/gpu.md`, from the Parquet files of the parts."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ NOT_YET = "Not measured yet."
 
 
 def _ends(rows: Rows) -> dict[Key, dict[int, float]]:
-    """The last value of every figure, by seed: rounds are epochs."""
+    """The last value of every figure, by seed; here rounds are epochs."""
     last: dict[Key, dict[int, tuple[int, float]]] = defaultdict(dict)
     for row in _measured(rows):
         key, seed = (row["subject"], row["side"], row["figure"]), row["seed"]
@@ -107,7 +107,7 @@ def _measured(rows: Rows) -> Rows:
 
 
 def _rounds(rows: Rows) -> list[str]:
-    """Medians over rounds, or over processes."""
+    """Medians over rounds or processes."""
     values: dict[Key, list[float]] = defaultdict(list)
     for row in _measured(rows):
         values[row["subject"], row["side"], row["figure"]].append(row["value"])
@@ -121,7 +121,7 @@ def _rounds(rows: Rows) -> list[str]:
 
 
 def _targets(rows: Rows) -> list[str]:
-    """Seconds of training until the plain recipe's own end, less a point."""
+    """Seconds of training to the plain recipe's final accuracy minus one point."""
     curves: dict[tuple[str, str], list[Point]] = defaultdict(list)
     values = {(r["subject"], r["side"], r["figure"], r["round"]): r["value"] for r in rows}
     for (subject, side, figure, number), accuracy in sorted(values.items(), key=lambda v: v[0][3]):
@@ -150,7 +150,7 @@ def _targets(rows: Rows) -> list[str]:
 
 
 def _references(rows: Rows) -> list[str]:
-    """Ends of the runs beside the references' own figures."""
+    """Final figures of the runs, beside those of the references."""
     ends = {key: mean(seeds.values()) for key, seeds in _ends(rows).items()}
     lines = []
     for one in LISTED:
@@ -192,7 +192,7 @@ def _told(figure: str, value: float) -> str:
 
 
 def _differences(rows: Rows) -> list[str]:
-    """Every side's mean, and its difference from plain over the seeds that both have."""
+    """Each side's mean, and its difference from plain over their common seeds."""
     ends = _ends(rows)
     lines = []
     for (subject, side, figure), seeds in ends.items():
@@ -201,13 +201,13 @@ def _differences(rows: Rows) -> list[str]:
         plain = ends.get((subject, "plain", figure), {})
         pairs = [value - plain[seed] for seed, value in seeds.items() if seed in plain]
         scale, unit = (100.0, " points") if figure.endswith("accuracy") else (1.0, "")
-        told = ""
+        difference = ""
         if side != "plain" and len(pairs) > 1:
             spread = float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
             half = float(stdtrit(len(pairs) - 1, 0.975)) * spread
-            told = f"{scale * mean(pairs):+,.4g} ± {scale * half:,.3g}{unit}"
+            difference = f"{scale * mean(pairs):+,.4g} ± {scale * half:,.3g}{unit}"
         of_side = _told(figure, mean(seeds.values()))
-        lines.append((subject, side, figure, of_side, told, str(len(seeds))))
+        lines.append((subject, side, figure, of_side, difference, str(len(seeds))))
     head = ("model", "technique", "figure", "mean", "to plain, 95 %", "n")
     return _table(head, lines)
 
@@ -231,8 +231,8 @@ def _missing(rows: Rows) -> list[str]:
         left = [name for name in names if (part, name) not in complete]
         if left:
             what = "all" if len(left) == len(names) else ", ".join(left)
-            told = title[0].lower() + title[1:]
-            lines.append(f"- Part {part}, {told}: {what}; run `make gpu PART={part}` on a GPU.")
+            topic = title[0].lower() + title[1:]
+            lines.append(f"- Part {part}, {topic}: {what}; run `make gpu PART={part}` on a GPU.")
     for row in rows:
         if row["figure"] == FAILED:
             lines.append(f"- Part {row['part']}, {row['subject']} failed: {row['note']}.")
