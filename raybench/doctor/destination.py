@@ -1,4 +1,4 @@
-"""The place of the results: can this machine write there, read it back and remove it?"""
+"""The results folder or address: can this machine write, read back and delete a file there?"""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ ANSWER_S = 10.0
 
 
 def trouble(results: str) -> str | None:
-    """What keeps results from being written there, in one line; None if nothing does.
+    """Why results cannot be written there, in one line; None if they can.
 
     Args:
         results: a folder, or an address such as s3://bucket/runs.
     """
-    told: list[str | None] = []
+    outcome: list[str | None] = []
 
     def attempt() -> None:
         try:
             _at_an_address(results) if "://" in results else _in_a_folder(Path(results))
-            told.append(None)
-        except Exception as error:  # of pyarrow, fsspec or the system; the text tells
-            told.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            outcome.append(None)
+        except Exception as error:  # of pyarrow, fsspec or the system
+            outcome.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(ANSWER_S)
-    return told[0] if told else f"no answer in {ANSWER_S:g} s"
+    return outcome[0] if outcome else f"no answer in {ANSWER_S:g} s"
 
 
 def _in_a_folder(folder: Path) -> None:
