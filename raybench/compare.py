@@ -67,9 +67,9 @@ def compare(**options: Any) -> Verdict:
         finished = _studied(ready, asked, clock, place)
     if finished is None:
         raise KeyboardInterrupt("interrupted; the same call goes on")
-    told = verdict.read(ready.folder)
-    assert told is not None
-    return told
+    result = verdict.read(ready.folder)
+    assert result is not None
+    return result
 
 
 def run(options: Compare) -> int:

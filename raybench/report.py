@@ -91,12 +91,12 @@ def _read(folder: str, options: Report) -> Sequence[Chapter]:
     if options.rebuild:
         _rebuild(folder)
     if not is_remote(folder):
-        return _told(Path(folder), options)
+        return _printed(Path(folder), options)
     # Imported here, because folders need no file systems.
     from raybench.results.remote.fetched import tables
 
     with tables(folder) as copy:
-        return _told(copy, options, folder)
+        return _printed(copy, options, folder)
 
 
 def _rebuild(folder: str) -> None:
@@ -114,7 +114,7 @@ def _rebuild(folder: str) -> None:
         print(f"raybench.report: {remark}", file=sys.stderr)
 
 
-def _told(folder: Path, options: Report, shown: str = "") -> Sequence[Chapter]:
+def _printed(folder: Path, options: Report, shown: str = "") -> Sequence[Chapter]:
     """Prints the tables of the folder; `shown` is its address."""
     within = sorted(path.parents[1] for path in folder.glob("*/trials/trials.parquet"))
     if within and not is_sweep(folder):

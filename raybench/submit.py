@@ -147,8 +147,12 @@ def _described(command: str, arguments: list[str]) -> Run:
     from raybench.cluster.jobs.submission import Run
 
     # Another folder is another sweep; of a training every argument counts.
-    told = arguments if command in ("train", "doctor") else [results]
-    mark = "" if told == ["results"] else "-" + hashlib.sha256(repr(told).encode()).hexdigest()[:6]
+    identity = arguments if command in ("train", "doctor") else [results]
+    mark = (
+        ""
+        if identity == ["results"]
+        else "-" + hashlib.sha256(repr(identity).encode()).hexdigest()[:6]
+    )
     return Run(
         command=command,
         arguments=tuple(arguments),

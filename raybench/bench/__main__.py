@@ -135,13 +135,13 @@ def _measured(name: str, options: Bench) -> None:
         figures = module.measure(options.scenario, options.tasks, options.seeds)
     else:
         figures = module.measure()
-    told = pages.lines(figures, module.claims)
+    lines = pages.lines(figures, module.claims)
     if options.page is not None and name != "gpu":
-        pages.printed(options.page, _titled(replace(options, name=name)), told, load)
+        pages.printed(options.page, _titled(replace(options, name=name)), lines, load)
     if options.json:
         print(json.dumps({**figures, "load_before": round(load, 2), **measure.machine()}))
     else:
-        print("\n".join(told), flush=True)
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -54,10 +54,10 @@ def examine(data: str) -> list[Node]:
         name = _named(node, probes)
         kind: Any = Probe
         probes[name] = kind.options(scheduling_strategy=here).remote(node["NodeManagerAddress"])
-    told = _answers({name: probe.facts.remote(data) for name, probe in probes.items()}, FACTS_S)
+    answers = _answers({name: probe.facts.remote(data) for name, probe in probes.items()}, FACTS_S)
     nodes = {}
     for name in probes:
-        answer = told[name]
+        answer = answers[name]
         if isinstance(answer, str):
             nodes[name] = Node(name=name, facts=None, error=answer)
         else:
@@ -66,8 +66,8 @@ def examine(data: str) -> list[Node]:
     for name in reached:
         nodes[name] = _with_skew(nodes[name], probes[name])
     for name, link in _links({name: probes[name] for name in reached}).items():
-        known = {"link": link} if isinstance(link, Link) else {"link_error": link}
-        nodes[name] = replace(nodes[name], **known)
+        measured = {"link": link} if isinstance(link, Link) else {"link_error": link}
+        nodes[name] = replace(nodes[name], **measured)
     for probe in probes.values():
         ray.kill(probe)
     return list(nodes.values())

@@ -148,14 +148,14 @@ def wait_for_room(workers: int, stages: int, transport: str, gpus: float | None)
         workers=workers, stages=stages, together=together, whole_gpus=whole_gpus, gpus=gpus
     )
     with demand:
-        said = False
+        announced = False
         while not room.slots:
             demand.tell(1, 0)
             if (error := room.wait(True, demand.hopeless)) is not None:
                 raise error
-            if room.waits and not said:
+            if room.waits and not announced:
                 print(f"raybench: {room.waiting}", file=sys.stderr, flush=True)
-                said = True
+                announced = True
             time.sleep(LOOK_S)
             room.look()
     return room.needs.gpus

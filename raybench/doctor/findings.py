@@ -61,13 +61,13 @@ def findings(nodes: Sequence[Node], ours: Mapping[str, str], data: str) -> list[
     def note(text: str) -> None:
         found.append(Finding(serious=False, text=text))
 
-    told = [(node.name, node.facts) for node in nodes if node.facts is not None]
-    usual_data = Counter(facts.data for _, facts in told if facts.data).most_common(1)
-    systems = sorted({facts.system for _, facts in told})
+    examined = [(node.name, node.facts) for node in nodes if node.facts is not None]
+    usual_data = Counter(facts.data for _, facts in examined if facts.data).most_common(1)
+    systems = sorted({facts.system for _, facts in examined})
     for node in nodes:
         if node.facts is None:
             wrong(f"{node.name} does not answer: {node.error}")
-    for name, facts in told:
+    for name, facts in examined:
         if differs := differences(facts.versions, ours, DECISIVE):
             wrong(f"{name} has {differs}; install the same versions on every node")
         if differs := differences(facts.versions, ours, OTHERS):

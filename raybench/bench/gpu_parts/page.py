@@ -167,8 +167,8 @@ def _references(rows: Rows) -> list[str]:
         for figure, ours in figures.items():
             if ours is not None:
                 theirs = one.figures.get(figure)
-                told = "–" if theirs is None else _told(figure, float(theirs))
-                lines.append((one.subject, one.side, figure, _told(figure, ours), told))
+                reference = "–" if theirs is None else _text(figure, float(theirs))
+                lines.append((one.subject, one.side, figure, _text(figure, ours), reference))
     return _table(("subject", "side", "figure", "ours", "reference"), lines)
 
 
@@ -187,7 +187,7 @@ SHOWN = (
 )
 
 
-def _told(figure: str, value: float) -> str:
+def _text(figure: str, value: float) -> str:
     return f"{100 * value:.2f} %" if figure.endswith("accuracy") else f"{value:,.4g}"
 
 
@@ -206,7 +206,7 @@ def _differences(rows: Rows) -> list[str]:
             spread = float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
             half = float(stdtrit(len(pairs) - 1, 0.975)) * spread
             difference = f"{scale * mean(pairs):+,.4g} ± {scale * half:,.3g}{unit}"
-        of_side = _told(figure, mean(seeds.values()))
+        of_side = _text(figure, mean(seeds.values()))
         lines.append((subject, side, figure, of_side, difference, str(len(seeds))))
     head = ("model", "technique", "figure", "mean", "to plain, 95 %", "n")
     return _table(head, lines)

@@ -18,12 +18,12 @@ def sentence(results: Results) -> str:
     if on_front.empty:
         return f"No trial is complete yet: {counted(counts)}."
     best = on_front.iloc[0]
-    told = f"The best trial, {best['number']}, reaches {_outcome(results, best)}"
+    text = f"The best trial, {best['number']}, reaches {_outcome(results, best)}"
     if len(on_front) > 1:
-        told += f"; the Pareto front has {len(on_front)} trials"
+        text += f"; the Pareto front has {len(on_front)} trials"
         if len(results.objectives) == 2:
-            told += f" and ends at {_outcome(results, on_front.iloc[-1])}"
-    return f"{told}."
+            text += f" and ends at {_outcome(results, on_front.iloc[-1])}"
+    return f"{text}."
 
 
 def of_all(sweeps: Sequence[Results]) -> str:

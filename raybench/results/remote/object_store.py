@@ -45,14 +45,14 @@ class ObjectStore:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        with self._told():
+        with self._explained():
             opened = file_systems.opened(address)
         self._files, self._base, self._whole = opened.files, opened.base, opened.whole
 
     def require_there(self) -> None:
         """Raises StoreError if the bucket does not exist or does not answer."""
         bucket = self._base.partition("/")[0]
-        with self._told():
+        with self._explained():
             if self._whole and self._files.get_file_info(bucket).type == fs.FileType.NotFound:
                 raise missing_bucket(self.address)
 
@@ -74,7 +74,7 @@ class ObjectStore:
 
     def get(self, key: str) -> bytes | None:
         """An object's content; None if there is none. Raises StoreError."""
-        with self._told():
+        with self._explained():
             try:
                 return self._tried(key, lambda: self._read(key))
             except FileNotFoundError:
@@ -85,7 +85,7 @@ class ObjectStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
-            with self._told():
+            with self._explained():
                 try:
                     self._tried(key, lambda: self._copy(key, partial))
                 except FileNotFoundError:
@@ -102,7 +102,7 @@ class ObjectStore:
             StoreError: the bucket does not exist, refuses access, or does not answer.
         """
         root = self._path(below) if below else self._base
-        with self._told():
+        with self._explained():
             selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
             there = self._files.get_file_info(selector)
         return {
@@ -115,7 +115,7 @@ class ObjectStore:
 
     def stored(self, key: str) -> Stored | None:
         """An object's size and time; None if there is none. Raises StoreError."""
-        with self._told():
+        with self._explained():
             info = self._files.get_file_info(self._path(key))
         if info.type != fs.FileType.File:
             return None
@@ -123,7 +123,7 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Deletes an object, if there is one. Raises StoreError."""
-        with self._told(), contextlib.suppress(FileNotFoundError):
+        with self._explained(), contextlib.suppress(FileNotFoundError):
             self._files.delete_file(self._path(key))
 
     def _read(self, key: str) -> bytes:
@@ -160,7 +160,7 @@ class ObjectStore:
     def _put(self, key: str, content: pa.Buffer) -> None:
         target = self._path(key)
         path = target if self._whole else f"{self._base}/{INCOMING}/{uuid.uuid4().hex}"
-        with self._told():
+        with self._explained():
             if not self._whole:
                 for folder in (path, target):
                     self._files.create_dir(folder.rpartition("/")[0], recursive=True)
@@ -181,7 +181,7 @@ class ObjectStore:
         return f"{self._base}/{key}"
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         """Converts pyarrow's errors into one line."""
         try:
             yield
