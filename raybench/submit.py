@@ -147,12 +147,8 @@ def _described(command: str, arguments: list[str]) -> Run:
     from raybench.cluster.jobs.submission import Run
 
     # Another folder is another sweep; of a training every argument counts.
-    identity = arguments if command in ("train", "doctor") else [results]
-    mark = (
-        ""
-        if identity == ["results"]
-        else "-" + hashlib.sha256(repr(identity).encode()).hexdigest()[:6]
-    )
+    args = arguments if command in ("train", "doctor") else [results]
+    mark = "" if args == ["results"] else "-" + hashlib.sha256(repr(args).encode()).hexdigest()[:6]
     return Run(
         command=command,
         arguments=tuple(arguments),
