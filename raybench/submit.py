@@ -242,7 +242,7 @@ def _follow(client: Client, job: str) -> int:
         return follow(client, job, _say)
     except KeyboardInterrupt:
         _say(
-            f"detached; {job} goes on. The same command attaches again; with --stop it stops the "
+            f"detached; {job} continues. The same command attaches again; with --stop it stops the "
             "job, with --fetch DIR it brings the results"
         )
     except HeadLost:

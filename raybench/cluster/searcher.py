@@ -91,7 +91,7 @@ class SweepSearcher(Searcher):
     def lose(self, number: int, what: str, *, counted: bool = True) -> None:
         """Records that a trial's worker or node is lost, or about to be."""
         if self.sweep.lost(number, what, counted=counted):
-            self._say(f"trial {number} goes on from its last checkpoint: {what}")
+            self._say(f"trial {number} resumes from its last checkpoint: {what}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Does nothing: the scheduler records the results, because it also gets the last one."""

@@ -62,4 +62,4 @@ def _digests(text: str) -> np.ndarray:
     try:
         return np.frombuffer(base64.b64decode(text.partition(" ")[0], validate=True), "<u4")
     except (binascii.Error, ValueError) as error:
-        raise UnreadableSketch(f"its training images are not readable: {error}") from error
+        raise UnreadableSketch(f"its training record is not readable: {error}") from error

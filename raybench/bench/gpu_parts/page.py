@@ -29,29 +29,29 @@ ABOUT = """# On a GPU
 Printed by `make gpu` from the Parquet files of `python -m raybench.bench gpu --part K`. Runs are
 shorter than the references'; their learning rate decays to the end of the run.
 
-Every part takes less than nine minutes and goes on where its file ends, so call it again while
+Every part takes less than nine minutes and continues where its file ends, so call it again while
 subjects are missing; remove a file to measure its part again. A subject that fails or takes too
-long is listed below, and the others go on.
+long is listed below; the others still run.
 
 ## To a machine without a network
 
 A part needs neither Ray nor Optuna. It needs torch 2.11 or newer, torchvision, timm, numpy, pandas,
 pyarrow, scipy, scikit-learn, pillow, safetensors, onnx, onnxscript, onnxruntime, filelock and
 threadpoolctl, which a machine for training has, and tyro, constriction and zstandard, which can
-travel:
+be copied:
 
     git archive HEAD | gzip > raybench.tar.gz    # below 1 MB, without history
     pip download --no-deps --only-binary=:all: -d wheels \\
         tyro docstring-parser constriction zstandard
     mkdir images && cp -r "$RAYBENCH_DATA"/cifar10 images/    # 18 MB as JPEG; else digits stand in
 
-and there, with what has travelled (below 30 MB in all; 64 MB is plenty):
+and there, with the copied files (below 30 MB in all; 64 MB is plenty):
 
     pip install --no-index --no-deps --target site wheels/*.whl
     PYTHONPATH=site:. RAYBENCH_DATA=images RAYBENCH_COMMIT=… \\
         python -m raybench.bench gpu --part a --minutes 9
 
-`results/gpu/gpu-a.parquet` is what must come back. This page is printed from all such files:
+`results/gpu/gpu-a.parquet` must be copied back. This page is printed from all such files:
 
     python -m raybench.bench gpu --part page --page docs/gpu.md
 

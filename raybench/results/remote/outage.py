@@ -59,7 +59,7 @@ class Outage:
                 self._over = self.unfinished(error)
         if first:
             self._say(
-                f"{_text(error)}; the sweep goes on in {self._folder}, for "
+                f"{_text(error)}; the sweep continues in {self._folder}, for "
                 f"{self._patience_s / 60:.0f} minutes at most"
             )
         return min(pause, max(0.1, since + self._patience_s - now))
@@ -68,7 +68,7 @@ class Outage:
         """The error of a run that ends before everything is copied."""
         return StoreError(
             f"{_text(error)}; the results are in {self._folder}, and the same command on this "
-            "machine copies the rest and goes on"
+            "machine copies the rest and resumes"
         )
 
 
