@@ -81,7 +81,7 @@ def declarations(one: str, other: str) -> Iterator[Apart]:
 
 
 def elastic_counts(experiment: Experiment, least: int, most: int) -> list[int]:
-    """The numbers of workers in a range that divide the experiment's batch.
+    """The numbers of workers in a range over which the experiment can be divided.
 
     Raises:
         ValueError: there are none.
