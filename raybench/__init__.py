@@ -28,7 +28,7 @@ class Command(ModuleType):
 
 
 def __getattr__(name: str) -> Any:
-    if name == "read":  # pandas takes half a second, which a trial's process need not wait for
+    if name == "read":  # imported late: pandas takes half a second, and trials do not need it
         from raybench.results.read import read
 
         return read

@@ -20,7 +20,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Runs the command that the first argument names; the exit code where there is none."""
+    """Runs the command named by the first argument; returns the exit code if there is none."""
     name, *_ = [*sys.argv[1:2], ""]
     if name in COMMANDS:
         sys.argv = [f"raybench {name}", *sys.argv[2:]]

@@ -30,7 +30,7 @@ from raybench.verdict.ready import Ready, name_of, prepare
 from raybench.verdict.study import SPENT, Clock, Study
 
 PAGE = "verdict.html"
-MANY = 10**6  # trials: the study says when it is over
+MANY = 10**6  # trials: the study itself decides when to end
 
 
 USUAL: Usual = {
@@ -47,7 +47,7 @@ def compare(**options: Any) -> Verdict:
         verdict = compare(model="resnet20", data="digits", budget="10m")
         verdict.sentence, verdict.tables, verdict.folder
 
-    It starts processes, so in a script it stands below `if __name__ == "__main__":`.
+    It starts processes, so in a script call it below `if __name__ == "__main__":`.
 
     Args:
         options: the command's options, with the same defaults.
@@ -66,10 +66,10 @@ def compare(**options: Any) -> Verdict:
             raise ValueError("plan=True runs no study; python -m raybench.compare --plan prints it")
         finished = _studied(ready, asked, clock, place)
     if finished is None:
-        raise KeyboardInterrupt("interrupted; the same call goes on")
-    told = verdict.read(ready.folder)
-    assert told is not None
-    return told
+        raise KeyboardInterrupt("interrupted; the same call resumes")
+    result = verdict.read(ready.folder)
+    assert result is not None
+    return result
 
 
 def run(options: Compare) -> int:
@@ -100,7 +100,7 @@ def _opened(options: Compare) -> AbstractContextManager[Place]:
 
 
 def _studied(ready: Ready, options: Compare, clock: Clock, place: Place) -> Finished | None:
-    """Runs what is left of the study and writes its verdict; None if it was interrupted."""
+    """Runs the rest of the study and writes its verdict; None if it was interrupted."""
     from raybench.cluster.execute import execute
     from raybench.cluster.session import session
 

@@ -42,22 +42,22 @@ class Export:
 
     A packed quantized model is 8 to 40 times smaller than its fp32 file; any other model is packed
     losslessly as floats. The ONNX graph is int8 for ONNX Runtime, with ranges from training images.
-    The accuracies of the decoded file and of the graph are measured on the test split.
+    The accuracies of the packed model and of the graph are measured on the test split.
     """
 
     file: Annotated[str, tyro.conf.Positional]
-    """The trained model, as --store or --keep wrote it, or packed; or its address."""
+    """The trained model, written by --store or --keep, or packed; a file or an address."""
     model: str = ""
-    """The import path of the file's model if it is your own, `package.module:factory`: no file may
-    have code imported by itself."""
+    """The import path of the file's model if it is your own, `package.module:factory`: a file alone
+    must not cause the import of code."""
     out: Path | None = None
-    """The packed file to write. Default: the model's name with .packed, here for an address."""
+    """The packed file to write. Default: the model's name with .packed (in . for an address)."""
     onnx: Path | None = None
     """The int8 ONNX graph to write."""
     data: str = ""
-    """Data set for the graph's ranges and for both accuracies. Default: the Experiment's."""
+    """Data set for the graph's ranges and both accuracies. Default: the Experiment's."""
     images: int = onnx_graph.CALIBRATION_IMAGES
-    """Training images that give the graph's ranges."""
+    """Number of training images for the graph's ranges."""
     json: bool = False
     """Prints a single JSON object on standard output."""
 
@@ -69,9 +69,9 @@ def parse(arguments: list[str]) -> Export:
 
 @torch.inference_mode()
 def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Writes the files; returns the breakdown of the packed one, and figures about both.
+    """Writes the files; returns the breakdown of the packed file, and figures about both.
 
-    Everything is made and checked before the first file is written.
+    Everything is computed and checked before the first file is written.
 
     Raises:
         ValueError: no trained model, no data for the ranges, or a graph that ONNX Runtime refuses.
@@ -103,7 +103,7 @@ def export(options: Export) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def read_back(content: bytes, model: nn.Module, experiment: Experiment, classes: int) -> nn.Module:
-    """The model in the packed content; it equals `model` to the bit."""
+    """The model decoded from the packed content; checks that it equals `model` to the bit."""
     back = artefact.skeleton(experiment, classes).eval()
     weights = back.state_dict()
     for name, tensor in packed.decode(packed.opened(content), weights).items():
@@ -120,9 +120,9 @@ def int8_graph(
     """The graph, with its bytes and both accuracies on the test split.
 
     Args:
-        inputs: the model's inputs from its file; None takes those of the data.
+        inputs: the model's inputs from its file; None for those of the data.
     """
-    # The recipe is not used, but another data set may be too small for its batch.
+    # The recipe is unused, but another data set may be too small for its batch.
     recipe = replace(experiment.recipe, batch=1, crop=0)
     alone = replace(
         experiment, data=options.data or experiment.data, recipe=recipe, parallel=Parallel()
@@ -147,7 +147,7 @@ def int8_graph(
 
 
 def as_text(table: pd.DataFrame, figures: dict[str, Any]) -> str:
-    """The tensors that take bytes, and one line per figure."""
+    """The tensors that are not constant, and one line per figure."""
     shown = table[table["bytes"] > 0].copy()
     shown["sparsity"] = shown["sparsity"].round(3)
     shown["entropy_bytes"] = shown["entropy_bytes"].round().astype(int)

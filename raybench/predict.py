@@ -28,7 +28,7 @@ Classify = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Prints the likeliest classes of images, a line each.
+    """Prints the most likely classes of images, one line per image.
 
     Examples:
 
@@ -36,7 +36,7 @@ class Predict:
       python -m raybench.predict results/resnet20-digits-bytes/recommended.onnx 1.png 2.png --top 3
       python -m raybench.predict net.safetensors photo.jpg --model my_models.nets:small_net --json
 
-    Images are read as in training: upright, RGB, the largest square at the centre, scaled.
+    Images are read as in training: upright, RGB, the largest centred square, scaled.
     """
 
     file: Annotated[str, tyro.conf.Positional]
@@ -44,22 +44,22 @@ class Predict:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Image files."""
     model: str = ""
-    """The file's model once more where it is one of your own, `package.module:factory`."""
+    """The import path of the file's model if it is your own, `package.module:factory`."""
     top: int = 1
-    """Classes to print of each image."""
+    """Number of classes to print per image."""
     json: bool = False
-    """One JSON object an image, with the probability of every class that is printed."""
+    """Prints one JSON object per image, with the probability of every printed class."""
 
 
 def opened(path: Path | str, model: str = "") -> tuple[Inputs, Classify]:
-    """The inputs of a trained model, and a function that classifies such images.
+    """The inputs of a trained model, and a function that classifies images.
 
     Args:
-        model: names the model where it is one by import path.
+        model: the model's import path, if it has one.
 
     Raises:
-        ValueError: no trained model, or one whose file does not tell what it takes.
-        OSError: the store at an address refuses or does not answer.
+        ValueError: no trained model, or its file lacks a description of the inputs.
+        OSError: the store at an address refuses access or does not answer.
     """
     path = fetched.file(path)
     require_file(path)
@@ -67,7 +67,7 @@ def opened(path: Path | str, model: str = "") -> tuple[Inputs, Classify]:
         return _graph(path)
     inputs = artefact.about(path).inputs
     if inputs is None:
-        raise ValueError(f"{path} does not tell what its model takes: train it again")
+        raise ValueError(f"{path} lacks a description of the model's inputs: train it again")
     network = artefact.load(path, model)
     return inputs, lambda pixels: network(inputs.normalized(pixels))
 
@@ -86,7 +86,7 @@ def _graph(path: Path) -> tuple[Inputs, Classify]:
 
 @torch.inference_mode()
 def predict(options: Predict) -> list[dict[str, object]]:
-    """For each image its file and the likeliest classes with their probabilities.
+    """For each image its file and the most likely classes with their probabilities.
 
     Raises:
         ValueError: no trained model, or an image that cannot be read.

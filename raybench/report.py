@@ -43,17 +43,17 @@ class Report:
     folders: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = ()
     """Folders or addresses of sweeps, results/NAME; or results, for a list of its sweeps."""
     threshold: float = 0.75
-    """Accuracy, 0 to 1, for which a table shows the first epoch above it."""
+    """Accuracy, 0 to 1; a table shows the first epoch above it."""
     wide: bool = False
-    """Shows all columns of a table, however wide the terminal is."""
+    """Shows all columns of a table, even if the terminal is too narrow."""
     attribution: bool = False
     """Shows the effect of each ingredient, for a sweep that leaves out one at a time."""
     columns: bool = False
-    """Prints the meaning of every column, as Markdown; needs no folder."""
+    """Prints the meaning of every column as Markdown; needs no folder."""
     rebuild: bool = False
     """First rewrites the Parquet files and Optuna's journal from the sweep's log."""
     html: Path | None = None
-    """One HTML page to write, with interactive plots; it needs nothing from the network."""
+    """HTML page to write, with interactive plots; it works without a network."""
 
 
 def run(options: Report) -> int:
@@ -91,12 +91,12 @@ def _read(folder: str, options: Report) -> Sequence[Chapter]:
     if options.rebuild:
         _rebuild(folder)
     if not is_remote(folder):
-        return _told(Path(folder), options)
+        return _printed(Path(folder), options)
     # Imported here, because folders need no file systems.
     from raybench.results.remote.fetched import tables
 
     with tables(folder) as copy:
-        return _told(copy, options, folder)
+        return _printed(copy, options, folder)
 
 
 def _rebuild(folder: str) -> None:
@@ -114,7 +114,7 @@ def _rebuild(folder: str) -> None:
         print(f"raybench.report: {remark}", file=sys.stderr)
 
 
-def _told(folder: Path, options: Report, shown: str = "") -> Sequence[Chapter]:
+def _printed(folder: Path, options: Report, shown: str = "") -> Sequence[Chapter]:
     """Prints the tables of the folder; `shown` is its address."""
     within = sorted(path.parents[1] for path in folder.glob("*/trials/trials.parquet"))
     if within and not is_sweep(folder):

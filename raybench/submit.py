@@ -1,4 +1,4 @@
-"""python -m raybench.submit: a sweep, a study or a training as a job on a Ray cluster."""
+"""python -m raybench.submit: a sweep, a study or a training run as a job on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ class Submit:
       python -m raybench.submit --space search_spaces/pruning.py --fetch results
       python -m raybench.submit --space search_spaces/pruning.py --stop
 
-    What is no option below goes to the command, `tune` if none is named. Ctrl-C detaches; the job
-    goes on. The same command attaches again, and after the job's end it resumes the run. Results
-    are below ~/raybench on the head, unless --results names an absolute path or an address.
+    Other options are passed to the command, by default `tune`. Ctrl-C detaches; the job continues.
+    The same command attaches again, and after the job's end it resumes the run. Results are below
+    ~/raybench on the head, unless --results is an absolute path or an address.
     """
 
     address: str | None = None
-    """The cluster's job server. Default: that of RAY_ADDRESS, else of this machine."""
+    """The cluster's job server. Default: that of RAY_ADDRESS, else this machine's."""
     detach: bool = False
-    """Starts the job and ends."""
+    """Starts the job without following it."""
     attach: bool = False
-    """Follows the running job; starts none."""
+    """Follows the running job without starting one."""
     fetch: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Brings the results so far into DIR; starts nothing."""
+    """Downloads the results so far into DIR without starting a job."""
     stop: bool = False
     """Stops the running job. The same command without --stop resumes."""
     exclude: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A path or pattern to leave out of the upload; may be given again. Left out anyway: what git
+    """A path or pattern to leave out of the upload; repeatable. Always left out: files that git
     ignores, environments, caches, results."""
     upload_limit: Annotated[float, tyro.conf.arg(metavar="MB")] = 100.0
     """Largest working directory to upload, in MB."""
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The options of submit, and those of the command; after `--` all are the command's."""
+    """The options of submit, and those of the command, which include all after `--`."""
     own: list[str] = []
     others: list[str] = []
     switches = {f"--{f.name.replace('_', '-')}": f.type == "bool" for f in fields(Submit)}
@@ -105,7 +105,7 @@ def parse(arguments: list[str]) -> tuple[Submit, str, list[str]]:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code: that of the command; 2 usage, 130 detached or the head is lost."""
+    """The exit code: that of the command, 2 wrong usage, 130 detached or the head was lost."""
     try:
         options, command, others = parse(arguments)
         asked = [options.detach, options.attach, options.fetch is not None, options.stop]
@@ -124,7 +124,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _described(command: str, arguments: list[str]) -> Run:
-    """The run that a command line asks for; mistakes in it are refused here, before any upload."""
+    """The run of a command line, whose errors are reported here, before any upload."""
     typed = importlib.import_module(COMMANDS[command]).parse(arguments)
     results = str(typed.results)
     if command == "tune":
@@ -146,9 +146,9 @@ def _described(command: str, arguments: list[str]) -> Run:
     use_token()  # before Ray is imported, which reads it once
     from raybench.cluster.jobs.submission import Run
 
-    # Another folder is another sweep; of a training every argument counts.
-    told = arguments if command in ("train", "doctor") else [results]
-    mark = "" if told == ["results"] else "-" + hashlib.sha256(repr(told).encode()).hexdigest()[:6]
+    # A sweep is identified by its folder, a training run by all of its arguments.
+    args = arguments if command in ("train", "doctor") else [results]
+    mark = "" if args == ["results"] else "-" + hashlib.sha256(repr(args).encode()).hexdigest()[:6]
     return Run(
         command=command,
         arguments=tuple(arguments),
@@ -158,7 +158,7 @@ def _described(command: str, arguments: list[str]) -> Run:
 
 
 def _below(results: str, name: str) -> str:
-    """The folder of a run; an address keeps its query, such as ?region=eu-west-1, at the end."""
+    """The folder of a run; an address keeps its query, such as ?region=eu-west-1."""
     base, mark, query = results.partition("?") if "://" in results else (results, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 
@@ -176,7 +176,7 @@ def _run(options: Submit, described: Run) -> int:
         if running is None or running.submission_id is None:
             raise ValueError(f"no job of {described.name} is running there")
         if not submission.stop(client, running.submission_id):
-            raise OSError(f"{running.submission_id} has not ended yet; look again in a minute")
+            raise OSError(f"{running.submission_id} has not ended yet; try again in a minute")
         _say(f"{running.submission_id} is stopped; the same command without --stop resumes")
         return 0
     if running is not None and running.submission_id is not None:
@@ -184,12 +184,12 @@ def _run(options: Submit, described: Run) -> int:
         if tuple(typed) != described.arguments:
             raise ValueError(
                 f"{running.submission_id} is running with other arguments ({' '.join(typed)}): "
-                "attach with those, or end it with --stop first"
+                "attach with these, or stop it first with --stop"
             )
         job = running.submission_id
         _say(f"attached to {job}, which is running")
     elif options.attach:
-        raise ValueError(f"no job of {described.name} is running there; without --attach it starts")
+        raise ValueError(f"no job of {described.name} is running there; omit --attach to start it")
     else:
         job = _start(client, options, described, again=bool(jobs))
     if options.detach:
@@ -204,8 +204,8 @@ def _start(client: Client, options: Submit, described: Run, *, again: bool) -> s
     here = Path.cwd()
     if client.open_to_all():
         _say(
-            "WARNING: this cluster takes jobs without a token, so anyone who reaches it can run "
-            "code on it; docs/cluster.md tells how to start it with one"
+            "WARNING: this cluster accepts jobs without a token, so anyone who reaches it can run "
+            "code on it; docs/cluster.md shows how to start it with a token"
         )
     environment = submission.handed_on(package.commit_of(here))
     with tempfile.TemporaryDirectory() as scratch:
@@ -226,7 +226,7 @@ def _start(client: Client, options: Submit, described: Run, *, again: bool) -> s
 
 
 def _require_packed(described: Run, names: frozenset[str]) -> None:
-    """Raises ValueError: the space does not travel with the working directory."""
+    """Raises ValueError if the space is not uploaded with the working directory."""
     space = str(importlib.import_module("raybench.tune").parse(list(described.arguments)).space)
     if str(PurePosixPath(os.path.normpath(space))) not in names:
         raise ValueError(
@@ -242,7 +242,7 @@ def _follow(client: Client, job: str) -> int:
         return follow(client, job, _say)
     except KeyboardInterrupt:
         _say(
-            f"detached; {job} goes on. The same command attaches again; with --stop it stops the "
+            f"detached; {job} continues. The same command attaches again; with --stop it stops the "
             "job, with --fetch DIR it brings the results"
         )
     except HeadLost:
@@ -257,8 +257,8 @@ def _fetch(client: Client, described: Run, into: Path) -> int:
     there = [path for path in described.paths if "://" in path]
     if there or not described.paths:
         raise ValueError(
-            f"the results are at {there[0]}, which needs no --fetch: python -m raybench.report "
-            f"{there[0]} reads them"
+            f"the results are at {there[0]} and need no --fetch: read them with python -m "
+            f"raybench.report {there[0]}"
             if there
             else f"{described.command} leaves no results to fetch"
         )

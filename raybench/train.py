@@ -61,16 +61,16 @@ class Train:
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     recipe_file: str | None = None
-    """A file with an experiment, as `raybench.compare` writes it; other flags change it."""
+    """A file with an experiment, written by `raybench.compare`; other flags change it."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N|MIN:MAX")] = None
     """Data-parallel workers. MIN:MAX is elastic: as many as the cluster has, resuming from the last
-    checkpoint when one dies or joins; batch and learning rate stay."""
+    checkpoint when one dies or joins, with the same batch and learning rate."""
     strategy: str | None = None
-    """How a step is spread, same as --parallel.strategy: ddp, zero1, zero2, zero3, …"""
+    """How a step is distributed, same as --parallel.strategy: ddp, zero1, zero2, zero3, …"""
     checkpoint: Path | None = None
-    """State of the run, written every epoch. If the file exists, the run resumes from it."""
+    """File for the run's state, written every epoch. If it exists, the run resumes from it."""
     gpus: float | None = None
-    """GPUs of each worker; 0 hides them all. Default: 1 if there are any."""
+    """GPUs per worker; 0 hides all GPUs. Default: 1 if there are any."""
     results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
     """Folder of all results, or an address such as s3://bucket/runs."""
     store: Path | None = None
@@ -86,10 +86,10 @@ ABOUT = "Techniques: " + ", ".join(f"--{n.replace('_', '-')}.…" for n in techn
 
 
 def parse(arguments: list[str]) -> Train:
-    """The command line, on top of the family's base experiment.
+    """The command line, applied to the family's base experiment.
 
     Raises:
-        ValueError: there is no such family, or a field does not allow its value.
+        ValueError: there is no such family, or a field has an invalid value.
     """
     name = arguments[0] if arguments and not arguments[0].startswith("-") else "pruning"
     recipe = recipe_file.named_in(arguments)
@@ -141,7 +141,7 @@ def _range(workers: str) -> tuple[int, int]:
 
 
 def _fits_here(options: Train) -> None:
-    """Refuses at once what this machine could never hold; starting Ray would take seconds.
+    """Refuses experiments that cannot fit on this machine; starting Ray would take seconds.
 
     Raises:
         ValueError: there are more workers or stages than processors, and RAY_ADDRESS is not set.
@@ -153,7 +153,7 @@ def _fits_here(options: Train) -> None:
         if count > cpus and not os.environ.get("RAY_ADDRESS"):
             raise ValueError(
                 f"{count} {name} do not fit: this machine has {cpus} CPUs, and each takes one; "
-                f"take fewer {flag}, or set RAY_ADDRESS to a larger cluster"
+                f"use fewer {flag}, or set RAY_ADDRESS to a larger cluster"
             )
 
 
@@ -200,7 +200,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _trained(options: Train) -> Results:
-    """Runs the experiment, prints a line an epoch and appends its row. Raises as `train`."""
+    """Runs the experiment, prints a line per epoch and appends its row. Raises as for `train`."""
     experiment = options.experiment
     require_resources(options.gpus)
     require(options.results)
@@ -259,7 +259,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
 
     with session("raybench.train"), tempfile.TemporaryDirectory() as scratch:
         gpus = wait_for_room(least, stages, experiment.pipeline.transport, options.gpus)
-        if stages > 1:  # the trainer in this process drives actors
+        if stages > 1:  # the trainer in this process calls the stages' actors
             process.prepare(threads=1)
             yield from _epochs(options, partial(Staged, gpus=gpus))
             return
@@ -272,7 +272,7 @@ def _reports(options: Train) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _epochs(options: Train, *stages: MakeStages) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A run driven from this process; it saves every epoch if a checkpoint is given."""
+    """A run in this process; it saves every epoch if a checkpoint is given."""
     checkpoint = options.checkpoint
     train = trainer(options.experiment, *stages)
     resume = usable(checkpoint) if checkpoint else None

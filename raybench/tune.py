@@ -30,7 +30,7 @@ from raybench.search.rungs import Rungs
 from raybench.search.space import Space, load, of_function
 from raybench.search.sweep import Sweep
 
-TRIALS = 20  # where neither --trials nor --budget says how many
+TRIALS = 20  # default if neither --trials nor --budget is given
 MANY = 1_000_000
 
 
@@ -51,39 +51,39 @@ class Tune:
     """
 
     space: Path
-    """File with space(trial) and objectives. Those of raybench are found from any folder."""
+    """File with space(trial) and objectives. raybench's own are found from any folder."""
     name: str | None = None
     """Name of the sweep and of its folder. Default: the space file's stem."""
     trials: int | None = None
     """Total number of trials, including those of earlier runs of this sweep. Default: 20, or as
-    many as --budget holds."""
+    many as --budget allows."""
     budget: str = ""
-    """Training time of all trials together, such as 45m or 2h. Then the gain per second counts, so
-    cheap trials come first."""
+    """Total training time of all trials, such as 45m or 2h. The search then maximizes the gain per
+    second, so that cheap trials come first."""
     epochs: int | None = None
     """Epochs of each trial; overrides the space."""
     data: str | None = None
     """digits, cifar10, cifar100, beans, or a folder of images; overrides the space."""
     model: str | None = None
-    """Model of every trial, a name or your own `package.module:factory`; overrides the space."""
+    """Model of all trials, a name or your own `package.module:factory`; overrides the space."""
     subset: float | None = None
     """Share of the training images to use, for example on a slow machine."""
     workers: int | None = None
     """Data-parallel workers of each trial."""
     gpus: float | None = None
-    """GPUs of each worker, fractions allowed; 0 hides them. Default: 1 if the cluster has GPUs, and
-    then nodes without one run no trial."""
+    """GPUs per worker, may be a fraction; 0 hides all GPUs. Default: 1 if the cluster has GPUs, and
+    then nodes without a GPU run no trial."""
     results: Annotated[str, tyro.conf.arg(metavar="DIR|ADDRESS")] = "results"
     """Folder of all sweeps, or an address such as s3://bucket/runs."""
     seed: int = 0
     """Seed of the search; also added to the seed of every experiment."""
     max_concurrent: int | None = None
-    """Trials at once at most. Default: as many as the cluster holds at the time."""
+    """Most concurrent trials. Default: as many as fit into the cluster."""
     wait: float | None = None
-    """How long in seconds to wait while no trial has room, for nodes that are to come. Default: 600
-    with an autoscaler, 60 in another cluster."""
+    """Seconds to wait for new nodes while no trial has room. Default: 600 with an autoscaler, 60 in
+    other clusters."""
     keep: Literal["best", "all", "none"] = "best"
-    """Which trained models are kept; best is the Pareto front."""
+    """Which trained models to keep; best is the Pareto front."""
     stopping: Literal["rungs", "none"] = "rungs"
     """rungs stops trials that fall behind (asynchronous successive halving) or break a constraint;
     none runs every trial to its end."""
@@ -91,15 +91,15 @@ class Tune:
     """Early stopping starts at a rung after this many trials, if their ranking there matched their
     final one, or the one before the rung. 0 stops from the first trial on."""
     silent: float | None = None
-    """Longest time in seconds without a report of any trial. After that Ray counts as gone, and the
+    """Longest time in seconds without a report of any trial. After that Ray counts as dead, and the
     sweep ends as after Ctrl-C. Default: no limit."""
     sampler: Literal["model", "tpe", "random"] = "model"
     """How trials are suggested: by a model that also learns from stopped trials, by Optuna's TPE,
     or at random. Use `random` as the baseline."""
     warm_start: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR")] = ()
-    """Older sweeps to begin with (folders or addresses), of this space or one that shares
-    parameters and objectives; other data or another model are allowed. What they say counts as far
-    as the new trials agree."""
+    """Earlier sweeps to start from (folders or addresses), of this space or one that shares
+    parameters and objectives; data and model may differ. Their results are weighted by how well the
+    new trials agree."""
 
 
 USUAL: Usual = {
@@ -125,9 +125,9 @@ def tune(
 
     Args:
         space: a file, or a function of an Optuna trial that returns an Experiment.
-        objectives: of a function: column -> "max" or "min".
-        enqueue: of a function: parameters to try first.
-        constraints: of a function: column -> "<= NUMBER" or ">= NUMBER".
+        objectives: for a function: column -> "max" or "min".
+        enqueue: for a function: parameters to try first.
+        constraints: for a function: column -> "<= NUMBER" or ">= NUMBER".
         options: the command's options, such as trials, epochs, data, model, results.
 
     Raises:
@@ -173,7 +173,7 @@ def run(options: Tune) -> int:
 
 
 def _require(options: Tune) -> None:
-    """Raises ValueError: a value makes no sense, whatever the space."""
+    """Raises ValueError if an option is invalid, whatever the space."""
     require_resources(options.gpus, options.max_concurrent, options.wait)
     require_name("--name", options.name)
     require(options.results)
@@ -207,7 +207,7 @@ def _overrides(options: Tune) -> Overrides:
 
 
 def _swept(space: Space, options: Tune, place: Place) -> Sweep:
-    """The sweep after its trials, closed; some are left where it was interrupted."""
+    """The closed sweep after its trials; after an interrupt some trials are left."""
     sweep = Sweep(
         place.folder,
         space,
@@ -229,10 +229,10 @@ def _swept(space: Space, options: Tune, place: Place) -> Sweep:
             _execute(sweep, options)
     except (ValueError, OSError) as error:
         refused = error
-    except RuntimeError as error:  # from Ray; the results so far are on the disk
+    except RuntimeError as error:  # from Ray; the results so far are on disk
         print(f"raybench.tune: {' '.join(str(error).split())}", file=sys.stderr)
     except KeyboardInterrupt:
-        pass  # before Tune handles the signal, or a second one; the outcome tells what is left
+        pass  # before Tune handles the signal, or a second signal; the outcome reports the rest
     try:
         sweep.close()
     except OSError as error:  # a full disk has been reported already

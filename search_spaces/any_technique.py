@@ -3,11 +3,10 @@
     python -m raybench.tune --space search_spaces/any_technique.py                   # digits
     python -m raybench.tune --space search_spaces/any_technique.py --data cifar10 --epochs 30
 
-One small ViT, and each technique on or off: the search may combine all of them. The plain ViT is
-the first trial, and the others are compared with it.
-Cost: a core trains about 150 images a second with dense layers; experts and rounded weights take
-longer.
-Expected: few bits and zeros save bytes; Monarch saves bytes and seconds, and costs accuracy.
+One small ViT, with each technique on or off: the search may combine them all. The first trial is
+the plain ViT, as the baseline.
+Cost: a core trains about 150 images/s with dense layers; experts and quantization take longer.
+Expected: quantization and pruning save bytes; Monarch saves bytes and seconds, and costs accuracy.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What do chunks gain in a pipeline of two stages, and what does it cost to send fewer bits?
+"""How much faster is a pipeline of two stages with chunks, and what do fewer bits per value cost?
 
     python -m raybench.tune --space search_spaces/chunks.py                    # digits
     python -m raybench.tune --space search_spaces/chunks.py --data cifar10 --epochs 30
@@ -9,8 +9,8 @@ the same number of cores. These commands add their rows:
     python -m raybench.train pipeline --pipeline.stages 1 --pipeline.chunks 1    # threads
     python -m raybench.train pipeline --pipeline.stages 1 --pipeline.chunks 1 --workers 2
 
-Cost: every trial holds two cores. One core trains 60 images a second of ResNet-18 and MobileNetV2
-and 217 of VGG-11 (`python -m raybench.bench step`); an epoch of digits has 1,280.
+Cost: every trial takes two cores. One core trains ResNet-18 and MobileNetV2 at 60 images/s, and
+VGG-11 at 217 (`python -m raybench.bench step`); an epoch of digits has 1,280 images.
 Expected: at best 1.33, 1.60 and 1.78 times the speed of 1 chunk with 2, 4 and 8 chunks; with 8,
 convolutions on few images lose a part of the gain.
 """
@@ -20,7 +20,7 @@ from dataclasses import replace
 from raybench.experiment import Pipeline
 from trainers.pipeline import base
 
-BATCH = 128  # the reference's 512 leaves two steps of an epoch of digits
+BATCH = 128  # with the reference's 512, an epoch of digits has only two steps
 MODELS = ["mobilenet_v2", "resnet18", "vgg11"]
 
 objectives = {"accuracy": "max", "s_per_batch": "min"}

@@ -1,4 +1,4 @@
-"""What do zeros and few bits cost a trained ResNet-20, over three seeds?
+"""How much accuracy do pruning and few bits cost a trained ResNet-20, over three seeds?
 
     for seed in 0 1 2; do
         python -m raybench.train pruning --data cifar10 --recipe.epochs 6 --seed $seed \\

@@ -1,4 +1,4 @@
-"""How many experts, in which blocks, and what keeps them busy?
+"""How many experts, in which blocks, and with which balancing?
 
     python -m raybench.tune --space search_spaces/experts.py                   # digits
     python -m raybench.tune --space search_spaces/experts.py --data cifar10 --epochs 30
@@ -6,8 +6,8 @@
 Cost: a core trains about 80 images a second, so a trial of 8 epochs on the embedded digits takes
 about two minutes, and an epoch of CIFAR-10 nine. The ViT has the width of the preset's base, but 4
 blocks instead of 12; on a GPU remove the model from `replace(base, ...)` below.
-Expected: a mixture costs up to a quarter more time than the plain ViT. On few images a few
-experts are as accurate as many; the reference project lost two points with 32 and 64.
+Expected: a mixture takes up to a quarter more time than the plain ViT. On few images a few experts
+are as accurate as many; the reference project lost two points with 32 and 64.
 """
 
 import math

@@ -5,10 +5,10 @@
 
 A fixed design instead of a search: `enqueue` lists the experiments. The first six are the plain ViT
 and 8 experts; `--trials 12` adds 32 and 64.
-Cost: on two cores, with 4 blocks of width 192, 18,000 images and 5 epochs, 10 to 17 minutes a
-trial.
-Expected: 8 experts are as accurate as the plain ViT or better; 64 are worse, because each sees a
-64th of few images.
+Cost: 10 to 17 minutes per trial, on two cores with 4 blocks of width 192, 18,000 images and 5
+epochs.
+Expected: 8 experts are as accurate as the plain ViT or better; 64 are worse, because each one sees
+a 64th of the few images.
 """
 
 from dataclasses import replace

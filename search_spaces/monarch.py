@@ -3,8 +3,8 @@
     python -m raybench.tune --space search_spaces/monarch.py                   # digits
     python -m raybench.tune --space search_spaces/monarch.py --data cifar10 --epochs 30
 
-Cost: not timed as a whole; a core trains about 150 images a second with dense layers. The ViT is
-small, with 4 blocks of width 192; on a GPU take `vit_small_patch16_224` and `image_size=224`.
+Cost: not timed as a whole; a core trains about 150 images/s with dense layers. The ViT is small,
+with 4 blocks of width 192; on a GPU use `vit_small_patch16_224` and `image_size=224`.
 Expected: 4 blocks lose little accuracy; sparse-to-dense reaches the accuracy of dense training in
 less time; low-rank layers with as many parameters are faster than Monarch and less accurate.
 """

@@ -5,7 +5,7 @@
 
 A fixed design instead of a search: `enqueue` lists dense, Monarch, low-rank and sparse-to-dense by
 three seeds.
-Cost: a dense trial of 9,000 images and 6 epochs takes a core 6 minutes, the low-rank one 4.
+Cost: a dense trial of 9,000 images and 6 epochs takes 6 minutes on a core, a low-rank one 4.
 Expected: Monarch is within 0.3 points of dense and above low-rank; sparse-to-dense equals dense.
 """
 

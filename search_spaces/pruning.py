@@ -4,9 +4,9 @@
     python -m raybench.tune --space search_spaces/pruning.py --data cifar10 --epochs 30
 
 Cost: 20 trials on the embedded digits take about three minutes on two cores; an epoch of CIFAR-10
-takes a core about 80 s for ResNet-20 and 170 s for ResNet-44.
-Expected: up to 60 % sparsity costs nothing; accuracy falls from 80 % on, with ResNet-44 later.
-8 bits cost nothing at any sparsity.
+takes about 80 s on a core for ResNet-20 and 170 s for ResNet-44.
+Expected: no loss of accuracy up to 60 % sparsity; it falls from 80 % on, later for ResNet-44.
+8 bits cost no accuracy at any sparsity.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from trainers.pruning import base
 MODELS = ["resnet20", "resnet44"]
 
 objectives = {"accuracy": "max", "model_bytes": "min"}
-# The dense networks, with which the others are compared.
+# The dense networks, as baselines.
 enqueue = [{"schedule": "none", "bits": 32, "model": model, "lr": 0.1} for model in MODELS]
 
 

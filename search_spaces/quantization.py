@@ -4,10 +4,11 @@
     python -m raybench.tune --space search_spaces/quantization.py --data cifar10 --epochs 30
 
 `begin=1` rounds after training; with a smaller value, training continues with rounded weights from
-there on. Batch-norm statistics are recomputed. A budget of bytes is divided by the sensitivity of
-the layers.
+there on. Batch-norm statistics are recomputed. A budget of bytes is distributed by the layers'
+sensitivity.
 Cost: an epoch with rounded weights takes about one and a half times as long as one without.
-Expected: 8 bits cost nothing either way; with 4 bits and fewer, training with rounded weights pays.
+Expected: 8 bits cost no accuracy either way; with 4 bits or fewer, training with rounded weights
+pays.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What does each step of sparsity cost ResNet-20, over three seeds?
+"""How much accuracy does each level of sparsity cost ResNet-20, over three seeds?
 
     python -m raybench.tune --space search_spaces/sparsity_ladder.py --trials 12 \\
         --data cifar10 --epochs 6 --stopping none

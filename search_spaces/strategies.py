@@ -1,4 +1,4 @@
-"""Which parallel strategy gives the most samples a second, and which fits into the least memory?
+"""Which parallel strategy gives the most samples per second, and which needs the least memory?
 
     python -m raybench.tune --space search_spaces/strategies.py --stopping none
     python -m raybench.tune --space search_spaces/strategies.py --data beans --workers 2
@@ -7,8 +7,8 @@ Cost: on the embedded digits, at 32 pixels and with a ViT of 4 blocks, a trial o
 seconds on two cores, and 13 to 25 s more if its number of workers differs from the previous
 trial's. On GPUs remove model, data and image_size from `replace(base, ...)` below for the base,
 ViT-B/16 on Beans.
-Expected: zero1 is as fast as ddp and holds half of the optimizer's state with two workers; zero3
-is a sixth slower and holds half of everything. With one worker there is nothing to share.
+Expected: with two workers zero1 is as fast as ddp with half of the optimizer's state per worker;
+zero3 is a sixth slower with half of all states. With one worker all strategies are the same.
 """
 
 from dataclasses import replace

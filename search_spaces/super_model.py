@@ -1,4 +1,4 @@
-"""Which combination is small, fast and accurate at once?
+"""Which combination is small, fast and accurate?
 
     python -m raybench.tune --space search_spaces/super_model.py --trials 29        # digits
     python -m raybench.tune --space search_spaces/super_model.py --data cifar10 --epochs 30
@@ -11,9 +11,9 @@ search starts with the dense network and three good points: 60 % and 8 bits, 80 
 With RAYBENCH_START, a trained model of the same data, every trial starts from that model and keeps
 its width; few epochs are then enough. RAYBENCH_TEACHER is a trained model too; without it there is
 no distillation. Latency is measured at the end of a trial; early stopping uses the two objectives
-that every epoch has.
-Cost: an epoch takes as long as in search_spaces/pruning.py, three to four times that for the wider
-network. The graph and its latency take about ten seconds per trial.
+that every epoch reports.
+Cost: an epoch takes as long as in search_spaces/pruning.py, and three to four times that for the
+wider network. The graph and its latency take about ten seconds per trial.
 Expected: few bits and high sparsity beat the dense network in bytes and milliseconds at the same
 accuracy. The wide one takes a quarter more time in int8 than the narrow one in fp32.
 """

@@ -4,9 +4,9 @@
     python -m raybench.tune --space search_spaces/which_pays.py --data cifar10 --subset 0.2
 
 `raybench.compare` runs a baseline, equal tuning and paired seeds, and ends with a verdict. This
-space has the same settings and lets a search combine them: it finds a front, without a verdict.
-Cost: a trial of ResNet-20 on digits takes a core 10 s.
-Expected: zeros and few bits save bytes, fewer channels save seconds, averaged weights gain
+space has the same settings and lets a search combine them: it gives a front, but no verdict.
+Cost: a trial of ResNet-20 on digits takes 10 s on a core.
+Expected: pruning and quantization save bytes, fewer channels save seconds, averaged weights gain
 accuracy.
 """
 
@@ -18,7 +18,7 @@ from raybench.experiment import conflicts
 from raybench.verdict.arms import settings_of
 from trainers.which_pays import base
 
-MODEL = "resnet20_b"  # whose channels can be cut
+MODEL = "resnet20_b"  # its channels can be cut
 TECHNIQUES = ["prune_channels", "prune", "quantize", "ema"]
 
 objectives = {"accuracy": "max", "model_bytes": "min"}

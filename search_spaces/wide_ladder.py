@@ -1,4 +1,4 @@
-"""Is a network twice as wide, sparse and of few bits, more accurate, as fast and smaller?
+"""Is a network of twice the width, sparse and with few bits, more accurate, as fast and smaller?
 
     for seed in 0 1 2; do for model in resnet20 resnet20x2_b; do
         python -m raybench.train super_model --model $model --data cifar10 --seed $seed \\
@@ -8,7 +8,7 @@
         --data cifar10 --subset 0.3 --epochs 3 --stopping none
 
 A fixed design instead of a search: ResNet-20 in fp32, and a network twice as wide with 60 % zeros
-and 4 bits, once whole and once with a quarter of its channels cut, by three seeds. Each arm starts
+and 4 bits, with all or three quarters of its channels, by three seeds. Each arm starts
 from the dense network of its width and seed and trains for the same number of epochs; the dense
 wide network is also the teacher of the compressed ones. Latency is that of the shipped graph.
 Cost: on CIFAR-10 about 10 s on one core per epoch of 5,000 images for the narrow network, 35 for

@@ -159,7 +159,7 @@ OTHERS = [
     ("bench setp", "no bench 'setp'; did you mean 'step'?"),
     ("bench", "NAME is missing: input, step"),
     ("bench input --page nowhere.md", "there is no file nowhere.md"),
-    ("techniques --pair prune prune", "--pair is prune twice"),
+    ("techniques --pair prune prune", "--pair has prune twice"),
     ("bench step --jsn", "did you mean '--json'?"),
     ("techniques --pair prune", "--pair takes two names"),
     ("techniques --pair prune monarc", "did you mean 'monarch'?"),

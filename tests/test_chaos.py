@@ -28,7 +28,7 @@ def test_a_trials_actor_dies(tmp_path: Path) -> None:
     assert_nothing_was_lost(chaos)
     assert len(chaos.recovered["trial"]) == 2
     output = (tmp_path / "driver.log").read_text()
-    assert "goes on from its last checkpoint: its worker process died" in output
+    assert "resumes from its last checkpoint: its worker process died" in output
     assert "Traceback" not in output
 
 

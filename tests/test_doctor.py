@@ -65,7 +65,7 @@ def test_a_cluster_that_is_well_has_no_findings():
         ({"data": "2 files, 99 bytes"}, "other files of cifar10 than the other nodes"),
         ({"memory_free": int(1e9)}, "1.0 GB of memory left"),
         ({"disk_free": int(2e9)}, "2.0 GB of disk left"),
-        ({"gpus": ("H100",), "driver": "470.1", "gpus_seen": 0}, "a GPU which torch does not see"),
+        ({"gpus": ("H100",), "driver": "470.1", "gpus_seen": 0}, "a GPU that torch does not see"),
         ({"gloo_interface": "ib0"}, "no interface GLOO_SOCKET_IFNAME=ib0, but lo, eth0"),
     ],
 )
@@ -87,7 +87,7 @@ def test_what_is_wrong_with_one_node_is_told_once(change, words):
         (Node(name="a", facts=WELL, link_error="timed out"), "open all TCP ports"),
         (
             Node(name="a", facts=WELL, link=Link(latency_s=0.05, bytes_per_s=1e7)),
-            "note: a reaches the next node slowly (10 MB/s, 50.0 ms)",
+            "note: a has a slow connection to the next node (10 MB/s, 50.0 ms)",
         ),
     ],
 )

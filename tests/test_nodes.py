@@ -92,7 +92,7 @@ def test_a_group_without_room_waits_briefly_and_goes_on_with_the_next_node() -> 
         driven = Driven(cluster, space, 1, "--epochs", "60", *more)
         assert until(lambda: driven.epochs() > 2, MOVES_S, driven)
         cluster.nodes[0].kill()
-        assert until(lambda: "goes on" in driven.log, MOVES_S, driven)
+        assert until(lambda: "resumes from its last" in driven.log, MOVES_S, driven)
         time.sleep(20.0)  # that there is no room for so long is what is tested
         cluster.node(cpus=1)
         assert driven.wait(MOVES_S) == 0, driven.log

@@ -145,7 +145,7 @@ def test_a_job_is_left_met_again_stopped_and_resumed(node: Head, tmp_path: Path)
     first = Attached(node, *sweep)
     first.wait_for(" running, ")  # a line of the progress
     assert first.end(by=signal.SIGINT) == 130
-    assert "detached; raybench-tune-long-1 goes on" in first.lines[-1]
+    assert "detached; raybench-tune-long-1 continues" in first.lines[-1]
     other = submit(node, *sweep, "--seed", "3")
     assert (other.returncode, "is running with other arguments" in other.stderr) == (2, True)
     running = submit(node, *sweep, "--fetch", str(tmp_path))

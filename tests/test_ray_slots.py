@@ -170,7 +170,7 @@ def test_a_node_joins_and_is_taken_away(tmp_path: Path) -> None:
             cluster.node_id(second),
         ]
         cluster.drain(first, deadline_s=100)
-        sweep.until(lambda: "goes on from its last checkpoint: its node is about to" in sweep.log)
+        sweep.until(lambda: "resumes from its last checkpoint: its node is about to" in sweep.log)
         third = cluster.add(cpus=1)
         sweep.until(lambda: len(sweep.told()) == 3)
         sweep.hurry()

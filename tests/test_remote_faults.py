@@ -60,7 +60,7 @@ def test_a_store_that_is_down_for_a_while(space, capsys):
     with sweep_at(space) as sweep:
         Broken.fails = staticmethod(lambda key: True)
         drive(sweep, reports=6)
-        until(lambda: "the sweep goes on in" in capsys.readouterr()[1])
+        until(lambda: "the sweep continues in" in capsys.readouterr()[1])
         drive(sweep, reports=6)
         Broken.fails = staticmethod(lambda key: False)
         until(lambda: "answers again" in capsys.readouterr()[1])
@@ -81,7 +81,7 @@ def test_a_store_that_stays_down_ends_the_sweep_like_a_full_disk(space, monkeypa
             drive(sweep, reports=3)
             ticks(sweep)
 
-    with pytest.raises(OSError, match=r"no answer.*the results are in .*same command.*goes on"):
+    with pytest.raises(OSError, match=r"no answer.*the results are in .*same command.*resumes"):
         run()
     Broken.fails = staticmethod(lambda key: False)
     with sweep_at(space) as sweep:

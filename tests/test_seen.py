@@ -48,7 +48,7 @@ class TestSketch:
 
     @pytest.mark.parametrize("text", ["?", "AAA a", "AAAA a", "\u00e4 a"])
     def test_another_text_is_refused(self, text):
-        with pytest.raises(seen.UnreadableSketch, match="does not tell"):
+        with pytest.raises(seen.UnreadableSketch, match="is not readable"):
             seen.meets(text, digests(3))
 
 
@@ -137,5 +137,5 @@ class TestLeak:
     def test_an_unreadable_sketch_is_refused(self, experiment, load, one, tmp_path, how):
         model = artefact.skeleton(experiment, 2)
         artefact.save(model, experiment, 2, tmp_path / "m", seen="? digits")
-        with pytest.raises(ValueError, match="holds no trained model: it does not tell"):
+        with pytest.raises(ValueError, match="holds no trained model: its training record"):
             run(goes_on(experiment, how, str(tmp_path / "m")), load(one), tmp_path / "n")

@@ -209,7 +209,7 @@ class TestRefusals:
             ({"link_mb_s": math.nan}, "link_mb_s is nan"),
             ({"stages": 2, "cuts": "three"}, "numbers of blocks"),
             ({"stages": 3, "cuts": "4"}, "make 2 stages, but stages is 3"),
-            ({"stages": 3, "cuts": "4,4"}, "each above the last"),
+            ({"stages": 3, "cuts": "4,4"}, "in ascending order"),
             ({"stages": 2, "cuts": "0"}, "positions from 1 on"),
         ],
     )

@@ -1,1 +1,1 @@
-"""The command line: read by `parse.parse`, helped in one page, refused in one line."""
+"""The command line: parsing with `parse.parse`, help on one page, errors in one line."""

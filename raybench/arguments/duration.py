@@ -1,4 +1,4 @@
-"""A length of time on a command line."""
+"""Durations on a command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ def seconds_of(budget: str) -> float:
     """`2h`, `90m`, `45s`, `1h30m` in seconds.
 
     Raises:
-        ValueError: it is no such text, or not above 0.
+        ValueError: it has another format, or is not above 0.
     """
     total, number = 0.0, ""
     for sign in budget.strip().lower().replace(" ", ""):

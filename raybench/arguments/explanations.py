@@ -11,7 +11,7 @@ from functools import cache
 
 @cache
 def explanations(kind: type) -> dict[str, str]:
-    """Field name -> its explanation in one line; also of the fields that `kind` inherits."""
+    """Field name -> explanation in one line, including inherited fields."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if is_dataclass(base):

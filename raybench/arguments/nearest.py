@@ -1,4 +1,4 @@
-"""Advice for a misspelt name."""
+"""Advice for a misspelled name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command line to the dataclass of its options, by tyro."""
+"""Parses a command line into the dataclass of its options, by tyro."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raybench.arguments.shown_fields import Usual, shown_fields
 
 Options = TypeVar("Options")
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
-WIDE = "100000"  # columns, so that no line of an error is broken
+WIDE = "100000"  # columns, so that no line of an error is wrapped
 
 
 def parse(
@@ -35,12 +35,12 @@ def parse(
 
     Args:
         command: `train`, for python -m raybench.train.
-        usual: the fields that --help shows; --help-all shows every one.
-        default: holds the defaults of the options.
+        usual: the fields that --help shows; --help-all shows all fields.
+        default: the default values of the options.
         about: lines below the description.
 
     Raises:
-        SystemExit: 0 after a help text; 2 after one line about what is wrong.
+        SystemExit: 0 after a help text; 2 after a one-line error.
     """
     prog = f"python -m raybench.{command}"
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.PositionalMetavarFromFieldName)
@@ -71,7 +71,7 @@ def parse(
 
 
 def _fitted(page: str, columns: int) -> str:
-    """The page with its long lines broken, as tyro does in boxes alone."""
+    """The help page with its long lines wrapped, which tyro does only in boxes."""
     lines = []
     for line in page.replace("\n\n\n", "\n\n").strip().splitlines():
         if line.startswith("  ") and len(line) > columns:  # an example, which a shell must read

@@ -1,4 +1,4 @@
-"""Paths that were typed: checked before anything starts, with advice in one line."""
+"""Checks of paths from the command line before anything starts, with advice in one line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PathOrAddress = TypeVar("PathOrAddress", str, Path)
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what it can make or fetch again."""
+    """The folder for data that this machine can create or download again."""
     chosen = os.environ.get("RAYBENCH_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "raybench"
 
 
 def require_file(path: Path | str, kind: str = "file") -> None:
-    """Raises ValueError: there is no such file to read."""
+    """Raises ValueError if there is no such file or it is not readable."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name a file")
@@ -32,7 +32,7 @@ def require_file(path: Path | str, kind: str = "file") -> None:
 
 
 def shipped(path: Path) -> Path:
-    """The path; one below `search_spaces` that is missing here is that of the installed package."""
+    """The path; for a missing path below `search_spaces` the installed package's file."""
     installed = Path(__file__).parents[2] / path
     if path.parts[:1] != ("search_spaces",) or path.exists():
         return path
@@ -40,7 +40,7 @@ def shipped(path: Path) -> Path:
 
 
 def require_new_file(path: Path | None) -> None:
-    """Raises ValueError: no file can be written there. Missing folders count as writable."""
+    """Raises ValueError if no file can be written there. Missing folders count as writable."""
     if path is None:
         return
     if path.is_dir():
@@ -49,7 +49,7 @@ def require_new_file(path: Path | None) -> None:
 
 
 def require_folder(path: Path) -> None:
-    """Raises ValueError: the path is no folder, and none can be made there."""
+    """Raises ValueError if the path is not a folder and none can be created there."""
     lowest = path.absolute()
     while not lowest.exists() and lowest != lowest.parent:
         lowest = lowest.parent
@@ -61,13 +61,13 @@ def require_folder(path: Path) -> None:
 
 
 def require_name(flag: str, name: str | None) -> None:
-    """Raises ValueError: the name would lead out of the results folder."""
+    """Raises ValueError if the name would lead out of the results folder."""
     if name is not None and (not name or name != Path(name).name or name in (".", "..")):
         raise ValueError(f"{flag} is {name!r}: a name without slashes; --results takes the folder")
 
 
 def on_the_head(path: str) -> str:
-    """Where a job's relative path leads: below the home of the head, not its temporary folder."""
+    """A job's relative path, below the head's home instead of the job's temporary folder."""
     relative = "://" not in path and not path.startswith(("/", "~"))
     return f"{JOB_HOME}/{path}" if relative else path
 
@@ -75,19 +75,19 @@ def on_the_head(path: str) -> str:
 def settled(path: PathOrAddress) -> PathOrAddress:
     """A path of a command line. In a job, a relative one is below ~/raybench.
 
-    A submitted job runs in a copy of the working directory which has another name after every
-    edit, so its results would begin anew there.
+    A submitted job runs in a copy of the working directory, which gets another name after every
+    edit, so results there would be lost.
     """
     if IN_A_JOB not in os.environ:
         return path
     lasting = os.path.expanduser(on_the_head(str(path)))
     if lasting != str(path):
-        print(f"raybench: {path} of this job is {lasting}, which outlasts it", file=sys.stderr)
+        print(f"raybench: {path} of this job is {lasting}, which is kept after it", file=sys.stderr)
     return type(path)(lasting)
 
 
 def _beside(path: Path) -> str:
-    """Advice to take a file with a similar name, if one lies in the same folder."""
+    """Advice to use a file with a similar name, if there is one in the same folder."""
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
     names = [str(path.parent / one.name) for one in path.parent.iterdir()]

@@ -1,4 +1,4 @@
-"""tyro's box about a wrong command line, as one line with advice."""
+"""Converts tyro's error box about a command line to one line with advice."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SWITCH_VALUES = {"yes", "no", "true", "false", "on", "off"}
 
 
 def refusal(box: str, kind: Any, default: Any = None) -> str:
-    """What is wrong, and what to type instead.
+    """The error, and what to type instead.
 
     Args:
-        box: what tyro has printed, in lines that were not broken.
-        kind: the dataclass of the options; `default` holds what they are without arguments.
+        box: tyro's output, in unwrapped lines.
+        kind: the dataclass of the options; `default` has their default values.
     """
     # The box is drawn in Unicode or in ASCII; its first row that is not a line is the title.
     rows = [row.strip(" │╭╮╰╯|+") for row in box.splitlines()]
@@ -32,7 +32,7 @@ def refusal(box: str, kind: Any, default: Any = None) -> str:
         choices = [str(choice) for choice in ast.literal_eval(match[3])]
         return f"{match[2]} is {match[1]!r}; {nearest(match[1], choices)}"
     if match := re.match(r"Missing value for argument '(\S+)'", text):
-        return f"{match[1]} needs a value, and got none"
+        return f"{match[1]} needs a value"
     if match := re.match(r"Missing from .*?: (\S+)(?: [A-Z]{2,}\S*)? (.*?)\(required\)", text):
         return f"{match[1]} is missing: {match[2].strip()}"
     if match := re.match(
@@ -47,10 +47,10 @@ def _unknown(typed: str, valid: list[str]) -> str:
     if option in valid:
         return f"{option} is given twice, or has a value too many"
     if option.lower() in SWITCH_VALUES:
-        return f"{typed!r} belongs to no option; switches take no value: --name or --no-name"
+        return f"{typed!r} belongs to no option; switches have no value: --name or --no-name"
     if not option.startswith("-"):
         return f"{typed!r} belongs to no option; options begin with --"
-    # Of the options of a group the last part tells them apart: --prune.sparsity.
+    # The options of a group, such as --prune.sparsity, differ in their last part.
     group = [flag for flag in valid if flag.startswith(option.partition(".")[0] + ".")]
     return f"there is no option {option}; {nearest(option, group or valid)}"
 
@@ -66,7 +66,7 @@ def _wrong_value(option: str, reason: str) -> str:
 
 
 def flags(kind: Any, default: Any = None, prefix: str = "") -> list[str]:
-    """Every option of a dataclass, with those of the dataclasses within."""
+    """All options of a dataclass, including those of nested dataclasses."""
     hints = get_type_hints(kind, include_extras=True)
     options: list[str] = []
     for field in fields(kind):

@@ -1,4 +1,4 @@
-"""What a command may use of the machine: checked before Ray, which takes seconds to start."""
+"""Checks of a command's resources, done before Ray starts, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 def require_resources(
     gpus: float | None, max_concurrent: int | None = None, wait_s: float | None = None
 ) -> None:
-    """Raises ValueError: the numbers make no sense, or this machine has no GPU."""
+    """Raises ValueError if a number is invalid, or if this machine has no GPU."""
     if max_concurrent is not None and max_concurrent < 1:
         raise ValueError(f"--max-concurrent is {max_concurrent}: 1 or more trials run at once")
     if wait_s is not None and not wait_s >= 0:
@@ -22,6 +22,6 @@ def require_resources(
 
         if not gpu.count():
             raise ValueError(
-                f"--gpus is {gpus}, but this machine has no GPU: take --gpus 0, or set RAY_ADDRESS "
+                f"--gpus is {gpus}, but this machine has no GPU: use --gpus 0, or set RAY_ADDRESS "
                 "to a cluster that has one"
             )

@@ -1,4 +1,4 @@
-"""How tyro shows the fields of a dataclass in a help text: which, and with what explanation."""
+"""Which fields of a dataclass tyro shows in a help text, and how."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tyro.constructors import (
 from raybench.arguments.explanations import explanations
 
 Usual = Mapping[Any, tuple[str, ...]]
-"""The fields of a dataclass that `--help` shows. A dataclass that is not named shows all."""
+"""The fields of each dataclass that `--help` shows; for other dataclasses all fields."""
 
 
 def shown_fields(usual: Usual) -> ConstructorRegistry:
-    """A registry for help texts alone: in it, other fields than the usual ones do not exist."""
+    """A registry for help texts only: it contains only the usual fields."""
     registry = ConstructorRegistry()
 
     @registry.struct_rule
@@ -53,7 +53,7 @@ def _default(field: dataclasses.Field[Any], whole: Any) -> Any:
 
 
 def _without_none(hint: Any, default: Any) -> Any:
-    """The type as people read it: an empty default needs no words, nor does `None`."""
+    """The type to show: without `None`, and without an empty default."""
     if default is not None and default not in ("", ()):
         return hint
     inner, *configured = get_args(hint) if get_origin(hint) is Annotated else (hint,)
@@ -61,5 +61,5 @@ def _without_none(hint: Any, default: Any) -> Any:
     kinds = [kind for kind in get_args(inner) if kind is not NoneType]
     if NoneType in get_args(inner) and len(kinds) == 1:
         settings["metavar"] = kinds[0].__name__.upper()
-    # tyro takes each setting from the last configuration that has it.
+    # tyro uses each setting from the last configuration that has it.
     return Annotated[(inner, tyro.conf.arg(**settings), *configured)]

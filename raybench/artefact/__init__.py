@@ -1,10 +1,9 @@
 """The file of a trained model; accuracy and bytes in all tables are those of this file.
 
-A quantized model is stored as the packed file (`packed`), every other as safetensors with pruned
-weights left out (`sparse_safetensors`). The first bytes of a file tell which one it is. Both hold
-the Experiment, so `load` alone gives back the plain torch module; the model's inputs and the names
-of its classes; and a checksum that is compared before anything is decoded. Nothing is ever
-unpickled.
+A quantized model is stored as a packed file (`packed`), every other as safetensors with pruned
+weights left out (`sparse_safetensors`). The first bytes of a file tell which it is. Both contain
+the Experiment, so that `load` needs only the file; the model's inputs and the names of its classes;
+and a checksum that is verified before anything is decoded. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from raybench.experiment import Experiment
 from raybench.models import build, is_import_path, outline, with_source
 from raybench.techniques import Progress
 
-# Largest number of values that a file may claim for its model. Techniques and codecs make files
-# small, but 2,000 values per byte would mean a sparsity of 99.97 %.
+# Largest number of values per byte of a model's file. Techniques and codecs make files small, but
+# 2,000 values per byte would mean a sparsity of 99.97 %.
 LARGEST, SMALL, VALUES_A_BYTE = 2**31, 10**7, 2000
 
 
@@ -69,12 +68,12 @@ def save(
     seen: str = "",
     inputs: Inputs | None = None,
 ) -> int:
-    """Writes the model to `path`, whole or not at all; returns the file's size in bytes."""
+    """Writes the model to `path` atomically; returns the file's size in bytes."""
     return write(encode(model, experiment, classes, seen=seen, inputs=inputs), path)
 
 
 def write(content: bytes, path: Path) -> int:
-    """Writes a file whole or not at all; returns its size in bytes."""
+    """Writes a file atomically; returns its size in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -89,11 +88,11 @@ def load(path: Path | str, model: str = "") -> nn.Module:
     """The trained model as a plain torch module in evaluation mode, from its file alone.
 
     Args:
-        model: the import path of the model, if it has one. It must be repeated here, because
-            no file may have code imported.
+        model: the import path of the model, if it has one. It must be given again, because a
+            file must not cause the import of code.
 
     Raises:
-        ValueError: the file holds no trained model, or a damaged one; or the model's import path
+        ValueError: the file contains no trained model, or a damaged one; or the model's import path
             is not `model`, or its source has changed.
     """
     stored = about(path)
@@ -116,7 +115,7 @@ def load(path: Path | str, model: str = "") -> nn.Module:
 
 
 def about(path: Path | str) -> Stored:
-    """The file's header, after its checksum was checked. Raises ValueError."""
+    """The file's header, after a check of its checksum. Raises ValueError."""
     require_file(path)
     with refused(path):
         if is_packed(path):
@@ -126,13 +125,13 @@ def about(path: Path | str) -> Stored:
 
 @contextmanager
 def refused(path: Path | str) -> Iterator[None]:
-    """Turns every error of a bad file into a ValueError of one line with the file's name."""
+    """Converts every error of a bad file into a one-line ValueError with the file's name."""
     try:
         yield
     except sparse_safetensors.OtherModel as error:
         raise ValueError(f"{path} is another model: they differ in {error}") from error
-    # A forged header reaches the constructors of torch, timm and the techniques, which raise
-    # errors of any kind.
+    # A forged header reaches the constructors of torch, timm and the techniques, which may raise
+    # any error.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} holds no trained model: {reason}") from error
@@ -146,7 +145,7 @@ def require_room(stored: Stored, file_bytes: int) -> None:
     experiment = stored.experiment
     sizes = outline(experiment.model, classes=stored.classes, image_size=experiment.image_size)
     values = sum(tensor.numel() for tensor in sizes.state_dict().values())
-    if experiment.switch is not None:  # the one technique that makes a model much larger
+    if experiment.switch is not None:  # the only technique that makes a model much larger
         values *= 1 + experiment.switch.experts
     if values > min(LARGEST, SMALL + VALUES_A_BYTE * file_bytes):
         raise ValueError(
@@ -155,7 +154,7 @@ def require_room(stored: Stored, file_bytes: int) -> None:
 
 
 def skeleton(experiment: Experiment, classes: int) -> nn.Module:
-    """A model with the stored architecture and fresh weights; an import path is imported.
+    """A model with the stored architecture and fresh weights; imports a model's import path.
 
     Raises:
         ValueError: no library has the model.
@@ -192,10 +191,10 @@ def is_packed(path: Path | str) -> bool:
 
 
 def _difference(weights: dict[str, Tensor], file: packed.Packed) -> str:
-    """The first tensor in which a model differs from the one that the file's Experiment builds."""
+    """The first tensor in which a model differs from that of the file's Experiment."""
     described = file.stored.experiment
     if is_import_path(described.model):  # its code must not run for the text of an error
-        return f"the names or shapes of weights: it is of {described.model}"
+        return f"the names or shapes of weights: it belongs to {described.model}"
     require_room(file.stored, len(file.streams))
     stored = skeleton(described, file.stored.classes).state_dict()
     names = sorted(weights.keys() ^ stored.keys()) or [

@@ -22,9 +22,9 @@ def breakdown(path: Path | str, model: str = "") -> pd.DataFrame:
     """One row per tensor, in the file's order, and one for the rest; `bytes` sum to the file size.
 
     `bits` is the width of a quantized weight, else 0; `sparsity` is the share of zeros.
-    `entropy_bytes` is the zeroth-order entropy. For a weight on a grid it is that of the codes. For
-    others it is that of the zero mask plus that of the non-zero values' bytes, each byte position
-    counted separately. `bytes` of the range coder's symbols are the cost that its model assigns.
+    `entropy_bytes` is the zeroth-order entropy: for a weight on a grid that of the codes, for
+    others that of the zero mask plus that of the non-zero values' bytes, separately for each byte
+    position. `bytes` of the range coder's symbols are the cost under its model.
 
     Raises:
         ValueError: the file holds no trained model, or a damaged one.
@@ -36,7 +36,7 @@ def breakdown(path: Path | str, model: str = "") -> pd.DataFrame:
         values = sum(tensors[name].numel() for name in kind)
         whole = codecs.half_bytes([tensors[name] for name in kind])
         sizes |= {name: whole * tensors[name].numel() / values for name in kind}
-    # A constant is a few bytes of the index, which zstd shrinks. They are counted in the rest.
+    # A constant takes a few bytes of the compressed index, which are counted in the rest.
     sizes |= {name: 0.0 for name, (codec, _) in chosen.items() if codec == "constant"}
     rows = [
         {
@@ -59,7 +59,7 @@ def totals(path: Path | str, model: str = "") -> dict[str, int | float | None]:
     """Bytes of the file and of other formats, and the ratios between them.
 
     `fp32` is `torch.save` of the decoded state_dict without the tensors that quantization adds.
-    `fp32_zstd` is the same compressed by zstd at level 19 (None above 64 MiB: it would take
+    `fp32_zstd` is the same compressed by zstd at level 19 (None above 64 MiB, which would take
     minutes).
     """
     table = breakdown(path, model)

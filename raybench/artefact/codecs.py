@@ -1,7 +1,7 @@
 """How one tensor is stored: the smallest of five codecs, all lossless to the bit.
 
     constant  one value: folded batch norms, counters, bits
-    grid      integer codes by the range coder, where a weight lies on its layer's grid
+    grid      integer codes by the range coder, if a weight lies on its layer's grid
     half      fp32 values that fp16 represents exactly. The upper bytes of all such vectors of a
               kind share one model of the range coder; the lower bytes are noise and stay raw
     sparse    a mask of the non-zero values by the range coder, and these values by zstd
@@ -28,11 +28,11 @@ CODECS = ("constant", "half", "grid", "sparse", "planes")  # a codec's number in
 ANY = np.arange(256)  # bytes, one bucket each
 MASK = np.arange(2)
 INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}  # by size in bytes
-GLANCE = 1024  # values at the front, which rule out most tensors that are not constant, or not fp16
+GLANCE = 1024  # first values; checking them rules out most tensors that are not constant or fp16
 
 
 def choose(name: str, tensors: Tensors) -> tuple[str, float]:
-    """The codec of this tensor, and approximately the bytes that it takes."""
+    """The codec of this tensor, and the approximate number of bytes."""
     tensor = tensors[name]
     if _is_constant(tensor):
         return "constant", tensor.element_size()
@@ -77,10 +77,10 @@ def write(tensors: Tensors, out: Out) -> None:
 
 
 def read(like: Tensors, source: In) -> dict[str, Tensor]:
-    """New tensors of the names, shapes and dtypes of `like`.
+    """New tensors with the names, shapes and dtypes of `like`.
 
     Raises:
-        ValueError: the streams hold something else.
+        ValueError: the streams do not match.
     """
     numbers = source.index.take(len(like))
     if any(number >= len(CODECS) for number in numbers):
@@ -110,7 +110,7 @@ def read(like: Tensors, source: In) -> dict[str, Tensor]:
 
 
 def half_bytes(kind: list[Tensor]) -> float:
-    """The approximate bytes of all fp16 vectors of one kind together."""
+    """The approximate number of bytes of all fp16 vectors of one kind."""
     upper = np.concatenate([byte_rows(tensor.half())[:, 1] for tensor in kind])
     present = np.unique(upper)  # zstd shrinks the model to little more than the costs of these
     return entropy.estimated_bytes(upper, ANY) - len(ANY) + len(present) + len(upper)
@@ -167,7 +167,7 @@ def _write_planes(rows: NDArray[np.uint8], out: Out) -> None:
 def _read_planes(count: int, width: int, source: In) -> NDArray[np.uint8]:
     content = decompress(source.raw.chunk(), at_most=count * width)
     if len(content) != count * width:
-        raise ValueError(f"{len(content)} bytes are there for {count} values of {width}")
+        raise ValueError(f"there are {len(content)} bytes for {count} values of {width}")
     return np.frombuffer(content, np.uint8).reshape(width, count).T.copy()
 
 
@@ -195,7 +195,7 @@ def _typed(rows: NDArray[np.uint8], dtype: torch.dtype) -> Tensor:
 
 
 def _present(tensor: Tensor) -> NDArray[np.bool_]:
-    """Which values have a bit set: -0.0 does, so it is stored and not left out."""
+    """Which values have any bit set; -0.0 has one, so it is not left out."""
     # As integers of the same width: 14 times faster on a large weight than byte by byte.
     return (byte_rows(tensor).view(INTEGERS[tensor.element_size()]) != 0).reshape(-1)
 

@@ -1,9 +1,9 @@
-"""Range coding of small integers by static models that cost a few bytes each.
+"""Range coding of small integers with static models of a few bytes each.
 
 The coder is constriction's. A model is a histogram over buckets of symbols, one byte per bucket:
 the cost of a bucket, -log2 of its share, in eighths of a bit. Rounding it costs 0.0003 bits per
-symbol, while exact counts of an 8-bit layer would cost up to 18 % of its stream. One coder serves
-a whole file, so the up to four bytes that end a stream are paid once.
+symbol, while exact counts of an 8-bit layer would cost up to 18 % of its stream. One coder is used
+for a whole file, so the up to four bytes that end a stream occur only once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Model = bytes
 
 @lru_cache(maxsize=16)
 def buckets(largest: int) -> NDArray[np.intp]:
-    """The bucket of each code from -largest to largest; it depends on the magnitude alone.
+    """The bucket of each code from -largest to largest; it depends only on the magnitude.
 
     Magnitudes below 8 have a bucket each, larger ones share four buckets per octave, because
     histograms of weights are smooth there. 24 buckets hold the 255 codes of 8 bits.
@@ -65,7 +65,7 @@ def model(symbols: NDArray[np.integer], bucket_of: NDArray[np.intp]) -> Model:
 
 
 def estimated_bytes(symbols: NDArray[np.integer], bucket_of: NDArray[np.intp]) -> float:
-    """Bytes of the symbols and of their model, without encoding them."""
+    """Bytes of the symbols and their model, without encoding them."""
     counts = np.bincount(symbols, minlength=len(bucket_of))
     shares = _shares(model(symbols, bucket_of), bucket_of)
     present = counts > 0
@@ -84,7 +84,7 @@ def take(
     """The next symbols.
 
     Raises:
-        ValueError: they cannot have been coded by this model.
+        ValueError: they were not coded with this model.
     """
     try:
         return np.asarray(
@@ -95,7 +95,7 @@ def take(
 
 
 def entropy_bytes(symbols: NDArray[np.integer]) -> float:
-    """The zeroth-order entropy: the least that a static coder needs if its model were free."""
+    """The zeroth-order entropy: the minimum for a static coder whose model costs nothing."""
     counts = np.bincount(symbols.ravel())
     shares = counts[counts > 0] / max(1, symbols.size)
     return -float((shares * np.log2(shares)).sum()) * symbols.size / 8

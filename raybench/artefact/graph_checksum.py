@@ -1,7 +1,7 @@
 """The checksum of an ONNX graph: the last metadata entry of its file.
 
-Fields of a protobuf message may come in any order, so the entry is appended to the graph, and
-every ONNX library still reads the file:
+Fields of a protobuf message may have any order, so the entry can be appended to the graph, and
+every ONNX library can still read the file:
 
     graph  72 LEN  0a 08 "checksum"  12 20 <32 digits>
 """
@@ -23,7 +23,7 @@ def sealed(graph: bytes) -> bytes:
 
 
 def require(graph: bytes) -> None:
-    """Decodes nothing. Raises ValueError if the graph has no checksum or does not match it."""
+    """Raises ValueError if the graph has no checksum or does not match it; decodes nothing."""
     place = len(graph) - checksum.DIGITS
     if place < 0 or not graph.endswith(BEFORE, 0, place):
         raise ValueError(

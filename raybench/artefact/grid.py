@@ -1,6 +1,6 @@
-"""Weights on an integer grid: `X` is code times `X_step`, one step per channel or one in all.
+"""Weights on an integer grid: `X` is code times `X_step`, with one step per channel or tensor.
 
-This module knows quantization only by the three keys `X`, `X_step` and `X_bits` of a state_dict;
+This module uses only the three keys `X`, `X_step` and `X_bits` of a quantized state_dict;
 X is for example `conv1.weight`, `mlp.experts.weight1` or `attn.qkv.factor2`. Steps are (O,) for
 weights (O, …), and (E, O) for stacked weights (E, O, …). `bits` of 2 to 8 allow codes from
 -(2^(bits-1) - 1) to 2^(bits-1) - 1; 0 means that the weight is not quantized.
@@ -27,16 +27,16 @@ def is_quantized(names: Tensors) -> bool:
 
 
 def added(names: Tensors) -> set[str]:
-    """The names that quantization adds to a state_dict beside the weights."""
+    """The names that quantization adds to a state_dict."""
     beside = {name + suffix for name in names if name + BITS in names for suffix in (STEP, BITS)}
     return beside | {name for name in names if name.rpartition(".")[2] in INPUT}
 
 
 def bits(name: str, tensors: Tensors) -> int:
-    """The bits of a quantized weight, 0 of every other tensor.
+    """The bits of a quantized weight; 0 for every other tensor.
 
     Raises:
-        ValueError: bits that no grid has.
+        ValueError: the number of bits is invalid.
     """
     stored = tensors.get(name + BITS)
     if stored is None:
@@ -48,13 +48,13 @@ def bits(name: str, tensors: Tensors) -> int:
 
 
 def largest_code(name: str, tensors: Tensors) -> int:
-    """The largest code that the layer's bits allow, 0 where there are none. Raises ValueError."""
+    """The largest code that the layer's bits allow; 0 without bits. Raises ValueError."""
     width = bits(name, tensors)
     return 2 ** (width - 1) - 1 if width else 0
 
 
 def codes(name: str, tensors: Tensors) -> NDArray[np.intp] | None:
-    """The codes of a weight, each plus the largest code; None where that would lose a bit of it."""
+    """The codes of a weight, each plus the largest code; None if they are not lossless."""
     largest, weight = largest_code(name, tensors), tensors[name]
     if not largest or weight.dtype != torch.float32 or not weight.numel():
         return None
@@ -83,7 +83,7 @@ def weights(shifted: NDArray[np.integer], name: str, tensors: Tensors, shape: to
 
 
 def _steps(name: str, tensors: Tensors) -> Tensor:
-    """(O, 1, …) or (E, O, 1, …), or (1, 1, …) where the whole weight has one step."""
+    """(O, 1, …) or (E, O, 1, …), or (1, 1, …) if the whole weight has one step."""
     shape, steps = tensors[name].shape, tensors[name + STEP]
     fits = steps.numel() == 1 or steps.shape == shape[: max(1, steps.ndim)]
     if steps.dtype != torch.float32 or not fits:

@@ -2,9 +2,9 @@
 
 Runs of all sides are interleaved (A B C A B C …), so that other load on the machine affects all
 sides equally. Each timed run follows an untimed one of the same side: an int8 ResNet-20 took 0.46
-ms for an image with another side's weights in the caches, and 0.34 with its own. Wall time is the
-time that a user waits. Thread time excludes other processes: on a busy machine wall time varied by
-a factor of 2, thread time by 5 %.
+ms per image with another side's weights in the caches, and 0.34 with its own. Wall time is what a
+user waits. Thread time excludes other processes: on a busy machine wall time varied by a factor of
+2, thread time by 5 %.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds of every run, in order: run i of one side is paired with run i of another."""
+    """Milliseconds of every run, in order; run i of one side is paired with run i of another."""
 
     wall_ms: Times
     thread_ms: Times
@@ -59,7 +59,7 @@ def measure(
     runs: int,
     warm_up: int = WARM_UP,
 ) -> dict[str, Latency]:
-    """Times every side on the same images, `runs` times each, on the calling thread alone."""
+    """Times every side on the same images, `runs` times each, in the calling thread."""
     wall: dict[str, list[float]] = {side: [] for side in compared}
     thread: dict[str, list[float]] = {side: [] for side in compared}
     threads = torch.get_num_threads()

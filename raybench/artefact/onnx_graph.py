@@ -1,4 +1,4 @@
-"""The network as a graph for ONNX Runtime: in fp32, and in int8 with the learned grids.
+"""The network as a graph for ONNX Runtime: in fp32, or in int8 with the learned grids.
 
     decoded model ─ plain ─▶ fp32 graph ─ pre-process ─▶ quantize_static ─▶ int8 graph
                                                              ▲       ▲
@@ -57,10 +57,10 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def fp32_graph(model: nn.Module, image_size: int) -> bytes:
-    """(images, 3, size, size) -> (images, classes), for any number of images at a time.
+    """(images, 3, size, size) -> (images, classes), for any number of images.
 
     Raises:
-        ValueError: an operator of the model has no ONNX, or ONNX Runtime refuses the graph.
+        ValueError: ONNX lacks an operator of the model, or ONNX Runtime refuses the graph.
     """
     float_model = plain(model)
     _convolve_shortcuts(float_model)
@@ -80,14 +80,14 @@ def fp32_graph(model: nn.Module, image_size: int) -> bytes:
                 verbose=False,
             )
             _pool_by_name(path)
-            quant_pre_process(path, path)  # folds constants and adds the shapes quantizing needs
+            quant_pre_process(path, path)  # folds constants and adds shapes for quantization
         except Exception as error:  # from torch.export, onnxscript or ONNX Runtime
             raise ValueError(f"the model has no ONNX graph: {_first_line(error)}") from error
         return path.read_bytes()
 
 
 def int8_graph(model: nn.Module, fp32: bytes, calibration: Iterable[Tensor]) -> bytes:
-    """The fp32 graph of this model in int8; batches of real images give the missing ranges.
+    """The fp32 graph of this model in int8; the missing ranges come from batches of real images.
 
     Raises:
         ValueError: ONNX Runtime lacks an int8 operator for it.
@@ -108,7 +108,7 @@ def int8_graph(model: nn.Module, fp32: bytes, calibration: Iterable[Tensor]) -> 
                 extra_options={"TensorQuantOverrides": _grids(graph, tensors)},
             )
             session(path.read_bytes())
-        except Exception as error:  # ONNX Runtime raises errors of many kinds
+        except Exception as error:  # ONNX Runtime raises errors of many types
             raise ValueError(
                 f"ONNX Runtime {onnxruntime.__version__} has no int8 graph of the model: "
                 f"{_first_line(error)}"
@@ -117,7 +117,7 @@ def int8_graph(model: nn.Module, fp32: bytes, calibration: Iterable[Tensor]) -> 
 
 
 class Batches(CalibrationDataReader):
-    """Batches of images in the form that ONNX Runtime's calibration reads."""
+    """Batches of images for ONNX Runtime's calibration."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self._batches = iter(batches)
@@ -136,9 +136,9 @@ def calibration_batches(images: Images, count: int = CALIBRATION_IMAGES) -> Iter
 
 
 class Bound:
-    """A session that reuses its input and output buffers: a call only copies the images in.
+    """A session that reuses its input and output buffers: a call only copies the images.
 
-    Images as its graph takes them -> (images, classes), which the next call overwrites. An int8
+    Images in the graph's format -> (images, classes), which the next call overwrites. An int8
     ResNet-20 takes 2 to 7 % less time per image than with `run`, which allocates a new output.
     """
 
@@ -156,7 +156,7 @@ class Bound:
     def _bind(self, x_BCHW: Tensor) -> None:
         self._input = torch.empty(
             x_BCHW.shape, dtype=x_BCHW.dtype
-        )  # contiguous, whatever the images are
+        )  # contiguous, even if the images are not
         self._output = logits(self._session, x_BCHW)
         self._binding = self._session.io_binding()
         value = onnxruntime.OrtValue.ortvalue_from_numpy  # shares the memory
@@ -165,11 +165,11 @@ class Bound:
 
 
 def session(graph: bytes) -> onnxruntime.InferenceSession:
-    """A session that computes on the calling thread alone, so thread time covers all its work."""
+    """A session that computes only in the calling thread, so thread time covers all its work."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    # The fallback would print its error on standard output, and try the same provider again.
+    # The fallback would print the error on standard output, and try the same provider again.
     return onnxruntime.InferenceSession(
         graph, options, providers=["CPUExecutionProvider"], enable_fallback=False
     )
@@ -230,8 +230,8 @@ def _pool_by_name(path: Path) -> None:
 def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list[dict[str, Any]]]:
     """The learned scales and ranges of a quantized model, by tensor of the graph.
 
-    A layer's input range becomes the range of the tensor, for every layer that reads it. The
-    logits of two trained ResNet-20 are 2.5 and 1.9 times nearer to the decoded model's than with
+    A layer's input range becomes the range of the tensor, for all layers that read it. The
+    logits of two trained ResNet-20 are 2.5 and 1.9 times closer to the decoded model's than with
     ONNX Runtime's own scales and ranges.
     """
     folded = {i.name: onnx.numpy_helper.to_array(i) for i in graph.graph.initializer}
@@ -262,7 +262,7 @@ def _grids(graph: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, list
 
 
 def _folded_steps(name: str, tensors: dict[str, Tensor], folded: NDArray[Any]) -> list[float]:
-    """The step of each channel of a weight after the exporter has folded a batch norm into it."""
+    """The step of each channel of a weight into which the exporter has folded a batch norm."""
     weight = tensors[name].double().flatten(1)
     steps = tensors[name + grid.STEP].double().expand(len(weight))
     largest, place = weight.abs().max(1, keepdim=True)
@@ -272,7 +272,7 @@ def _folded_steps(name: str, tensors: dict[str, Tensor], folded: NDArray[Any]) -
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter's progress and ONNX Runtime's advice on steps already taken."""
+    """Silences the exporter's progress and ONNX Runtime's advice about preprocessing."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,12 +1,12 @@
-"""The packed file of a quantized model: small, checked before it is decoded, never unpickled.
+"""The packed file of a quantized model: small, verified before decoding, without pickle.
 
     "raybench"  version  checksum  fingerprint  values' checksum  header  index  symbols  raw
         8          1        16          8              4          zstd     zstd
 
 The checksum (BLAKE2b) covers everything after it. The header is JSON: `Stored`.
-Names, shapes and dtypes are not stored: the Experiment builds them, and the fingerprint is their
-hash. The values' checksum (CRC-32) covers the decoded tensors, so a library version that decodes
-differently is detected. `codecs` describes how the tensors are stored in the last three parts.
+Names, shapes and dtypes are not stored: they follow from the Experiment, and the fingerprint is
+their hash. The values' checksum (CRC-32) covers the decoded tensors, so that a library version that
+decodes differently is detected. `codecs` describes the last three parts, which hold the tensors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ INDEX_ENTRY = 1024  # upper bound of a tensor's bytes in the index, with the mod
 
 
 class Packed(NamedTuple):
-    """A file with a correct checksum; its header is decoded, its tensors are not."""
+    """A file with a correct checksum and a decoded header; its tensors are not decoded."""
 
     stored: Stored
     fingerprint: bytes
@@ -71,7 +71,7 @@ def opened(content: bytes) -> Packed:
     """Checks the whole file, then reads its header.
 
     Raises:
-        ValueError: it is truncated, altered, of another version, or no packed file at all.
+        ValueError: it is truncated, altered, of another version, or not a packed file.
     """
     if not content.startswith(MAGIC):
         raise ValueError("it does not begin like a packed model")
@@ -95,10 +95,10 @@ def opened(content: bytes) -> Packed:
 
 
 def decode(packed: Packed, like: Tensors) -> dict[str, Tensor]:
-    """The stored tensors, for a model with the state_dict `like`, whose values are not used.
+    """The stored tensors, for a model with the state_dict `like`, whose values are ignored.
 
     Raises:
-        ValueError: the file holds another model, or its streams are damaged.
+        ValueError: the file contains another model, or its streams are damaged.
     """
     if packed.fingerprint != fingerprint(like):
         raise ValueError("its tensors have other names, shapes or types")
@@ -111,7 +111,7 @@ def decode(packed: Packed, like: Tensors) -> dict[str, Tensor]:
 
 
 def fingerprint(tensors: Tensors) -> bytes:
-    """A hash of what the file does not store: names, dtypes and shapes."""
+    """A hash of names, dtypes and shapes, which the file does not store."""
     descriptions = [
         f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()
     ]

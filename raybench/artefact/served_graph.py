@@ -1,8 +1,8 @@
-"""The served graph: takes images as a library decodes them; its metadata describes it.
+"""The served graph: its input is decoded images, and its metadata describes it.
 
     images (B, S, S, 3) uint8 ─ Cast ─ Mul ─ Add ─ Transpose ─▶ the network's graph ─▶ logits
 
-Normalization is a part of the graph, so no server can get it wrong. Its metadata holds
+Normalization is part of the graph, so that servers need not implement it. The metadata holds
 `class_names` (a JSON list), `mean` and `std` (JSON lists, in units of 0 to 255), `image_size`,
 `channels`, `experiment` (JSON) and a checksum of the file (`graph_checksum`).
 """
@@ -27,10 +27,10 @@ DESCRIBED = ("class_names", "mean", "std", "image_size", "channels", "experiment
 
 
 def served(graph: bytes, inputs: Inputs, experiment: Experiment) -> bytes:
-    """The graph of a network with its normalization in front, and with its metadata.
+    """The graph of a network with normalization before it, and with metadata.
 
     Args:
-        graph: as `onnx_graph` makes it, of normalized images (B, 3, size, size).
+        graph: a graph of `onnx_graph`, for normalized images (B, 3, size, size).
     """
     model = onnx.load_from_string(graph)
     network = model.graph
@@ -66,10 +66,10 @@ def served(graph: bytes, inputs: Inputs, experiment: Experiment) -> bytes:
 
 
 def opened(graph: bytes) -> tuple[Inputs, onnxruntime.InferenceSession]:
-    """What a served graph takes, and a session that runs it.
+    """The inputs of a served graph, and a session that runs it.
 
     Raises:
-        ValueError: the checksum is wrong or missing; compared before anything is decoded.
+        ValueError: the checksum is wrong or missing; it is verified before decoding.
     """
     graph_checksum.require(graph)
     session = onnx_graph.session(graph)
@@ -79,7 +79,7 @@ def opened(graph: bytes) -> tuple[Inputs, onnxruntime.InferenceSession]:
 
 
 def metadata(graph: bytes) -> dict[str, Any]:
-    """The metadata of a served graph. Raises as `opened` does."""
+    """The metadata of a served graph. Raises the errors of `opened`."""
     graph_checksum.require(graph)
     return _described(onnx_graph.session(graph))
 
@@ -91,7 +91,7 @@ def _described(session: onnxruntime.InferenceSession) -> dict[str, Any]:
 
 
 def accuracy(graph: bytes, split: Split) -> float:
-    """The share of the images of a split that a served graph classifies correctly."""
+    """The accuracy of a served graph on a split."""
     session = onnx_graph.session(graph)
     correct = 0
     for pixels_BHWC, labels in pixel_batches(split, batch=onnx_graph.CALIBRATION_BATCH):

@@ -1,4 +1,4 @@
-"""The cost of serving a stored model: latency and accuracy of the same graph."""
+"""The cost of serving a stored model: latency and accuracy of one graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RUNS = 200
 
 
 class Graphs(NamedTuple):
-    """The served graph, and the same network in fp32 if that is another graph."""
+    """The served graph, and the network's fp32 graph if that is different."""
 
     shipped: bytes
     fp32: bytes | None = None
@@ -22,9 +22,9 @@ class Graphs(NamedTuple):
 def graphs(path: Path, experiment: Experiment, images: Images) -> Graphs:
     """The served graph of a stored model.
 
-    It is int8 where weights and inputs of the model are quantized: its ranges that the model has
-    not learned come from training images, so its accuracy may differ from the model's. Otherwise
-    it is fp32, with the model's own weights.
+    It is int8 if the model's weights and inputs are quantized. Ranges that the model has not
+    learned come from training images, so the accuracy may differ from the model's. Otherwise the
+    graph is fp32, with the model's own weights.
 
     Raises:
         ValueError: the model has no ONNX graph, or ONNX Runtime lacks the operators.
@@ -44,9 +44,8 @@ def graphs(path: Path, experiment: Experiment, images: Images) -> Graphs:
 def shipped_latency(path: Path, experiment: Experiment, images: Images) -> dict[str, float]:
     """Columns of the stored model's served graph in ONNX Runtime, on one thread.
 
-    `latency_ms` is the median of 200 runs with one image, by the thread's own clock, because trials
-    of a sweep run side by side; `latency_test_accuracy` that graph's share of correctly classified
-    test images.
+    `latency_ms` is the median of 200 runs with one image, in thread time, because trials of a sweep
+    run concurrently; `latency_test_accuracy` is that graph's test accuracy.
 
     Raises:
         ValueError: the model has no ONNX graph, or ONNX Runtime lacks the operators.

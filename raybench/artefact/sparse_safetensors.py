@@ -2,8 +2,8 @@
 
 A weight with many zeros is stored as a mask of one bit per value, and its non-zero values. At 60 %
 sparsity that is 2.3 times smaller than the dense file, at 90 % 7.6 times; zstandard on the dense
-file reaches 2.2 and 6.2. The header begins with the version and a checksum of the whole file,
-which is compared before anything is decoded; the rest is JSON (`Stored`):
+file reaches 2.2 and 6.2. The header begins with the version and a checksum of the whole file, which
+is verified before anything is decoded; the rest is JSON (`Stored`):
 
     {"__metadata__":{"raybench":"2 <checksum> {…}"}, "conv1.weight": …}
 """
@@ -51,7 +51,7 @@ SIZE = {name: dtype.itemsize for dtype, name in SAFETENSORS.items()}
 
 
 class OtherModel(ValueError):
-    """A file holds another architecture than the model to be filled."""
+    """The file's architecture differs from that of the model to fill."""
 
 
 def encode(
@@ -87,7 +87,7 @@ def encoded_bytes(
     seen: str = "",
     inputs: Inputs | None = None,
 ) -> int:
-    """`len(encode(...))` without the content: counting zeros needs no second copy of the model."""
+    """`len(encode(...))` without the content: counting zeros needs no copy of the model."""
     stored: list[tuple[str, str, list[int]]] = []
     sparse: dict[str, list[int]] = {}
     for name, tensor in model.state_dict().items():
@@ -98,7 +98,7 @@ def encoded_bytes(
             stored.append((name + BITS, "U8", [-(-tensor.numel() // 8)]))
             stored.append((name + VALUES, SAFETENSORS[tensor.dtype], [present]))
             sparse[name] = list(tensor.shape)
-    # The header as safetensors writes it: types in descending order, then names; compact JSON.
+    # The header in safetensors' format: types in descending order, then names; compact JSON.
     stored.sort(key=lambda entry: entry[0])
     stored.sort(key=lambda entry: ORDER.index(entry[1]))
     metadata = _metadata(Stored(experiment, classes, seen, inputs), sparse)
@@ -117,14 +117,14 @@ def _metadata(stored: Stored, sparse: dict[str, list[int]]) -> dict[str, str]:
     if len(names) > LONG_NAMES:
         about["inputs"]["class_names"] = b64encode(compress(names.encode())).decode()
     text = json.dumps(about, sort_keys=True)
-    # One entry: safetensors writes several in random order, and equal models must give equal files.
+    # One entry, because safetensors writes several in random order; equal models give equal files.
     return {"raybench": f"{VERSION.decode()} {checksum.UNSET.decode()} {text}"}
 
 
 def about(path: Path | str) -> Stored:
-    """The file's header, after its checksum was checked.
+    """The file's header, after a check of its checksum.
 
-    Raises what `require`, `safe_open` and JSON raise.
+    Raises the errors of `require`, `safe_open` and JSON.
     """
     require(path)
     with safe_open(path, framework="pt") as file:
@@ -132,10 +132,10 @@ def about(path: Path | str) -> Stored:
 
 
 def require(path: Path | str) -> None:
-    """Reads the whole file once, and decodes nothing.
+    """Checks the whole file without decoding it.
 
     Raises:
-        ValueError: it is truncated, altered, of another version, or no file of `encode`.
+        ValueError: it is truncated, altered, of another version, or not written by `encode`.
     """
     with open(path, "rb") as file:
         begin = file.read(CHECKSUM + checksum.DIGITS)
@@ -170,7 +170,7 @@ def tensors(path: Path | str, like: dict[str, Tensor]) -> Iterator[tuple[str, Te
 
     Raises:
         OtherModel: the first name in which the two differ.
-        ValueError: as `require` does, or a tensor is not stored as its header says.
+        ValueError: as for `require`, or a tensor does not match its header.
     """
     require(path)
     with safe_open(path, framework="pt") as file:
@@ -192,7 +192,7 @@ def tensors(path: Path | str, like: dict[str, Tensor]) -> Iterator[tuple[str, Te
 
 
 def _present(dense: Tensor) -> int | None:
-    """How many values of a weight to store, or None where leaving zeros out is not smaller."""
+    """Number of values of a weight to store; None if leaving out zeros saves nothing."""
     if dense.ndim < 2 or not dense.is_floating_point():
         return None
     present = int(torch.count_nonzero(dense))
@@ -201,7 +201,7 @@ def _present(dense: Tensor) -> int | None:
 
 
 def _pack(dense: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Bits and non-zero values, or None where that is not smaller."""
+    """Bits and non-zero values; None if that is not smaller."""
     if _present(dense) is None:
         return None
     present = dense.flatten() != 0
@@ -209,7 +209,7 @@ def _pack(dense: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _unpack(name: str, bits: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """Raises ValueError: there are not as many bits or values as the shape needs."""
+    """Raises ValueError if the numbers of bits or values do not fit the shape."""
     if bits.dtype != torch.uint8 or bits.shape != (-(-shape.numel() // 8),):
         raise ValueError(f"the mask of {name} does not fit its shape")
     present = np.unpackbits(bits.numpy(), count=shape.numel()).astype(bool)

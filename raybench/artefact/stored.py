@@ -19,9 +19,9 @@ class Stored(NamedTuple):
     experiment: Experiment
     classes: int
     seen: str = ""
-    """The training images, as `raybench.data.seen` writes them; empty where they are unknown."""
+    """The training images in the format of `raybench.data.seen`; empty if unknown."""
     inputs: Inputs | None = None
-    """Its inputs and the names of its classes; None where they are unknown."""
+    """Its inputs and the names of its classes; None if unknown."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -36,7 +36,7 @@ def from_dict(header: dict[str, Any]) -> Stored:
     """The inverse of `to_dict`.
 
     Raises:
-        ValueError: the header has another form.
+        ValueError: the header has another format.
     """
     try:
         experiment = from_json(json.dumps(header["experiment"]))

@@ -8,12 +8,12 @@ import zstandard
 from raybench.artefact.entropy import RangeDecoder, RangeEncoder
 
 BEST = 19  # zstd's level for up to SMALL bytes
-FAST = 1  # and for more: 330 MB of a ViT-B take one second, and floats hardly shrink
+FAST = 1  # level for more: 330 MB of a ViT-B take one second, and floats hardly compress
 SMALL = 1 << 20
 
 
 class Reader:
-    """Takes bytes from the front. Raises ValueError where too few are left."""
+    """Reads bytes from the front. Raises ValueError if too few are left."""
 
     def __init__(self, content: bytes | memoryview) -> None:
         self._rest = memoryview(content)
@@ -25,7 +25,7 @@ class Reader:
         return taken
 
     def number(self) -> int:
-        """LEB128: seven bits a byte, the lowest first."""
+        """LEB128: seven bits per byte, lowest first."""
         value = shift = 0
         while shift < 63:
             byte = self.take(1)[0]
@@ -36,7 +36,7 @@ class Reader:
         raise ValueError("a number has more than 63 bits")
 
     def chunk(self) -> memoryview:
-        """The content that `chunk` of this module wrote."""
+        """The content written by this module's `chunk`."""
         return self.take(self.number())
 
     def rest(self) -> memoryview:
@@ -102,9 +102,9 @@ def compress(content: bytes) -> bytes:
 
 
 def decompress(content: memoryview, *, at_most: int) -> bytes:
-    """The inverse of `compress`. Raises ValueError: not its output, or longer than `at_most`."""
+    """The inverse of `compress`. Raises ValueError for other input or over `at_most` bytes."""
     try:
-        # python-zstandard allocates the size in the frame before it looks at any limit.
+        # python-zstandard allocates the size in the frame before it checks any limit.
         size = zstandard.frame_content_size(content)
         if not 0 <= size <= at_most:
             raise ValueError(f"a chunk claims {size} bytes, but at most {at_most} can be there")

@@ -65,22 +65,22 @@ class Bench:
     compress, search, real_search, scale, chaos, cluster, verdict, speed or gpu; with --page
     also all."""
     scenario: str | None = None
-    """Of `search`, which is then simulated: a folder of curves under $RAYBENCH_YAHPO, digits or
-    cifar10 (recorded grids), or the folder of a sweep."""
+    """For `search`: simulates it on a folder of curves under $RAYBENCH_YAHPO, on digits or cifar10
+    (recorded grids), or on the folder of a sweep."""
     tasks: str = "all"
-    """Of the scenario, separated by commas."""
+    """Tasks of the scenario, separated by commas."""
     seeds: int = 20
-    """Searches of each task of the scenario."""
+    """Number of searches of each task of the scenario."""
     json: bool = False
     """Prints a single JSON object on standard output."""
     page: Path | None = None
-    """A page of figures, such as docs/performance.md: the bench's block there is printed again."""
+    """A page of figures, such as docs/performance.md, in which the bench's block is replaced."""
     part: str | None = None
-    """Of the bench gpu: a steps (the default), b accuracy, c references, d compare, e two
-    processes; page prints --page from what was measured. Of the bench cluster: works, losses,
+    """For the bench gpu: a steps (the default), b accuracy, c references, d compare, e two
+    processes; page prints --page from the measured files. For the bench cluster: works, losses,
     churn, large, efficiency, autoscaled, s3, upload; all by default."""
     minutes: float = 9.0
-    """Of the bench gpu: it begins no subject that would not end in this time."""
+    """For the bench gpu: time limit; a subject that would exceed it is not started."""
 
 
 def parse(arguments: list[str]) -> Bench:
@@ -119,7 +119,7 @@ def run(options: Bench) -> int:
 
 
 def _titled(options: Bench) -> str:
-    """The bench as its block on a page begins."""
+    """The name of the bench as in its block on a page."""
     if options.name == "cluster" and options.part:
         return f"{options.name} --part {options.part}"
     return options.name + (f" --scenario {options.scenario}" if options.scenario else "")
@@ -131,12 +131,12 @@ def _measured(options: Bench) -> None:
     load = os.getloadavg()[0] / max(1, int(measure.machine()["cpu_count"]))
     if load > 0.5:
         print(
-            f"raybench.bench: the load is {load:.1f} per core, so figures may be wrong",
+            f"raybench.bench: the load is {load:.1f} per core, so figures may be unreliable",
             file=sys.stderr,
         )
     torch.set_num_threads(1)
     module = importlib.import_module(f"raybench.bench.{name}")
-    if name == "gpu":  # its page is printed from the files of all parts
+    if name == "gpu":  # it prints its page itself, from the files of all parts
         figures = module.measure(options.minutes, options.part or "a", printed=options.page)
     elif name == "cluster":
         figures = module.measure(options.part)
@@ -145,13 +145,13 @@ def _measured(options: Bench) -> None:
         figures = module.measure(options.scenario, options.tasks, options.seeds)
     else:
         figures = module.measure()
-    told = pages.lines(figures, module.claims)
+    lines = pages.lines(figures, module.claims)
     if options.page is not None and name != "gpu":
-        pages.printed(options.page, _titled(options), told, load)
+        pages.printed(options.page, _titled(options), lines, load)
     if options.json:
         print(json.dumps({**figures, "load_before": round(load, 2), **measure.machine()}))
     else:
-        print("\n".join(told), flush=True)
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

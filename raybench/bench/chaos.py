@@ -1,10 +1,10 @@
-"""Kills a sweep's processes at random moments: what is lost, and when does the sweep resume?
+"""Kills a sweep's processes at random times: what is lost, and how soon does the sweep resume?
 
-    driver_group  the driver with its process group      trial   the actor of a trial
+    driver_group  the driver and its process group       trial   the actor of a trial
     driver        the driver alone                       worker  one of a group's two workers
     raylet, gcs   Ray's own processes, under the driver  stage   one of a pipeline's two stages
 
-The first four end the command, which is then started again. The others only cost the sweep time.
+The first four end the command, which is then started again. The others only delay the sweep.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PASSING = {
     "stage": ("ray::StageActor", ()),
 }
 EACH = 29
-ENDS_S = 15.0  # deadline for the command to end after Ray is gone
+ENDS_S = 15.0  # deadline for the command to end after Ray has died
 MOVES_S = 120.0  # deadline for a sweep to add another row
 LEAVES_S = 5.0  # deadline for all of Ray's processes to end after the driver
 
@@ -47,7 +47,7 @@ claims = {
 
 
 class Chaos:
-    """Counts of what went wrong, over all kinds of kills."""
+    """Counts of failures, over all kinds of kills."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -57,7 +57,7 @@ class Chaos:
         self.lost = self.duplicates = self.wrong = self.zombies = self.hangs = 0
 
     def ending(self, scratch: Path, each: int, kinds: Sequence[str] = ENDING) -> None:
-        """Kills that end the command, one kind after another, on one sweep."""
+        """Kills that end the command: each kind in turn, on one sweep."""
         folder, rows = scratch / "steady_space", dict[int, pd.Series]()
         for number in range(each * len(kinds)):
             kind = kinds[number % len(kinds)]
@@ -85,7 +85,7 @@ class Chaos:
         self._check_steady(folder)
 
     def passing(self, scratch: Path, kind: str, each: int) -> None:
-        """Kills of processes whose driver continues."""
+        """Kills that the driver survives."""
         title, arguments = PASSING[kind]
         space = Path(str((staged_space if kind == "stage" else steady_space).__file__))
         folder = scratch / space.stem
@@ -114,7 +114,7 @@ class Chaos:
         else:
             self._check_steady(folder)
 
-    # --- What is counted ------------------------------------------------------------------------
+    # --- Counts ---------------------------------------------------------------------------------
 
     def _count(self, kind: str) -> None:
         self.kills[kind] = self.kills.get(kind, 0) + 1
@@ -133,7 +133,7 @@ class Chaos:
         self._until(lambda: len(finished(folder)) > len(rows), driver)
 
     def _ends(self, driver: Driver) -> None:
-        """Counts processes of the driver that do not end with it, and kills them."""
+        """Counts processes that outlive their driver, and kills them."""
         end = time.monotonic() + LEAVES_S
         while (left := driver.left()) and time.monotonic() < end:
             time.sleep(0.1)
@@ -143,7 +143,7 @@ class Chaos:
                 os.kill(pid, signal.SIGKILL)
 
     def _compared(self, folder: Path, earlier: dict[int, pd.Series]) -> dict[int, pd.Series]:
-        """The trials finished so far. None of the earlier ones may be missing or changed."""
+        """The trials finished so far; counts earlier ones that are missing or changed."""
         now = finished(folder)
         for number, row in earlier.items():
             if number not in now:
@@ -176,7 +176,7 @@ class Chaos:
             self.wrong += row.accuracy != steady.accuracy(keys[row.number], row.epoch / 8)
 
     def _check_staged(self, space: Path, scratch: Path) -> None:
-        """Checks that the same trials have the same losses without kills."""
+        """Checks that the same trials without kills have the same losses."""
         disturbed = pd.read_parquet(scratch / space.stem / "trials").set_index("key")
         calm = scratch / "calm"
         driver = Driver(space, calm, 3)

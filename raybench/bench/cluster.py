@@ -1,7 +1,7 @@
-"""A cluster whose nodes share no disk, die and join: what works, what is lost, what does it cost?
+"""Sweeps on a cluster whose nodes share no disk, and die and join: failures, losses and costs.
 
 A node is a set of Linux namespaces on this machine (`machines`); each part makes its own. The parts
-of the autoscaler, of the object store and of the upload need no namespaces.
+`autoscaled`, `s3` and `upload` need no namespaces.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ IN_NAMESPACES = {
     "efficiency": efficiency,
 }
 PARTS = {**IN_NAMESPACES, "autoscaled": autoscaled, "s3": s3_lost, "upload": upload}
-SUMMED = ("lost", "wrong")  # counted in several parts
+SUMMED = ("lost", "wrong")  # summed over the parts that count them
 claims = {name: target for part in PARTS.values() for name, target in part.claims.items()}
 
 
 def measure(part: str | None = None) -> dict[str, float | list[str]]:
-    """The figures of one part, or of all; `skipped` says why parts in namespaces could not run.
+    """The figures of one part, or of all; `skipped` says why parts with namespaces did not run.
 
     Raises:
         ValueError: there is no such part.

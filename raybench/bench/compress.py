@@ -1,4 +1,4 @@
-"""Gains of the shipped file: bytes, milliseconds to read it, and latency of its int8 graph."""
+"""The shipped file: its compression, the time to read it, and the latency of its int8 graph."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WIDE = (0.8, 4)
 CUT = PruneChannels(ratio=0.25, at=1.0)
 EPOCHS = {"resnet20": 16, "resnet20x2_b": 3}  # of dense training on digits, a minute in all
 ROUNDS = 7
-RUNS = {1: 50, 64: 3}  # runs of each side in a round, by batch
+RUNS = {1: 50, 64: 3}  # by batch size: runs of each side in a round
 DECODES = 20
 
 claims = {
@@ -54,9 +54,9 @@ claims = {
 def measure() -> dict[str, float]:
     """Sizes of files that are written and read back, and latencies of graphs, on one thread.
 
-    ResNet-20 is trained on digits without pruning, so that its weights have the histogram of
-    trained ones. Then it is pruned by magnitude over all layers and rounded, without retraining:
-    its bytes are realistic, and its accuracy does not matter here.
+    ResNet-20 is trained on digits without pruning, so that its weights have a realistic histogram.
+    Then it is pruned by magnitude over all layers and rounded, without retraining, because its
+    accuracy does not matter here.
     `size_ratio_S_B` is torch.save of ResNet-20 in fp32 over the packed file with S % sparsity and B
     bits; `entropy_ratio_S_B` is that file over the zeroth-order entropy. `latency_bN_vs_…` is the
     other side's time over that of int8 at batch N, in thread time, median of interleaved rounds;
@@ -118,7 +118,7 @@ def _trained(name: str, folder: Path) -> tuple[Experiment, nn.Module]:
 def _stored(
     dense: nn.Module, experiment: Experiment, sparsity: float, bits: int, path: Path
 ) -> nn.Module:
-    """The model as read back from its packed file."""
+    """The model read back from its packed file."""
     prune = Prune(final_sparsity=sparsity, schedule="constant", begin=1.0)
     experiment = replace(experiment, prune=prune, quantize=Quantize(bits=bits, begin=1.0))
     model = copy.deepcopy(dense)
@@ -142,7 +142,7 @@ def _torch_save_bytes(folder: Path) -> int:
 
 
 def _decode_ms(model: nn.Module, path: Path) -> dict[str, float]:
-    """Time from the file to the filled model, including checks."""
+    """Time to read the file into the model, including checks."""
     seconds = []
     for _ in range(DECODES):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Two trials at once against one, on two cores: does the second core give its full gain?"""
+"""Two concurrent trials against one, on two cores: is the throughput twice as high?"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure() -> dict[str, float]:
 
 
 def _rate(folder: Path, space: Space, overrides: Overrides, concurrent: int) -> float:
-    """Whole trials per minute, not counting the first trial of each worker.
+    """Whole trials per minute, without the first trial of each worker.
 
     The first trials include the start of the workers, which happens once per sweep.
     """

@@ -1,8 +1,8 @@
 """The tables of a GPU: `python -m raybench.bench gpu --part a --minutes 9`, without Ray or Optuna.
 
-A part measures its subjects one after another in a process of their own, each with a deadline, and
-writes a Parquet file after each of them. It begins none that would not end in time; called again,
-it goes on with those that are missing. `docs/gpu.md` is printed from all parts' files.
+A part measures its subjects one after another in a separate process, each with a deadline, and
+writes its Parquet file after each one. It skips subjects that would not end in time; called again,
+it continues with the missing ones. `docs/gpu.md` is printed from the files of all parts.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from raybench.bench.gpu_parts.subjects import subjects
 from raybench.hardware import gpu
 
 FOLDER = Path("results/gpu")
-LATE = 2.5  # times a subject's estimate; then it is ended
-CLOSING_S = 5.0  # of a part's time, for the last file and the page
+LATE = 2.5  # a subject's deadline, relative to its estimated time
+CLOSING_S = 5.0  # part of the time limit, reserved for the last file and the page
 claims: dict[str, str] = {}
 
 
 def measure(
     minutes: float = 9.0, part: str = "a", folder: Path = FOLDER, printed: Path | None = None
 ) -> dict[str, float]:
-    """Measures a part; returns how many subjects and values came back.
+    """Measures a part; returns the numbers of subjects and values.
 
     Without a GPU every subject is a few steps on the CPU, which only shows that it runs. On a GPU,
-    subjects that are complete in the folder's file, from the same kind of GPU, are not repeated;
+    subjects that are complete in the folder's file for the same kind of GPU are not repeated;
     remove the file to measure them again.
 
     Args:
@@ -79,7 +79,7 @@ def measure(
             else:
                 failed += 1
                 measured.append(Row(part, subject.name, "", FAILED, 1.0, note=failure.reason))
-            # What an earlier call left of it is replaced.
+            # Replaces incomplete rows of an earlier call.
             sides = {(row.subject, row.side, row.seed) for row in measured}
             rows = [r for r in rows if (r["subject"], r["side"], r["seed"]) not in sides]
             rows += [stamped(row) for row in measured]

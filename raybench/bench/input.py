@@ -18,7 +18,7 @@ from raybench.bench.subject import base
 
 ROUNDS = 7
 BATCH = 128
-BASELINE_IMAGES = 1280  # a tenth of the time, since it is ten times slower
+BASELINE_IMAGES = 1280  # fewer images, because the baseline is ten times slower
 
 claims = {
     "images_per_s": "reach 100,000",
@@ -29,7 +29,7 @@ claims = {
 
 
 class PilImages(Dataset[tuple[torch.Tensor, int]]):
-    """The usual data set of a training script: single images, transformed by torchvision."""
+    """The usual data set of a training script: one image at a time, transformed by torchvision."""
 
     def __init__(self, split: data.Split, images: int) -> None:
         from torchvision import transforms
@@ -70,7 +70,7 @@ def measure() -> dict[str, float]:
     for number in range(ROUNDS + 1):
         for name, epoch in (("ours", ours), ("baseline", baseline)):
             rate = _rate(epoch, number)
-            if number:  # the first round maps the file's pages
+            if number:  # the first round pages the file into memory
                 rates[name].append(rate)
     ratios = [a / b for a, b in zip(rates["ours"], rates["baseline"], strict=True)]
     return {

@@ -1,14 +1,14 @@
-"""A cluster of machines on one machine: Linux namespaces, each a node of Ray.
+"""A cluster of simulated machines on one real machine: each is a Ray node in Linux namespaces.
 
-    bench ── pipe ──▶ PID 1 of every machine: it ends with the pipe, and all its processes with it
+    bench ── pipe ──▶ PID 1 of every machine: when the pipe closes, it and all its processes end
                       │
                       ├── own network: eth0 on a bridge that no other network reaches
                       ├── own /tmp, /dev/shm, HOME, /etc/hosts (its name is 127.0.1.1, as on Debian)
                       ╰── own process ids and host name
 
-The machines share nothing that can be written: neither results nor checkpoints. Nothing of the
-host's network changes, and nothing is left when this process ends, however it ends. The sources and
-the environment must not be below /tmp, which each machine has anew.
+The machines share no writable folder: neither results nor checkpoints. The host's network does not
+change, and nothing is left when this process ends, however it ends. The sources and the Python
+environment must not be below /tmp, because each machine has its own empty /tmp.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import raybench
 
 ROOT = Path(raybench.__file__).parent.parent
 READY_S = 240.0  # deadline for a machine's Ray to start
-NETWORK = "10.77.0"  # of a bridge without a way out, so it cannot collide
+NETWORK = "10.77.0"  # of an isolated bridge, so it cannot collide with other networks
 PORT = 6379
 OBJECTS = 200_000_000  # bytes of each machine's object store
 TOKEN = "raybench-" + "0" * 55
 HEALTH = {
-    # A node that is silent for 6 to 9 s is lost; with the defaults it takes up to a minute.
+    # A node counts as lost after 6 to 9 s of silence; with the defaults after up to a minute.
     "RAY_health_check_initial_delay_ms": "5000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
@@ -61,7 +61,7 @@ NEW = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def why_not() -> str | None:
-    """Why no machines can be made here, in one line; None if they can."""
+    """Why no machines can be created here, in one line; None if they can."""
     if not sys.platform.startswith("linux"):
         return "network namespaces need Linux"
     if os.geteuid() != 0:
@@ -83,12 +83,12 @@ def why_not() -> str | None:
         timeout=20,
     )
     if tried.returncode:
-        return f"no namespaces can be made here: {tried.stderr.strip().splitlines()[-1]}"
+        return f"no namespaces can be created here: {tried.stderr.strip().splitlines()[-1]}"
     return None
 
 
 class Machine:
-    """One machine: a place with its own network, disk and processes."""
+    """One machine, with its own network, disk and processes."""
 
     def __init__(self, name: str, address: str, setup: str, *namespaces: str) -> None:
         self.name, self.address = name, address
@@ -103,14 +103,14 @@ class Machine:
         assert self._outer.stdout is not None
         up = self._outer.stdout.readline()
         if up != b"up\n":
-            raise OSError(f"the machine {name} cannot be made: {up.decode().strip()}")
+            raise OSError(f"the machine {name} cannot be created: {up.decode().strip()}")
         self.pid = _child(self._outer.pid)
-        """Its PID 1, as seen from here."""
+        """The host's process id of its PID 1."""
         self.ray: Command
         """Its `ray start --block`, if it has one."""
 
     def path(self, inside: str | Path) -> Path:
-        """A file of the machine, as seen from here."""
+        """The host's path to a file of the machine."""
         return Path(f"/proc/{self.pid}/root") / str(inside).lstrip("/")
 
     @property
@@ -122,11 +122,11 @@ class Machine:
     def start(
         self, command: list[str], log: str, environment: dict[str, str] | None = None
     ) -> Command:
-        """Starts a command in the machine; its output goes to a file of the machine."""
+        """Starts a command in the machine; its output goes to a file there."""
         return Command(self, command, log, self.environment | (environment or {}))
 
     def kill(self) -> None:
-        """Ends the machine as a power cut does; nothing in it can say a last word."""
+        """Ends the machine as a power cut does: its processes cannot react."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._outer.wait(20)
@@ -164,7 +164,7 @@ class Command:
 
     @property
     def pid(self) -> int:
-        """Of the command itself, as seen from here."""
+        """The host's process id of the command itself."""
         return _child(self._process.pid)
 
     def poll(self) -> int | None:
@@ -182,14 +182,14 @@ class Command:
 
 
 class Machines:
-    """A cluster of such machines; the first one is Ray's head, where the driver runs.
+    """A cluster of such machines; the first one is Ray's head, on which the driver runs.
 
         with Machines() as cluster:
             cluster.head(cpus=0)
             nodes = [cluster.node(cpus=1) for _ in range(3)]
 
     Raises:
-        OSError: no namespaces can be made here; `why_not` says why.
+        OSError: no namespaces can be created here; `why_not` says why.
     """
 
     def __init__(self) -> None:
@@ -217,10 +217,10 @@ class Machines:
         return machine
 
     def node(self, cpus: int, **more: Any) -> Machine:
-        """Another node; it starts while the caller goes on, until `ready`.
+        """Another node; it starts in the background, so call `ready` to wait for it.
 
         Args:
-            more: options of `ray start`, as in `num_gpus=1`.
+            more: options of `ray start`, such as `num_gpus=1`.
         """
         return self._node(cpus, (f"--address={self.address}",), more)
 
@@ -230,23 +230,23 @@ class Machines:
 
     @property
     def nodes(self) -> list[Machine]:
-        """The living machines beside the head."""
+        """The live machines except the head."""
         return [machine for machine in self.machines[1:] if machine.alive]
 
     def ready(self) -> None:
-        """Waits until Ray runs on every machine. Raises OSError: it does not start."""
+        """Waits until Ray runs on every machine. Raises OSError if it does not start."""
         starting, self._starting = self._starting, []
         for machine, command in starting:
             end = time.monotonic() + READY_S
             while machine.alive and "Ray runtime started" not in machine.ray.log:
                 if time.monotonic() > end:
                     raise OSError(f"Ray does not start: {machine.ray.log[-2000:]}")
-                if machine.ray.poll() is not None:  # on a busy machine its own 30 s are too few
+                if machine.ray.poll() is not None:  # on a busy host Ray's own 30 s can be too short
                     machine.ray = machine.start(command, "/tmp/ray.log")
                 time.sleep(0.05)
 
     def empty(self) -> Machine:
-        """A machine of this network without Ray."""
+        """A machine in this network without Ray."""
         self._made += 1
         name, address = f"node{self._made}", f"{NETWORK}.{self._made}"
         machine = Machine(name, address, DISKS.format(name=name, token=TOKEN), "--mount", "--uts")
@@ -263,7 +263,7 @@ class Machines:
         return machine
 
     def unplug(self, machine: Machine) -> None:
-        """Cuts a machine off the network, without a word to the others."""
+        """Disconnects a machine from the network without notice."""
         number = machine.name.removeprefix("node")
         self._switched("ip", "link", "set", f"v{number}", "down")
 
@@ -291,7 +291,7 @@ def _checked(command: list[str]) -> None:
 
 
 def _child(pid: int) -> int:
-    """The only child of a process. Raises OSError: there is none."""
+    """The only child of a process. Raises OSError if there is none."""
     for _ in range(200):
         for task in Path(f"/proc/{pid}/task").iterdir():
             if children := (task / "children").read_text().split():

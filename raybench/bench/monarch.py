@@ -28,7 +28,7 @@ Precision = Literal["bf16", "fp32"]
 TOKENS = 4096
 ROUNDS = 7
 STEP_ROUNDS = 3
-IMAGES = 21  # of 224 pixels: 21 x 197 tokens are about TOKENS
+IMAGES = 21  # at 224 pixels: 21 x 197 tokens are about TOKENS
 STEPS: dict[str, tuple[str, int, Layers]] = {  # name -> timm's model, blocks, which layers
     "step_vit_s": ("vit_small_patch16_224", 8, "both"),
     "step_vit_b": ("vit_base_patch16_224", 4, "both"),
@@ -49,8 +49,8 @@ claims["project_s"] = "at most 0.3"
 def measure() -> dict[str, float]:
     """Speed-ups of forward and backward, dense over Monarch: medians of interleaved rounds.
 
-    Plain names are bf16, `_fp32` is fp32. `low_rank_…` is the same for low-rank layers with as many
-    parameters. Steps are whole training steps with AdamW on 21 images of 224 pixels.
+    Names with `_fp32` are in fp32, the others in bf16. `low_rank_…` is the same for low-rank layers
+    with as many parameters. Steps are whole training steps with AdamW on 21 images at 224 pixels.
     """
     process.prepare(threads=1)
     figures: dict[str, float] = {}
@@ -97,7 +97,7 @@ def _forward_and_backward(
     x = torch.randn(TOKENS, 768, dtype=dtype, requires_grad=True)
     grad = torch.randn_like(sides["dense"](x.float())).to(dtype)
     for module in sides.values():
-        module.to(dtype)  # only the layer, without autocast's casts
+        module.to(dtype)  # times the layer alone, without autocast's casts
 
     def run(module: nn.Module) -> Callable[[], None]:
         def once() -> None:
@@ -143,7 +143,7 @@ def _training(
 
 
 def _speed_ups(name: str, sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median ratios of the dense side's seconds to each other side's in the same round."""
+    """Seconds of the dense side over those of each other side: medians of ratios per round."""
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
         for side, run in sides.items():

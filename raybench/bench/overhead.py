@@ -1,4 +1,4 @@
-"""The engine's overhead: a trial's start, and a sweep of trials that do nothing."""
+"""The engine's overhead: the start of a trial, and a sweep of trials that do nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raybench.search.overrides import Overrides
 from raybench.search.space import Space, load
 
 TRIALS = 200
-FIRST = 20  # untimed first trials: the actors start, the sampler leaves its random phase
+FIRST = 20  # untimed warm-up trials: the actors start, the sampler leaves its random phase
 STARTS = 20
 
 claims = {
@@ -30,7 +30,7 @@ claims = {
 
 
 def measure() -> dict[str, float]:
-    """Seconds from a trial's start to its first step, and overhead over Optuna in ms per trial."""
+    """Seconds from a trial's start to its first step; overhead over Optuna in ms per trial."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch, session():
         folder = Path(scratch)
@@ -57,7 +57,7 @@ def measure() -> dict[str, float]:
 
 
 def _starts(folder: Path, workers: int) -> list[float]:
-    """Seconds from suggestion to first step of warm trials, one at a time."""
+    """Seconds from suggestion to first step, for warm trials that run one at a time."""
     overrides = Overrides(workers=workers)
     space = load(Path(str(real_space.__file__)), overrides)
     sweep = run(folder, space, overrides, trials=STARTS, workers=workers, concurrent=1)
@@ -67,7 +67,7 @@ def _starts(folder: Path, workers: int) -> list[float]:
 
 
 def _plain_loop(journal: Path, space: Space) -> list[float]:
-    """Ends of the trials, in seconds, of a plain loop with the same study, sampler and space."""
+    """End times of the trials in a plain Optuna loop with the same study, sampler and space."""
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     ends = []
     with warnings.catch_warnings():

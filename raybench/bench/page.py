@@ -1,4 +1,4 @@
-"""A page of figures: the block below each bench's command, printed again by that command."""
+"""A page of figures: each bench replaces the block below its command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raybench.training import measure
 
 
 def lines(figures: Mapping[str, Any], claims: Mapping[str, str]) -> list[str]:
-    """A line a figure: its name, its value and the target."""
+    """One line per figure: its name, its value and the target."""
     return [
         f"{name:32} {value}"
         if isinstance(value, list)
@@ -22,17 +22,17 @@ def lines(figures: Mapping[str, Any], claims: Mapping[str, str]) -> list[str]:
 
 
 def benches(page: Path) -> list[str]:
-    """The benches that have a block on the page, in its order; with their scenario or part."""
+    """The benches with a block on the page, in its order, with their scenario or part."""
     named = r"^```\n\$ python -m raybench\.bench (\w+(?: --(?:scenario|part) \w+)?)"
     return re.findall(named, page.read_text(), re.MULTILINE)
 
 
 def printed(page: Path, name: str, told: list[str], load: float) -> None:
-    """Puts a bench's lines below its command, with the machine, the commit and the day.
+    """Replaces a bench's lines below its command, with the machine, the commit and the date.
 
     Args:
-        name: of the bench, and ` --scenario NAME` or ` --part NAME` if it has one.
-        load: of the machine before the bench, per core.
+        name: name of the bench, followed by ` --scenario NAME` or ` --part NAME` if it has one.
+        load: load of the machine before the bench, per core.
 
     Raises:
         ValueError: the page has no block of this bench.

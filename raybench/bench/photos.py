@@ -1,4 +1,4 @@
-"""Decoding photographs into the cache: additional memory, and the gain from several cores."""
+"""Decoding photographs into the cache: peak memory, and the speed-up with several cores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES, SIZE = 2000, 224
 ROUNDS = 3
 TIMED = IMAGES  # fewer would show the first and last blocks, which one thread decodes
 
-# `ru_maxrss` would be at least the memory of the process that started this one.
+# Not `ru_maxrss`, which includes the memory of the parent process.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -62,7 +62,7 @@ def measure() -> dict[str, float]:
 
 
 def peak_bytes(folder: Path, cache: Path) -> float:
-    """The peak memory of a process that decodes the folder into the cache, above its start."""
+    """Growth to peak memory in a process that decodes the folder into the cache."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder), str(SIZE)],
         capture_output=True,

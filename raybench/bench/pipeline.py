@@ -1,4 +1,4 @@
-"""How busy a pipeline keeps its stages, and its time against other ways to use two cores."""
+"""Utilization of a pipeline's stages, and its time against other ways to use two cores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from trainers.pipeline import base
 
 MODELS = {"resnet18": "resnet18", "mobilenetv2": "mobilenet_v2", "vgg11": "vgg11"}
 STAGES, CHUNKS = 2, 4
-BATCH = 256  # chunks of 64: smaller ones slow convolutions down, independent of the schedule
+BATCH = 256  # chunks of 64; smaller ones make convolutions slower, whatever the schedule
 ROUNDS, STEPS, ROUND_S = 3, 2, 240  # seconds: the deadline of a round of one side
 HOPS, HOP_BYTES = 40, 4 << 20
 
@@ -50,19 +50,19 @@ claims = {
 def measure() -> dict[str, float]:
     """Two stages of one core each, batch 256; medians of interleaved rounds.
 
-    There are K stages and M chunks; r is the busier stage's seconds over the mean, measured with M
+    With K stages and M chunks, r is the slower stage's seconds over the mean, measured with M
     chunks. A batch then ideally takes (1 + (M - 1) r / K) / M of the stages' total seconds.
 
     `efficiency_*` is the speed-up of 4 chunks over 1 chunk, divided by the ideal one, M / (1 + (M -
     1) r / K); with equal stages that is K M / (M + K - 1). With 1 chunk one core works at a time,
     with 4 both do, and two busy cores are each slower. `two_cores_*` is the rate of two plain
-    processes at once over twice that of one; it is an upper bound of the efficiency. `kept_busy_*`
-    is the ideal time, from the stages' seconds with 4 chunks, over the measured time. The rest goes
-    to the schedule, the messages and the calls.
+    processes at once over twice that of one: an upper bound of the efficiency. `kept_busy_*` is the
+    ideal time, from the stages' seconds with 4 chunks, over the measured time; below 1, the rest is
+    spent on the schedule, the messages and the calls.
 
     `ddp_ratio_*` and `threads_ratio_*` are times per batch over those of two DDP workers and of one
     process with two threads. `hop_ms_*` is the time to send 4 MB one way. `max_gradient_difference`
-    is the largest difference of the models, after a step in fp32, from one process with the same
+    is the largest difference of a weight, after a step in fp32, from one process with the same
     chunks.
     """
     figures: dict[str, float] = {}
@@ -125,7 +125,7 @@ def _model(model: str) -> dict[str, float]:
 
 
 def _experiment(model: str) -> Experiment:
-    """An experiment on so many digits that an epoch has `STEPS` steps."""
+    """An experiment with as many digits as give an epoch `STEPS` steps."""
     recipe = replace(base.recipe, batch=BATCH, epochs=2 * ROUNDS + 2, lr=0.01)
     experiment = replace(base, model=model, recipe=recipe, pipeline=Pipeline())
     share = (STEPS * BATCH + 0.5) / len(data.load(experiment).train)
@@ -141,7 +141,7 @@ def _staged(experiment: Experiment, chunks: int) -> tuple[float, list[float]]:
     pipeline = Pipeline(stages=STAGES, chunks=chunks, transport="shm", cuts=cuts, schedule="1f1b")
     experiment = replace(experiment, pipeline=pipeline)
     staged = Staged(experiment, data.load(experiment), None)
-    staged.epoch(1)  # buffers are made, the heap grows
+    staged.epoch(1)  # warm-up: buffers are allocated
     reports = staged.epoch(2)
     staged.close()
     return _batch_s(reports), [report.busy_s / STEPS for report in reports]
@@ -169,11 +169,11 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 class Processes:
-    """`fit` in separate processes: independent ones, or DDP workers.
+    """`fit` in separate processes, which are independent or DDP workers.
 
     Args:
         count: number of processes, each with `threads` threads.
-        together: whether they are workers of one group.
+        together: whether they form one DDP group.
     """
 
     def __init__(
@@ -189,10 +189,10 @@ class Processes:
             self._processes.append(context.Process(target=_serve, args=arguments))
             self._processes[-1].start()
             self._pipes.append(ours)
-        self.round()  # kernels are chosen
+        self.round()  # warm-up: oneDNN chooses kernels
 
     def round(self, first: int | None = None) -> float:
-        """Seconds per batch of the slowest, all running at once; or only the `first` ones."""
+        """Seconds per batch of the slowest process, with all or only the `first` ones running."""
         pipes = self._pipes[:first]
         for pipe in pipes:
             pipe.send("round")
@@ -234,7 +234,7 @@ def _join(rank: int, count: int, folder: str) -> None:
 
 
 def _difference(model: str) -> float:
-    """Largest difference of a weight after one epoch in two stages and in one process, in fp32."""
+    """Largest difference of a weight after one fp32 epoch in two stages and in one process."""
     experiment = _experiment(model)
     recipe = replace(experiment.recipe, batch=16, epochs=1, precision="fp32")
     experiment = replace(experiment, recipe=recipe, subset=0.02, image_size=32)
@@ -296,5 +296,5 @@ def _hop(transport: str, rank: int, folder: str, pipe: Connection) -> None:
         taken.append(time.perf_counter() - began)
     if rank == 0:
         pipe.send(1000 * median(taken[HOPS // 4 :]) / 2)
-        pipe.recv()  # wait to be killed, because the other end is still sending
+        pipe.recv()  # waits to be killed, because the other end is still sending
     link.close()

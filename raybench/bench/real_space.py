@@ -1,4 +1,4 @@
-"""How soon does a real training take its first step?"""
+"""How soon does a real training run take its first step?"""
 
 from dataclasses import replace
 

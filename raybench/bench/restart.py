@@ -1,4 +1,4 @@
-"""Kills a stage of a pipeline during an epoch: how soon does training resume?"""
+"""Kills a stage of a pipeline during an epoch, and measures how soon training resumes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ claims = {"restart_s": "at most 5", "same_losses": "1: the losses are those with
 
 
 def measure() -> dict[str, float]:
-    """Seconds from SIGKILL to the end of the epoch, minus a whole epoch; each stage in turn.
+    """Seconds from SIGKILL to the end of the epoch, minus those of an epoch; each stage in turn.
 
-    The epoch is run again. The remaining time is spent on noticing the death, starting a process
-    with its imports, reading the stage's checkpoint and connecting to the other stage.
+    The killed epoch is run again. The rest is the time to notice the death, start a process with
+    its imports, read the stage's checkpoint and connect to the other stage.
     """
     waits, same = [], []
     with session():
@@ -48,14 +48,14 @@ def measure() -> dict[str, float]:
 
 
 def subject() -> Experiment:
-    """ResNet-20 on digits of 16 pixels, in two stages."""
+    """ResNet-20 in two stages on digits of 16 x 16 pixels."""
     recipe = replace(base.recipe, epochs=3, batch=32, crop=2, precision="fp32", lr=0.1)
     pipeline = Pipeline(stages=2, chunks=4, cuts="4", transport="shm")
     return replace(base, model="resnet20", image_size=16, recipe=recipe, pipeline=pipeline)
 
 
 def _killed(rank: int) -> tuple[float, list[float]]:
-    """The wait after stage `rank` dies in the second epoch, and the losses of all epochs."""
+    """Seconds lost when stage `rank` dies in the second epoch, and the losses of all epochs."""
     losses, killed_at, wait, whole = [], [], 0.0, 0.0
     for epoch in train(subject(), stages=Staged):
         losses.append(epoch.metrics["loss"])

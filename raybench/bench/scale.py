@@ -1,4 +1,4 @@
-"""The engine without Ray: the time of a trial after 500 and after 5,000 others."""
+"""The engine without Ray: its time per trial after 500 and after 5,000 trials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from raybench.search.task import Task
 from raybench.training import measure as measured
 
 TRIALS = 5000
-EARLY = 500  # the last trials are compared with those before this one
+EARLY = 500  # the last trials are compared with those before this number
 AROUND = 200
 CONCURRENT = 2
 EPOCHS = 9
@@ -39,10 +39,10 @@ claims = {
 
 
 def measure(trials: int = TRIALS, early: int = EARLY, around: int = AROUND) -> dict[str, float]:
-    """Milliseconds per trial (ask, nine reports, finish) with one and with two objectives.
+    """Milliseconds per trial (ask, nine reports, finish) with one and two objectives.
 
     `reopen_s` is the time to open the sweep. `reopen_command_s` and the times of the reports are
-    those of whole commands with their imports, on the sweep with two objectives.
+    for whole commands with their imports, on the sweep with two objectives.
     """
     figures: dict[str, float] = {}
     two = load(Path(str(scale_space.__file__)), Overrides())
@@ -54,7 +54,7 @@ def measure(trials: int = TRIALS, early: int = EARLY, around: int = AROUND) -> d
             times = list(islice(late, trials - around))
             small = _driven(Path(scratch) / name / "small", space, early)
             deque(islice(small, early - around), maxlen=0)
-            # Interleaved, because the machine's own speed changes.
+            # Interleaved, because the machine's speed varies.
             pairs = list(zip(small, late, strict=True))
             times += [after for _, after in pairs]
             before, after = (median(side) for side in zip(*pairs, strict=True))
@@ -79,9 +79,9 @@ def measure(trials: int = TRIALS, early: int = EARLY, around: int = AROUND) -> d
 
 
 def _driven(folder: Path, space: Space, trials: int) -> Iterator[float]:
-    """Seconds of each trial, in the order of their ends.
+    """Seconds of each trial, in the order in which they end.
 
-    The decision to stop is made but ignored, so all trials do the same work.
+    The decision to stop is made but ignored, so that all trials do the same work.
     """
     sweep = Sweep(folder, space, trials=trials, overrides=Overrides())
     machine = {**measured.machine(), **measured.provenance(), "threads": 1, "queue_s": 0.0}
@@ -114,7 +114,7 @@ def _driven(folder: Path, space: Space, trials: int) -> Iterator[float]:
 
 
 def _metrics(task: Task) -> Iterator[dict[str, Any]]:
-    """As many metrics as training reports; early values predict the last ones."""
+    """As many metrics as a training reports; early values predict the last ones."""
     draw = random.Random(task.experiment.key())
     best, size = draw.random(), draw.randrange(10_000, 1_000_000)
     for epoch in range(1, EPOCHS + 1):

@@ -1,4 +1,4 @@
-"""Does the engine cost the same per trial after 5,000 trials?"""
+"""Does the engine's time per trial stay the same after 5,000 trials?"""
 
 from raybench.experiment import Experiment, Recipe
 

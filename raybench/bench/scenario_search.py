@@ -1,4 +1,4 @@
-"""The bench of the search on scenarios: each figure that is asked of it."""
+"""The search bench on scenarios: computes its figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raybench.bench.simulated_search import Run, neighbour, runs, scenario, trac
 PEERS = ("nsga2", "tpe", "random_rungs", "moasha")
 MANY_SLOTS = 64
 TIMED = 10_000  # simulated trials
-LONGER = 1.5  # budgets: a misled search may take longer than a cold one
+LONGER = 1.5  # budgets of a misled search, which may take longer than a cold one
 
 claims = {
     "share_to_random": "at most 0.25",
@@ -41,18 +41,18 @@ claims = {
 
 
 def measure(name: str, tasks: str, seeds: int) -> dict[str, Any]:
-    """All figures of a scenario, and those of the recorded grids.
+    """The figures of a scenario, and those of the recorded grids.
 
     Args:
-        tasks: separated by commas, or `all`.
+        tasks: names separated by commas, or `all`.
 
     Raises:
-        ValueError: the scenario or a task is not there.
+        ValueError: the scenario or a task does not exist.
     """
     there = scenario(name)
     names = there.tasks if tasks == "all" else tasks.split(",")
     for task in names:
-        there.problem(task)  # an unknown one is refused before anything runs
+        there.problem(task)  # refuses an unknown task before any search runs
     of = partial(_done, name, names, seeds)
     methods = tuple(dict.fromkeys(("random", *OURS, *PEERS)))
     two = of(methods)
@@ -104,7 +104,7 @@ def _done(
 
 
 def _warm(name: str, tasks: Sequence[str], seeds: int) -> dict[str, float]:
-    """Shares to what the cold search reaches, over the share of the cold search itself."""
+    """Shares of the budget to the cold search's result, over the cold search's own share."""
     near = {task: neighbour(name, task) for task in tasks}
     cold = _done(name, tasks, seeds, ("ours",), length=LONGER)
     target = figures.targets({run: one.until(1.0) for run, one in cold.items()}, "ours")

@@ -1,4 +1,4 @@
-"""The gain of the search: its front's hypervolume over random search's, at equal epochs."""
+"""Hypervolume of the search's front over that of random search, at equal epochs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from raybench.training.trainer import train
 from trainers import super_model
 
 SPACE = Path(raybench.__file__).parents[1] / "search_spaces" / "super_model.py"
-TRIALS = 29  # full ones: the search of the reference project
+TRIALS = 29  # full trials, as in the reference project's search
 EPOCHS = 9
 SUBSET = 1 / 3
 ROUNDS = 2
-START_EPOCHS = 3 * EPOCHS  # for the network that the search starts from; part of its budget
+START_EPOCHS = 3 * EPOCHS  # for the search's initial network; part of its budget
 CHANCE = 0.1  # accuracy of guessing one of ten digits
 
 SIDES = ("search", "random")
@@ -36,10 +36,9 @@ claims = {"ratio": "reach 1.3"}
 
 
 class Budgeted(Sweep):
-    """A sweep that ends when its trials have trained for `budget` epochs in total; running trials
-    then stop.
+    """A sweep that ends, with its running trials, after `budget` epochs of all trials together.
 
-    `rows` are the trials that were complete by then; `when` the epochs of all trials until each.
+    `rows` are the trials that are complete by then; `when` the epochs of all trials until each.
     """
 
     def __init__(self, *args: Any, budget: int, **options: Any) -> None:
@@ -73,14 +72,14 @@ class Budgeted(Sweep):
 def measure() -> dict[str, float]:
     """`search_spaces/super_model.py` on a third of digits' training images, 9 epochs per trial.
 
-    That is 63 steps, in which many networks learn nothing; with all images nearly every network is
-    accurate, and there is little to find. Random search has 29 full trials, which start from fresh
-    weights. The search, with early stopping, has as many epochs. It spends 27 of them on one
-    plain network, from which its trials start. Only trials that are complete by the end count.
-    A front's hypervolume is over three gains: accuracy above chance, and the logarithms of the
-    bytes and of the milliseconds of the plain ResNet-20 in fp32 over the trial's. `ideal_ratio` is
-    that of a network that is always correct, with the fewest bytes and milliseconds of any trial of
-    any round: about the most that a search could find.
+    In these 63 steps many networks learn nothing; with all images nearly every network is accurate,
+    which makes the task too easy. Random search has 29 full trials, which start from fresh weights.
+    The search, with early stopping, has as many epochs. It spends 27 of them on one plain network,
+    from which its trials start. Only trials that are complete by the end count. The hypervolume of
+    a front is over three gains: accuracy above chance, and the logarithms of the bytes and of the
+    milliseconds of the plain ResNet-20 in fp32 over the trial's. `ideal_ratio` is the ratio for a
+    network that is always correct, with the fewest bytes and milliseconds of any trial of any
+    round: roughly an upper bound.
     """
     overrides = Overrides(epochs=EPOCHS, data="digits", subset=SUBSET)
     volumes: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -113,7 +112,7 @@ def measure() -> dict[str, float]:
 
 
 def volume(rows: list[dict[str, Any]], plain: dict[str, Any]) -> float:
-    """The hypervolume of the gains of some trials over the plain network and over chance."""
+    """The hypervolume of the trials' gains over the plain network and over chance."""
     losses = [
         [
             CHANCE - row["accuracy"],
@@ -148,7 +147,7 @@ def _sweep(folder: Path, overrides: Overrides, side: str, start: Path) -> Budget
     space = load(SPACE, overrides)  # the space reads these variables
     budget = TRIALS * EPOCHS
     if side == "random":
-        space = replace(space, enqueue=())  # the first trials of the search are prior knowledge
+        space = replace(space, enqueue=())  # enqueued trials would be prior knowledge
     sweep = Budgeted(
         folder,
         space,

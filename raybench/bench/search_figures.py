@@ -1,4 +1,4 @@
-"""The figures of the simulated searches: shares, ratios, and who is better than whom."""
+"""The figures of the simulated searches: shares, ratios, and comparisons of methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Done = Mapping[Run, Trace]
 
 
 def of(done: Done, method: str, task: str) -> list[Trace]:
-    """The traces of a method on a task, in order of the seeds."""
+    """The traces of a method on a task, ordered by seed."""
     runs = [run for run in done if (run.method, run.task) == (method, task)]
     return [done[run] for run in sorted(runs, key=lambda run: run.seed)]
 
@@ -25,12 +25,12 @@ def tasks(done: Done) -> list[str]:
 
 
 def targets(done: Done, method: str = "random") -> dict[str, float]:
-    """What a method reaches in the end, by task: the median over the seeds."""
+    """A method's final hypervolume by task: the median over the seeds."""
     return {t: float(np.median([one.final for one in of(done, method, t)])) for t in tasks(done)}
 
 
 def share(done: Done, method: str, target: Mapping[str, float]) -> float:
-    """Share of the budget to the targets: the median over tasks of medians over seeds."""
+    """Share of the budget needed for the targets: the median over tasks of medians over seeds."""
     shares = [
         np.median([one.share_to(target[t]) for one in of(done, method, t)]) for t in tasks(done)
     ]
@@ -38,7 +38,7 @@ def share(done: Done, method: str, target: Mapping[str, float]) -> float:
 
 
 def ratio(done: Done, method: str, target: Mapping[str, float]) -> float:
-    """Final hypervolume over the targets: the median over tasks of medians over seeds."""
+    """Final hypervolume divided by the targets: the median over tasks of medians over seeds."""
     ratios = [
         np.median([one.final for one in of(done, method, t)]) / max(target[t], 1e-9)
         for t in tasks(done)
@@ -47,8 +47,8 @@ def ratio(done: Done, method: str, target: Mapping[str, float]) -> float:
 
 
 def compared(done: Done, method: str, peers: Sequence[str]) -> dict[str, float]:
-    """`wins`: over how many peers it is better, by Wilcoxon's test over the tasks after Holm's
-    correction. `losses`: how many have a higher mean."""
+    """`wins`: number of peers that the method beats, by Wilcoxon's test over the tasks with Holm's
+    correction. `losses`: number of peers with a higher mean."""
     means = {
         name: np.array([np.mean([one.final for one in of(done, name, t)]) for t in tasks(done)])
         for name in (method, *peers)

@@ -29,8 +29,8 @@ OURS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "early_stopping": False, "evidence": 5},
     "random_rungs": {"sampler": "random", "early_stopping": True, "evidence": 0},
 }
-"""The deciding code of a sweep with other parts; `before` has TPE, to which stopped trials are all
-equally bad."""
+"""The sweep's decisions with different samplers and rungs; `before` has TPE, for which all stopped
+trials are equally bad."""
 
 
 def engine(
@@ -40,7 +40,7 @@ def engine(
     constraints: Mapping[str, str] | None = None,
     records: Sequence[Record] = (),
 ) -> Engine:
-    """A method's engine for a problem, which goes on from records.
+    """A method's engine for a problem, which resumes from records.
 
     Raises:
         KeyError: the method is unknown.
@@ -91,7 +91,7 @@ class PlainStudy:
 
 
 class Moasha:
-    """Random configurations, stopped by MO-ASHA with an epsilon-net, as in Syne Tune.
+    """Random configurations with early stopping by MO-ASHA with an epsilon-net, as in Syne Tune.
 
     Source: Schmucker et al. 2021, arXiv 2106.12639.
     """
@@ -117,12 +117,12 @@ class Moasha:
         return place not in _epsilon_net(points, list(self._problem.objectives.values()), best)
 
     def finish(self, number: int, status: str, stop_reason: str | None = None) -> None:
-        """Nothing more is remembered."""
+        """Does nothing: only reports matter."""
 
 
 def _epsilon_net(points: Sequence[Sequence[float]], ways: Sequence[str], count: int) -> list[int]:
-    """The first indices by non-domination rank; within a rank, each is the farthest from those
-    before it."""
+    """The first `count` indices by non-domination rank; within a rank, each is the farthest from
+    those before it."""
     rank = np.array(ranks(points, ways))
     scaled = np.array(points, float)
     scaled = (scaled - scaled.min(0)) / np.maximum(np.ptp(scaled, axis=0), 1e-12)

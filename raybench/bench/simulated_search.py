@@ -1,8 +1,8 @@
-"""Searches on simulated curves: how soon each reaches what random search reaches.
+"""Searches on simulated curves: how soon each one reaches the result of random search.
 
-The test: hypervolume of the objectives, costs by their logarithms, in the box between the 10 %
-quantile and the best of 400 random configurations; a budget of 60 full trials, counted in epochs;
-4 slots. Only complete trials count.
+The measure is the hypervolume of the objectives, with logarithms of costs, in the box between the
+10 % quantile and the best of 400 random configurations. The budget is 60 full trials, counted in
+epochs, with 4 slots. Only complete trials count.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from raybench.search.simulation.recorded import Recorded
 from raybench.search.simulation.scenario import Scenario, folder_of
 from raybench.search.simulation.slots import simulate
 
-BOX = 400  # random configurations that give the box
+BOX = 400  # random configurations that define the box
 QUANTILE = 0.1
 FULL_TRIALS = 60
 SLOTS = 4
-NEVER = 2.0  # share of the budget where random's hypervolume is not reached
+NEVER = 2.0  # share of the budget if the target hypervolume is never reached
 PROCESSES = 2
 MEDIAN = 0.5
-ALIKE = 100  # random configurations that tell which tasks are neighbours
+ALIKE = 100  # random configurations that determine which tasks are neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,11 @@ class Run:
     constrained: bool = False
     """Whether the last objective must be no worse than the median of random configurations."""
     warm: str = ""
-    """The task of an older search with which this one begins."""
+    """The task of an earlier search whose results this one starts with."""
     misled: bool = False
-    """Whether the older results are turned round: its worst configurations seem to be its best."""
+    """Whether the earlier results are reversed, so that the worst configurations look best."""
     length: float = 1.0
-    """How long it searches, in budgets."""
+    """Length of the search in budgets."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Trace:
     """The hypervolume after each complete trial."""
 
     spent: tuple[float, ...]
-    """Shares of the budget."""
+    """Share of the budget spent by the end of each trial."""
     volumes: tuple[float, ...]
     trials: int
 
@@ -77,18 +77,18 @@ class Trace:
         return self.volumes[-1] if self.volumes else 0.0
 
     def until(self, share: float) -> Trace:
-        """The same up to a share of the budget."""
+        """The trace up to a share of the budget."""
         count = sum(at <= share for at in self.spent)
         return Trace(self.spent[:count], self.volumes[:count], self.trials)
 
     def share_to(self, volume: float) -> float:
-        """Share of the budget after which this hypervolume is reached; `NEVER` where it is not."""
+        """Share of the budget after which this hypervolume is reached; `NEVER` if it is not."""
         reached = [at for at, here in zip(self.spent, self.volumes, strict=True) if here >= volume]
         return reached[0] if reached else NEVER
 
 
 def traces(runs: Sequence[Run]) -> dict[Run, Trace]:
-    """Runs all of them, in several processes."""
+    """Traces of the runs, computed in several processes."""
     with ProcessPoolExecutor(PROCESSES) as pool:
         return dict(zip(runs, pool.map(trace, runs, chunksize=1), strict=True))
 
@@ -96,7 +96,7 @@ def traces(runs: Sequence[Run]) -> dict[Run, Trace]:
 def runs(
     scenario: str, tasks: Iterable[str], seeds: int, methods: Sequence[str], **options: Any
 ) -> list[Run]:
-    """A run for each task, method and seed."""
+    """One run per task, method and seed."""
     return [
         Run(scenario=scenario, task=task, method=method, seed=seed, **options)
         for task in tasks
@@ -106,7 +106,8 @@ def runs(
 
 
 def neighbour(name: str, task: str) -> str:
-    """The other task on which random configurations rank most alike, in their worst objective."""
+    """The other task with the most similar ranks of random configurations; its least similar
+    objective counts."""
 
     def alike(other: str) -> float:
         both = (_places(name, task), _places(name, other))
@@ -147,7 +148,7 @@ def trace(run: Run) -> Trace:
 
 
 def _prior(run: Run) -> list[Record]:
-    """The record with which a warm search begins."""
+    """The record that a warm search starts with."""
     if not run.warm:
         return []
     older = replace(run, task=run.warm, warm="", misled=False, length=1.0, seed=run.seed + 1000)
@@ -170,7 +171,7 @@ def scenario(name: str) -> Scenario | Recorded:
     """A recorded grid, the folder of one of our sweeps, or a folder under $RAYBENCH_YAHPO.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is none with this name.
     """
     if name in NAMES:
         return Recorded(FOLDER / name)
@@ -188,7 +189,7 @@ def _problem(run: Run) -> Problem:
 
 @cache
 def _random_ends(name: str, task: str) -> tuple[dict[str, float], ...]:
-    """The last metrics of random configurations, or of all if they are few."""
+    """Final metrics of random configurations, or of all if there are few."""
     problem = scenario(name).problem(task)
     params = problem.every or random_params(problem, BOX, seed=12345)
     return tuple(problem.curve(one).at(problem.epochs) for one in params)
@@ -218,13 +219,13 @@ def volumes(complete: Sequence[Mapping[str, float]], run: Run) -> list[float]:
     problem = _problem(run)
     ends = np.array([_gains(problem, one) for one in _random_ends(run.scenario, run.task)])
     worst, best = np.quantile(ends, QUANTILE, axis=0), ends.max(0)
-    if run.constrained:  # what is worse than the limit is worth nothing
+    if run.constrained:  # trials beyond the limit have no volume
         worst[-1] = np.quantile(ends[:, -1], MEDIAN)
     front: list[list[float]] = []
     hypervolumes: list[float] = []
     for one in complete:
         gains = (_gains(problem, one) - worst) / np.maximum(best - worst, 1e-12)
-        # A single objective counts as it is, beyond the best of the 400 too.
+        # A single objective is not clipped: it may exceed the best of the 400.
         point = [-float(gain) for gain in (np.clip(gains, 0, 1) if len(gains) > 1 else gains)]
         front.append(point)
         kept = on_front(front, ["min"] * len(point))

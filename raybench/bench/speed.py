@@ -1,4 +1,4 @@
-"""Time to a stated accuracy: the usual recipe over the speed recipe, ResNet-20 on CIFAR-10."""
+"""Time to a target accuracy: the usual recipe over the speed recipe, ResNet-20 on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from raybench.training.runner import Trained
 from trainers import speed
 
 SEEDS = (0, 1, 2)
-SHARE = 1 / 3  # of the training images: an epoch is about a minute on a core
-BELOW = 0.01  # the target is the usual recipe's own final accuracy less a point
+SHARE = 1 / 3  # of the training images, so that an epoch takes about a minute on a core
+BELOW = 0.01  # the target is the usual recipe's own final accuracy minus one point
 
 claims = {"speed_ratio": "reach 2.0"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """The state of a run after an epoch; `seconds` of training alone."""
+    """The state of a run after an epoch; `seconds` are those of training alone."""
 
     seconds: float
     accuracy: float
 
 
 class OwnTime(Replicated):
-    """Its epochs take the seconds that this process computed, whatever else runs on the machine.
+    """Measures epochs in processor time, which does not depend on the machine's load.
 
-    A GPU computes beside the process, so there they are those of the clock.
+    On a GPU the kernels run asynchronously, so there it is wall-clock time.
     """
 
     def epoch(self, number: int) -> Trained:
@@ -49,8 +49,8 @@ class OwnTime(Replicated):
 def measure() -> dict[str, float]:
     """`speed_ratio`: seconds of training to the target, plain over speed; median over the seeds.
 
-    Seconds are those of one thread's computing. The two runs of a seed take turns, an epoch each,
-    so that both see the same load. A speed recipe that misses the target counts as a ratio of 0.
+    Seconds are processor time of one thread. The two runs of a seed alternate after each epoch, so
+    that both see the same load. A speed recipe that misses the target counts as a ratio of 0.
     """
     process.prepare(threads=1)
     of_seeds = [_against(seed) for seed in SEEDS]

@@ -1,4 +1,4 @@
-"""What is left of a pipeline whose stages are killed?"""
+"""Does a pipeline recover when its stages are killed?"""
 
 from dataclasses import replace
 

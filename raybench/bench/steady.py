@@ -1,4 +1,4 @@
-"""A family whose trials take time but compute nothing, so effects of kills are easy to check."""
+"""A family whose trials only wait, so that the effects of kills are easy to check."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EPOCH_S = 0.4
 
 
 def accuracy(key: str, share: float) -> float:
-    """The accuracy that a trial of the experiment reports after this share of its epochs."""
+    """The accuracy that the experiment reports after this share of its epochs."""
     return int(key, 16) / 16**16 * share
 
 
 def train(
     experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
 ) -> Iterator[Epoch]:
-    """One epoch at a time; its accuracy follows from the experiment and the epoch's number."""
+    """One epoch at a time; the accuracy depends only on the experiment and the epoch's number."""
     start, epochs = int(checkpoint.load(resume)["epoch"]) if resume else 0, experiment.recipe.epochs
     for number in range(start + 1, epochs + 1):
         time.sleep(EPOCH_S)

@@ -1,4 +1,4 @@
-"""What is left of a sweep whose processes are killed?"""
+"""Does a sweep recover when its processes are killed?"""
 
 from raybench.experiment import Experiment, Recipe
 

@@ -1,4 +1,4 @@
-"""The training step: unchanged `loop.fit` against fp32 + NCHW + DataLoader on the same core."""
+"""The training step: `loop.fit` as it is against fp32 + NCHW + DataLoader on the same core."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def measure() -> dict[str, float]:
     """Images per second of both sides, medians of interleaved rounds, and their ratio."""
     figures: dict[str, float] = {}
     for name, (model, batch) in SUBJECTS.items():
-        # digits: real 32x32 images whose few validation images keep the rounds close together.
+        # digits: real 32x32 images; with few validation images the rounds follow quickly.
         experiment = replace(
             pruning.base,
             model=model,
@@ -106,7 +106,7 @@ def _ours(experiment: Experiment) -> Iterator[float]:
 
 
 def _baseline(experiment: Experiment) -> Iterator[float]:
-    """The usual script: PIL images through a DataLoader, fp32, NCHW, SGD."""
+    """The usual training script: PIL images through a DataLoader, fp32, NCHW, SGD."""
     images = data.load(experiment)
     model = models.build(experiment.model, classes=images.classes, image_size=32).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)

@@ -30,9 +30,9 @@ from raybench.training.optim import build_optimizer
 from trainers.strategies import base
 
 WORKERS, EACH, CLASSES = 2, 6, 10  # EACH: images in a worker's timed step
-STEPS, IMAGES = 20, 2  # in the comparison of losses: steps, and images over all workers
+STEPS, IMAGES = 20, 2  # in the comparison of losses: steps, and images of all workers
 ROUNDS, WARM = 5, 1
-DEADLINE_S = 180  # of one step, of the twenty, and of a collective
+DEADLINE_S = 180  # for one step, for the twenty steps, and for a collective
 EXACT = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
 LOSSY = ("bf16_gradients", "powersgd")
 
@@ -82,7 +82,7 @@ def _experiment(strategy: Any, precision: Literal["fp32", "bf16"]) -> Experiment
 
 
 def _losses(pair: Pair, sides: dict[str, Experiment]) -> dict[str, float]:
-    """Opens all sides and a single process, and runs the twenty steps of the fp32 sides."""
+    """Opens all sides and a single-process model, and runs the twenty steps of the fp32 sides."""
     pair.ask("open", "alone", sides["ddp"].to_json())
     expected = pair.ask("losses", "alone")[0]
     figures = {}
@@ -114,7 +114,7 @@ def _memory(pair: Pair, sides: dict[str, Experiment]) -> dict[str, float]:
 
 
 def _share(counts: dict[str, Any], strategy: str, kinds: tuple[str, ...]) -> float:
-    """The share of ddp's bytes on the worker that holds most."""
+    """Bytes on the worker that holds most, over those of ddp."""
     most = max(sum(worker[kind] for kind in kinds) for worker in counts[strategy])
     return float(most / sum(counts["ddp"][0][kind] for kind in kinds))
 
@@ -124,7 +124,7 @@ def _throughput(pair: Pair, sides: dict[str, Experiment]) -> dict[str, float]:
     pair.ask("open", "apart", sides["ddp"].to_json())
     for number in range(WARM + ROUNDS):
         names = [*seconds]
-        first = number % len(names)  # each round starts with another side
+        first = number % len(names)  # each round starts with a different side
         for name in names[first:] + names[:first]:
             seconds[name].append(max(pair.ask("step", name)))
         _say(f"round {number} of {ROUNDS}: ddp {seconds['ddp'][-1]:.2f} s")
@@ -150,7 +150,7 @@ def _say(text: str) -> None:
 
 
 class Pair:
-    """Two processes of one gloo group, which do the same thing at the same time."""
+    """Two processes of one gloo group, which run the same commands at the same time."""
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -180,8 +180,8 @@ class Pair:
 
 
 class Side:
-    """One model in one worker. `alone` and `apart` are plain models: `alone` runs only in the first
-    worker, `apart` in each worker independently."""
+    """One model in one worker. `alone` and `apart` are models without a strategy: `alone` runs only
+    in the first worker, `apart` in each worker independently."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         self.name, self.plain, recipe = name, name in ("alone", "apart"), experiment.recipe

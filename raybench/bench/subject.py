@@ -20,5 +20,5 @@ def base(batch: int) -> Experiment:
 
 
 def has_cifar10() -> bool:
-    """Whether RAYBENCH_DATA leads to CIFAR-10 as the hub has it."""
+    """Whether RAYBENCH_DATA has CIFAR-10 in the hub's format."""
     return (Path(os.environ.get("RAYBENCH_DATA", "")) / "cifar10" / "plain_text").is_dir()

@@ -1,4 +1,4 @@
-"""The cost of experts: a ViT's whole training step with 8, 32 and 64 experts and without."""
+"""The cost of experts: a ViT's whole training step with 0, 8, 32 and 64 experts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ Precision = Literal["bf16", "fp32"]
 BATCH = 256
 ROUNDS: dict[Precision, int] = {"bf16": 3, "fp32": 1}
 WARM: dict[Precision, int] = {"bf16": 3, "fp32": 2}
-"""Untimed first steps: oneDNN chooses kernels, the optimizer allocates averages, the heap grows."""
+"""Untimed warm-up steps: oneDNN chooses kernels, the optimizer allocates its state."""
 STEP_S = 180  # deadline of one step
 TOKENS = 16_384  # tokens for the single feed-forward
-STATE_BYTES = 16  # per parameter: itself, its gradient and AdamW's two averages, in fp32
+STATE_BYTES = 16  # per parameter: value, gradient and AdamW's two moments, in fp32
 
 CLAIMS = {
     "step_ratio_8": "",
@@ -50,12 +50,12 @@ claims = CLAIMS | {f"{name}_fp32": claim for name, claim in CLAIMS.items()}
 
 
 def measure() -> dict[str, float]:
-    """Ratios to the dense model, medians of interleaved rounds; in bf16, and `_fp32`.
+    """Ratios to the dense model, medians of interleaved rounds; in bf16, with `_fp32` in fp32.
 
     `step_ratio_E` and `loop_ratio_64` are for whole training steps of the family's base, the latter
-    with a loop over the experts. `memory_ratio_64` is the process's peak above the dense model's,
-    in units of the experts' parameters, gradients and optimizer state. `ffn_ratio_64_16k` is for
-    one feed-forward with 16,384 tokens, forward and backward.
+    with a loop over the experts. `memory_ratio_64` is the growth of peak memory over the dense
+    model's, divided by the bytes of the experts' parameters, gradients and optimizer state.
+    `ffn_ratio_64_16k` is for one feed-forward with 16,384 tokens, forward and backward.
     """
     figures: dict[str, float] = {}
     for precision, rounds in ROUNDS.items():
@@ -71,7 +71,7 @@ def _steps(precision: Precision, rounds: int) -> dict[str, float]:
     figures: dict[str, float] = {}
     warm = WARM[precision]
     dense = Steps(experiment, loop=False, warm=warm)
-    # One after another: four such models at once would not fit into a laptop's memory.
+    # One after another, because four such models would not fit into a laptop's memory.
     for experts in (8, 32, 64):
         switch = Switch(experts=experts)
         side = Steps(replace(experiment, switch=switch), loop=False, warm=warm)
@@ -89,7 +89,7 @@ def _steps(precision: Precision, rounds: int) -> dict[str, float]:
 
 
 def _against(dense: Steps, side: Steps, name: str, rounds: int) -> dict[str, float]:
-    """Median ratio of the side's seconds to the dense model's in the same round."""
+    """Seconds of the side over those of the dense model: the median of ratios per round."""
     ratios = []
     for number in range(1, rounds + 1):
         before = dense.second_step()
@@ -113,12 +113,12 @@ class Steps:
             self.step()
 
     def step(self) -> float:
-        """Seconds that one more training step takes."""
+        """Seconds of one more training step."""
         self._pipe.send("step")
         return self._hear()
 
     def second_step(self) -> float:
-        """Seconds of a step that directly follows another, as in training."""
+        """Seconds of a step that directly follows another one, as in training."""
         self.step()
         return self.step()
 
@@ -172,7 +172,7 @@ def _serve(experiment_json: str, loop: bool, pipe: Connection) -> None:
 
 
 class Looped(nn.Module):
-    """The straightforward way: every expert is a module, run one after another."""
+    """The simple implementation: every expert is a module, and they run one after another."""
 
     def __init__(self, experts: Experts) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A sweep that records when its trials end, for the benches of the engine."""
+"""A sweep that records when its trials end, for the engine's benches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A family whose trials do nothing, so only the engine's own time remains."""
+"""A family whose trials do nothing, so that a sweep takes only the engine's own time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raybench.training.loop import Epoch
 def train(
     experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
 ) -> Iterator[Epoch]:
-    """One epoch at a time; its accuracy is a hash of the experiment and the epoch's number."""
+    """One epoch at a time; the accuracy is a hash of the experiment and the epoch's number."""
     start = int(checkpoint.load(resume)["epoch"]) if resume else 0
     for number in range(start + 1, experiment.recipe.epochs + 1):
         accuracy = int(experiment.key(), 16) / 16**16 * number / experiment.recipe.epochs

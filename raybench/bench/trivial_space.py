@@ -1,4 +1,4 @@
-"""How long does a sweep take whose trials take no time?"""
+"""How long does a sweep take if its trials take no time?"""
 
 from raybench.experiment import Experiment, Recipe
 

@@ -1,7 +1,7 @@
-"""The verdict: false claims and missed ones in simulated studies, plan and budget in real ones.
+"""The verdict: false and missed claims in simulated studies, plan and budget in real studies.
 
-A simulated study is the policy with invented outcomes: it adds seeds and looks again as a real one
-does. A real one is the command itself on digits.
+A simulated study runs the policy on random outcomes: it adds seeds and tests again as a real one
+does. A real study runs the command itself on digits.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from raybench.verdict.outcome import Measured, verdicts
 from raybench.verdict.policy import Arm, Design, state
 
 SPREAD = 0.7
-"""Standard deviation of the paired difference in points. Assumed, not measured: two models that are
-correct for 90 % of 10,000 test images differ by 0.4 by the choice of the images alone."""
+"""Standard deviation of the paired difference in points. Assumed, not measured: the choice of
+10,000 test images alone makes two models with 90 % accuracy differ by 0.4."""
 ARMS = ("a", "b", "c", "d", "e")
 SIMULATED = 1000
 REAL = 10
 BUDGET_S = 180
 STUDY_S = 900  # deadline of a real study
-STUDIES = (  # what the real studies vary
+STUDIES = (  # goal, techniques and constraints of the real studies
     ("bytes", "prune,ema", ()),
     ("bytes", "prune,quantize", ("model_bytes < 400000",)),
     ("memory", "checkpointing,prune", ()),
@@ -60,16 +60,16 @@ def measure() -> dict[str, float]:
         "power_more_seeds": _share("accuracy", {"a": 1.0}, seeds=5, most_seeds=20),
     }
     with tempfile.TemporaryDirectory() as scratch:
-        told = [_real(Path(scratch), number) for number in range(REAL)]
-    ratios = [one["spent_s"] / one["expected_s"] for one in told]
+        real = [_real(Path(scratch), number) for number in range(REAL)]
+    ratios = [one["spent_s"] / one["expected_s"] for one in real]
     figures |= {
         "plan_within_20": sum(0.8 <= ratio <= 1.2 for ratio in ratios) / REAL,
         "plan_ratio": median(ratios),
         "plan_ratio_min": min(ratios),
         "plan_ratio_max": max(ratios),
-        "overrun": max(one["spent_s"] / one["budget_s"] - 1 for one in told),
-        "overrun_epochs": max((one["spent_s"] - one["budget_s"]) / one["epoch_s"] for one in told),
-        "kept": sum(one["kept"] or not one["meets"] for one in told) / REAL,
+        "overrun": max(one["spent_s"] / one["budget_s"] - 1 for one in real),
+        "overrun_epochs": max((one["spent_s"] - one["budget_s"]) / one["epoch_s"] for one in real),
+        "kept": sum(one["kept"] or not one["meets"] for one in real) / REAL,
         "studies": REAL,
         "simulated": SIMULATED,
     }
@@ -77,7 +77,7 @@ def measure() -> dict[str, float]:
 
 
 def _share(goal: Goal, points: Mapping[str, float], seeds: int = 3, most_seeds: int = 12) -> float:
-    """The share of simulated studies with an arm that pays: with any, or with "a" if it gains."""
+    """The share of simulated studies in which any arm pays, or arm "a" if it has a true gain."""
     claimed = 0
     for number in range(SIMULATED):
         judged = simulated(goal, points, seeds, most_seeds, np.random.default_rng(number))
@@ -93,7 +93,7 @@ def simulated(
     most_seeds: int,
     draw: np.random.Generator,
 ) -> dict[Arm, Verdict]:
-    """The verdicts of a study whose techniques truly differ from the baseline by `points`."""
+    """The verdicts of a study in which the true differences from the baseline are `points`."""
     design = Design(
         settings=dict.fromkeys(ARMS, 1),
         together=frozenset(map(frozenset, combinations(ARMS, 2))),
@@ -123,7 +123,7 @@ def simulated(
 
 
 def _real(scratch: Path, number: int) -> dict[str, Any]:
-    """What a study on digits writes of itself, with the seconds that the whole command took."""
+    """The record that a study on digits writes, with the seconds that the whole command took."""
     goal, techniques, constraints = STUDIES[number % len(STUDIES)]
     name = f"study{number}"
     command = [sys.executable, "-m", "raybench.compare", "--model", "resnet20", "--goal", goal]
@@ -136,9 +136,9 @@ def _real(scratch: Path, number: int) -> dict[str, Any]:
     verdict = scratch / name / "verdict.json"
     if done.returncode not in (0, 1) or not verdict.exists():
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    told: dict[str, Any] = json.loads(verdict.read_text())
+    record: dict[str, Any] = json.loads(verdict.read_text())
     trials = len(read(scratch / name).trials)
-    expected = f"{took:.0f} s, expected {told['expected_s']:.0f}"
-    expected += f"; {trials} trials, expected {told['expected_trials']}"
+    expected = f"{took:.0f} s, expected {record['expected_s']:.0f}"
+    expected += f"; {trials} trials, expected {record['expected_trials']}"
     print(f"raybench.bench: {name} ({goal}): {expected}", file=sys.stderr, flush=True)
-    return {**told, "spent_s": took}
+    return {**record, "spent_s": took}

@@ -18,7 +18,7 @@ from raybench.results.core import FINISHED
 
 
 class Driver:
-    """`python -m raybench.tune` with its own Ray, in its own process group."""
+    """`python -m raybench.tune` with a Ray of its own, in its own process group."""
 
     def __init__(self, space: Path, results: Path, trials: int, *more: str) -> None:
         results.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class Driver:
 
     def wait(self, deadline_s: float) -> int | None:
         """The exit code; None if it was killed at the deadline."""
-        self.left()  # read the mark from its children while it lives
+        self.left()  # reads the mark from its children while it runs
         try:
             return self._process.wait(deadline_s)
         except subprocess.TimeoutExpired:
@@ -62,12 +62,12 @@ class Driver:
             os.killpg(self.pid, signal.SIGKILL)
 
     def one_of(self, title: str, draw: random.Random | None = None) -> int | None:
-        """One of the processes whose command line contains the title."""
+        """The id of a process whose command line contains the title."""
         pids = [pid for pid in self.left() if title in _title(pid)]
         return (draw.choice(pids) if draw else pids[0]) if pids else None
 
     def left(self) -> list[int]:
-        """Ids of the living processes that the driver's Ray has started."""
+        """Ids of the live processes that the driver's Ray has started."""
         if self._mark is None:
             for child in _children(self.pid):
                 self._mark = self._mark or _mark_of(child)
@@ -86,7 +86,7 @@ def finished(folder: Path) -> dict[int, pd.Series]:
 
 
 def retried(folder: Path, kind: str) -> int:
-    """How often a trial has reported after a loss; for stages, also how often they restarted."""
+    """How often a trial has reported after a loss; for stages, plus the number of restarts."""
     lost: set[int] = set()
     count, restarts = 0, dict[int, int]()
     for record in log.read(log.path_in(folder)):

@@ -1,19 +1,19 @@
-"""How many slots to ask the autoscaler for: arithmetic, without Ray.
+"""How many slots to request from the autoscaler: arithmetic, without Ray.
 
-Ray's second autoscaler starts nothing at all if a request does not fit into what it may start, so
-more than its limit must not be asked for:
+Ray's autoscaler v2 starts no node at all if a request exceeds its limits. So the limit is searched
+for:
 
-    asked       100 ✗    1 ✓   2 ✓   4 ✓   8 ✗   6 ✓   7 ✗   6 …      it may start 6 slots
+    asked       100 ✗    1 ✓   2 ✓   4 ✓   8 ✗   6 ✓   7 ✗   6 …      the limit is 6 slots
     accepted      0      1     2     4     4     6     6
     refused     100    100   100   100     8     8     7
 
-The first autoscaler starts as much as it may, and never refuses.
+Autoscaler v1 starts as much as it may, and never refuses.
 """
 
 from __future__ import annotations
 
 MOST = 1000
-"""Slots asked for at most: the autoscaler packs every bundle into nodes, every few seconds."""
+"""Most slots to request, because the autoscaler packs every bundle every few seconds."""
 
 
 class Asking:
@@ -24,7 +24,7 @@ class Asking:
         self._accepted, self._refused = 0, MOST + 1
 
     def answered(self, refused: bool) -> None:
-        """Takes the autoscaler's answer to the last number."""
+        """Records the autoscaler's answer to the last request."""
         if refused:
             self._refused = min(self._refused, max(1, self.asked))
             self._accepted = min(self._accepted, self._refused - 1)
@@ -32,15 +32,15 @@ class Asking:
             self._accepted = max(self._accepted, self.asked)
 
     def next(self, wanted: int, held: int) -> int:
-        """The number to ask for now.
+        """The number of slots to request now.
 
         Args:
             wanted: slots that the sweep could use.
-            held: slots that there are.
+            held: slots that exist now.
         """
         wanted = min(wanted, MOST)
         self._accepted = max(self._accepted, held)
-        if self._refused <= self._accepted:  # more nodes came than it would have started
+        if self._refused <= self._accepted:  # more nodes exist than it would have started
             self._refused = self._accepted + 1
         if wanted < self._refused:
             self.asked = wanted
@@ -53,5 +53,5 @@ class Asking:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it has refused the room for a single trial, and there is none."""
+        """Whether it has refused even one slot, and none exists."""
         return self._refused == 1

@@ -1,10 +1,10 @@
-"""Demand: tells Ray's autoscaler how much room the sweep could use.
+"""Demand: requests the resources that the sweep could use from Ray's autoscaler.
 
-    tell(wanted, held)  ──▶ request_resources: so many slots in all, those that there are included
-    withdraw()          ──▶ nothing more is asked for, and idle nodes are stopped after a while
+    tell(wanted, held)  ──▶ request_resources: the number of slots, including the existing ones
+    withdraw()          ──▶ requests nothing, so that idle nodes are stopped after a while
 
-A request stays until the next one, also after the end of the process that has made it, so it is
-withdrawn however the sweep ends: here, or by a process of its own if this one is killed.
+A request outlives the process that made it, until the next request. So it is withdrawn however the
+sweep ends: here, or by a separate process if this one is killed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from raybench.cluster.asking import Asking
 from raybench.cluster.fit import Needs
 from raybench.cluster.withdrawal import Withdrawal
 
-AGAIN_S = 60.0  # another sweep in this cluster may have asked instead
-ANSWER_S = 2.0  # between two looks at the autoscaler's answer
+AGAIN_S = 60.0  # repeats the request, which another sweep may have replaced
+ANSWER_S = 2.0  # between two checks of the autoscaler's answer
 LEAVE_S = 5.0
 
 
@@ -31,8 +31,8 @@ class Demand:
     """The demand of one sweep, withdrawn at the end of the context.
 
     Args:
-        needs: what a trial takes.
-        here: whether Ray runs on this machine alone and has no autoscaler.
+        needs: resources of a trial.
+        here: whether Ray runs only on this machine, without an autoscaler.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Demand:
         self._said: int | None = None
         self._said_at = self._looked_at = -float("inf")
         self._guard: Withdrawal | None = None
-        self._version: int | None = None  # of the cluster's state when it was last said
+        self._version: int | None = None  # of the cluster's state at the last request
 
     def __enter__(self) -> Demand:
         if not self._here:
@@ -57,7 +57,7 @@ class Demand:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the autoscaler has said that it has no room for a single trial."""
+        """Whether the autoscaler has refused the resources of a single trial."""
         return self._asking.hopeless
 
     @property
@@ -66,13 +66,13 @@ class Demand:
         return not self._here and self._clock() - self._looked_at >= ANSWER_S
 
     def tell(self, wanted: int, held: int) -> None:
-        """Asks for room for `wanted` trials, of which there is room for `held`."""
+        """Requests the resources of `wanted` trials, of which `held` already fit."""
         if not self.due:
             return
         self._looked_at = now = self._clock()
         self._hear()
         if self._version is not None and wanted > held:
-            return  # it has not looked at the last request
+            return  # the autoscaler has not processed the last request
         slots = self._asking.next(wanted, held)
         if slots != self._said or now - self._said_at > AGAIN_S:
             request_resources(bundles=self._needs.bundles(slots))
@@ -81,7 +81,7 @@ class Demand:
             self._version = live_nodes.state_version() if refuses else None
 
     def withdraw(self) -> bool:
-        """Asks for nothing more; False if Ray has not answered within `LEAVE_S`."""
+        """Withdraws the request; False if Ray has not answered within `LEAVE_S`."""
         if self._said is None:
             return True
         answered = threading.Event()
@@ -96,7 +96,7 @@ class Demand:
         return answered.wait(LEAVE_S)
 
     def _hear(self) -> None:
-        """Takes the autoscaler's answer to the last request, if it has looked at it."""
+        """Records the autoscaler's answer to the last request, if it has processed it."""
         if self._version is None or (answer := live_nodes.refused_bundles()) is None:
             return
         seen, bundles = answer

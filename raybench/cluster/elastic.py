@@ -1,11 +1,11 @@
-"""One experiment on as many workers as the cluster has, while workers come and go.
+"""One experiment on as many workers as the cluster has, while nodes join and leave.
 
     workers   4 4 4 ✗ │ 3 3 3 3 │ 4 4 …     ✗ one died during an epoch
-    epochs    1 2 3   │ 4 5 6 7 │ 8 9 …     each starts from the checkpoint of the one before
+    epochs    1 2 3   │ 4 5 6 7 │ 8 9 …     each starts from the checkpoint of the previous one
 
-Every epoch is saved. A checkpoint of any strategy can be loaded by any number of workers, so a
-death costs one epoch at most. Batch and learning rate apply to all workers together and stay the
-same; each worker's share changes. Each change needs a new TorchTrainer, 13 to 25 s.
+Every epoch is saved. A checkpoint of any strategy can be loaded by any number of workers, so the
+loss of a worker costs at most one epoch. The global batch and the learning rate stay the same; each
+worker's share of the batch changes. Each change needs a new TorchTrainer, which takes 13 to 25 s.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from raybench.cluster.trial import Job, LostError, raised
 from raybench.cluster.workers import DYING_S, WorkerGroup
 from raybench.experiment import Experiment, elastic_counts
 
-TRIES = 3  # groups in a row that may die without finishing an epoch
-AGAIN_S = 120.0  # deadline for lost workers to be replaced when too few are left
+TRIES = 3  # consecutive groups that may die without finishing an epoch
+AGAIN_S = 120.0  # deadline to replace lost workers if too few are left
 OWN_FAILURES = ("diverged", "out_of_memory", "ValueError")
 
 
@@ -57,7 +57,7 @@ def run_elastic(
 def _groups(
     experiment: Experiment, job: Job, counts: list[int], gpus: float
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The epochs of one group after another."""
+    """The epochs of successive groups."""
     deaths = 0
     while True:
         workers = _wait_for_workers(counts, gpus)
@@ -83,7 +83,7 @@ def _groups(
         finally:
             group.close()
         if deaths == TRIES:
-            raise RuntimeError(f"workers died {TRIES} times without an epoch between")
+            raise RuntimeError(f"workers died {TRIES} times without finishing an epoch")
 
 
 def _heard(group: WorkerGroup) -> dict[str, Any] | None:
@@ -101,7 +101,7 @@ def _heard(group: WorkerGroup) -> dict[str, Any] | None:
 
 
 def _fitting(counts: list[int], gpus: float) -> int:
-    """The largest of the counts that the cluster holds now; 0 for none."""
+    """The largest of the counts that fits into the cluster now; 0 for none."""
     fits = fit.slots(live_nodes.live_nodes(), Needs(gpus=gpus))
     return max((count for count in counts if count <= fits), default=0)
 
@@ -111,8 +111,8 @@ def _wait_for_workers(counts: list[int], gpus: float) -> int:
     while not (fits := _fitting(counts, gpus)):
         if time.monotonic() > end:
             raise RuntimeError(
-                f"the cluster has held fewer than {min(counts)} workers for {AGAIN_S:g} s; the "
-                "checkpoint is saved, so the same command resumes"
+                f"the cluster has had too few workers (less than {min(counts)}) for {AGAIN_S:g} s; "
+                "the checkpoint is saved, so the same command resumes"
             )
         time.sleep(1.0)
     return fits

@@ -28,7 +28,7 @@ from raybench.cluster.workers import WorkersActor
 from raybench.search.progress import Progress, left
 from raybench.search.sweep import Sweep
 
-FLUSH_S = 20.0  # for what is not yet at the results' address, once Ray is gone
+FLUSH_S = 20.0  # deadline to copy the rest to the results' address after Ray has died
 
 
 def execute(
@@ -48,18 +48,18 @@ def execute(
 
     Args:
         workers: the largest number of workers of a trial.
-        stages: the largest number of stages of a trial; every slot holds a CPU for each of them.
-        transports: ways in which stages exchange activations.
+        stages: the largest number of stages of a trial; every slot reserves a CPU for each one.
+        transports: transports by which stages exchange activations.
         gpus: GPUs of each worker or stage; None means 1 where the cluster has GPUs, else 0.
-        max_concurrent: trials at once at most; None for as many as the cluster holds.
-        wait_s: how long to wait for room when no trial has any; None for the cluster's usual time.
-        silent_s: longest time without a report of any trial before Ray counts as gone.
-        resized: is told the number of trials that may run at once whenever it changes.
+        max_concurrent: most concurrent trials; None for as many as fit into the cluster.
+        wait_s: how long to wait for room when no trial has any; None for the cluster's default.
+        silent_s: time without a report of any trial after which Ray counts as dead.
+        resized: called with the number of slots whenever it changes.
 
     Raises:
         ValueError: no trial fits into the cluster.
         OSError: the results could no longer be written.
-        RuntimeError: Ray ended the run, or the room for trials is gone.
+        RuntimeError: Ray ended the run, or no trial has room any more.
     """
     together = "shm" in transports
     room, demand = room_for(
@@ -74,14 +74,14 @@ def execute(
     gpus = room.needs.gpus
     if idle := fit.idle_nodes(room.nodes, room.needs):
         progress.say(
-            f"{len(idle)} of {len(room.nodes)} nodes run no trial: each takes {room.needs}, and "
+            f"{len(idle)} of {len(room.nodes)} nodes run no trial: a trial needs {room.needs}, and "
             "they have too few GPUs; --gpus 0 uses the CPUs of all nodes instead"
         )
     searcher = SweepSearcher(sweep, room, threads=1, say=progress.say)
     heartbeat = Heartbeat(searcher, progress, demand, resized)
     if stages > 1:
-        # The trial itself drives the stages and evaluates between their epochs; it holds no CPU.
-        # The stages run in its placement group, which ends with the slot.
+        # The trial's actor calls the stages and evaluates between their epochs; it reserves no
+        # CPU. The stages run in its placement group, which ends with the slot.
         bundle = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": 1.0}
         trainable = tune.with_resources(
             TrialActor,
@@ -92,13 +92,13 @@ def execute(
     elif workers == 1:
         trainable = tune.with_resources(TrialActor, {"CPU": 1, "GPU": gpus})
     else:
-        # The slot's worker group holds the CPUs for the whole sweep. The slot itself must hold
-        # something; one byte of memory takes nothing away from its workers.
+        # The slot's worker group reserves the CPUs for the whole sweep. Tune requires that the
+        # slot itself reserves something: one byte of memory does not reduce its workers' share.
         trainable = tune.with_resources(
             tune.with_parameters(WorkersActor, gpus=gpus), {"CPU": 0, "memory": 1}
         )
     with tempfile.TemporaryDirectory(prefix="raybench-") as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own deprecations
+        warnings.simplefilter("ignore")  # Ray's deprecation warnings
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -109,11 +109,11 @@ def execute(
             ),
             run_config=tune.RunConfig(
                 name=sweep.name,
-                storage_path=scratch,  # nothing of Tune's is kept
+                storage_path=scratch,  # Tune's files are deleted
                 verbose=0,
                 callbacks=[heartbeat],
                 stop=heartbeat,
-                # Epoch.save writes our checkpoints every 15 s; Tune would add one at the end.
+                # Epoch.save writes checkpoints every 15 s; Tune would add one at the end.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
@@ -125,7 +125,7 @@ def execute(
             Watchdog(give_up, silent_s) as watchdog,
         ):
             heartbeat.heard = watchdog.heard
-            # The search's small matrices would take the cores from the trials: 48 ms a trial
+            # With more threads the search's small matrices slow the trials down: 48 ms per trial
             # instead of 22.
             with every_loss_an_actors(), never_blocking(), threadpool_limits(limits=1):
                 tuner.fit()
@@ -134,7 +134,7 @@ def execute(
 
 
 def _give_up(sweep: Sweep, progress: Progress, demand: Demand, scratch: str, what: str) -> None:
-    """Ends this process from the watchdog's thread; the main thread would wait for Ray forever."""
+    """Ends this process from the watchdog's thread, because the main thread waits for Ray."""
     with contextlib.suppress(Exception):
         sweep.store.snapshot()
         sweep.store.flush(FLUSH_S)

@@ -1,13 +1,13 @@
-"""Files: reads and writes the sweep's files on the driver's machine, for workers without its disk.
+"""Files: reads and writes the sweep's files on the driver's machine, for workers on other nodes.
 
     worker on another node                        Files, an actor on the driver's node
-    send     part, part, …    ──────────────────▶ write: at its place in a partial file
+    send     part, part, …    ──────────────────▶ write: at its offset in a partial file
              sums of the parts ─────────────────▶ commit: compared with the file, then renamed
-    fetch    ◀───────────────────── part, part, … read: of the file as it was at the beginning
+    fetch    ◀───────────────────── part, part, … read: of the same version of the file
 
-Every call opens and closes the file, so the actor remembers nothing and may be restarted between
-any two of them. A few parts are on the way at once, so a file of any size takes little memory, on
-both sides. Files outside the one folder are refused.
+Every call opens and closes the file, so the actor is stateless and may be restarted between any two
+calls. Only a few parts are in transit at once, so a file of any size takes little memory on both
+sides. Files outside the folder are refused.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raybench.training import state_file
 
 PART = 4 << 20  # bytes
-AHEAD = 4  # parts on the way at once
-TRIES = 3  # of a file whose parts arrive damaged, or that is replaced while it is read
-ANSWER_S = 120.0  # deadline of a call; the actor may have to start
+AHEAD = 4  # parts in transit at once
+TRIES = 3  # for a file that arrives damaged or is replaced while it is read
+ANSWER_S = 120.0  # deadline of a call, including the start of the actor
 HEX = re.compile("[0-9a-f]{32}")
 
 T = TypeVar("T")
 
 
 class Damaged(OSError):
-    """A part or a file is not as it was sent."""
+    """A part or a file differs from what was sent."""
 
 
 class Replaced(OSError):
-    """The file is another one than at the first part."""
+    """The file was replaced after its first part was read."""
 
 
 class Version(NamedTuple):
-    """A file as it was at some time."""
+    """Identifies a file and its content."""
 
     path: str
     size: int
@@ -56,10 +56,10 @@ class Version(NamedTuple):
 
 
 class Folder:
-    """What the actor does, in any process.
+    """The actor's methods, usable in any process.
 
     Args:
-        root: the folder below which all files must be.
+        root: the folder that all files must be in.
         also: files elsewhere that the user has named.
     """
 
@@ -76,7 +76,7 @@ class Folder:
         partial.parent.mkdir(parents=True, exist_ok=True)
         if offset == 0:
             for other in partial.parent.glob(f"{glob.escape(Path(path).name)}.*.partial"):
-                if other != partial:  # of a sender that was lost
+                if other != partial:  # of a dead sender
                     other.unlink(missing_ok=True)
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         with os.fdopen(handle, "wb") as file:
@@ -84,7 +84,7 @@ class Folder:
             file.write(part)
 
     def commit(self, path: str, sender: str, sums: list[int], state: bool) -> None:
-        """Puts the partial file in place if all its parts are right. Raises Damaged.
+        """Renames the partial file if all its parts are intact. Raises Damaged.
 
         Args:
             sums: CRC-32 of every part.
@@ -92,7 +92,7 @@ class Folder:
         """
         partial, target = self._partial(path, sender), self._inside(path)
         if not partial.exists() and target.exists() and _sums(target) == sums:
-            return  # a second call, because the answer to the first one was lost
+            return  # a repeated call, because the answer to the first one was lost
         if not partial.exists() or _sums(partial) != sums:
             partial.unlink(missing_ok=True)
             raise Damaged(f"{path} did not arrive whole")
@@ -102,7 +102,7 @@ class Folder:
             partial.replace(target)
 
     def version(self, path: str, state: bool) -> Version | None:
-        """The file as it is now; of a state the latest undamaged one. None if there is none."""
+        """The current file; for a state the latest undamaged one. None if there is none."""
         target: Path | None = self._inside(path)
         if state:
             target = state_file.usable(self._inside(path))
@@ -124,11 +124,11 @@ class Folder:
     def _partial(self, path: str, sender: str) -> Path:
         target = self._inside(path)
         if not HEX.fullmatch(sender):
-            raise ValueError(f"{sender!r} is no sender")
+            raise ValueError(f"{sender!r} is not the id of a sender")
         return target.with_name(f"{target.name}.{sender}.partial")
 
     def _inside(self, path: str) -> Path:
-        """The resolved path. Raises ValueError: it leaves the folder."""
+        """The resolved path. Raises ValueError if it leaves the folder."""
         resolved = Path(path).resolve()
         if self._root not in resolved.parents and resolved not in self._also:
             raise ValueError(f"{path} is not in the folder of the results")
@@ -141,10 +141,10 @@ Files: Any = ray.remote(Folder)
 
 @dataclass(frozen=True)
 class Home:
-    """How a worker finds the files of its trial."""
+    """How a worker finds its trial's files."""
 
     mark: str
-    """A file beside them: a worker that sees it shares their disk."""
+    """A file beside them: a worker that can see it shares their disk."""
     actor: str
     """Name of the actor."""
 
@@ -159,17 +159,17 @@ def served(root: Path | None, mark: Path, also: Sequence[Path] = ()) -> Iterator
 
     Args:
         root: None for `also` alone.
-        mark: on the disk of the files; a unique ending is added.
+        mark: path on the files' disk; a unique suffix is added.
         also: files elsewhere that the user has named.
 
     Yields:
-        None where Ray runs on this machine alone.
+        None if Ray runs only on this machine.
     """
     if not os.environ.get("RAY_ADDRESS"):
         yield None
         return
     mark = mark.absolute()
-    for stale in mark.parent.glob(f"{glob.escape(mark.name)}-*"):  # of a driver that was killed
+    for stale in mark.parent.glob(f"{glob.escape(mark.name)}-*"):  # of a killed driver
         stale.unlink(missing_ok=True)
     mark = mark.with_name(f"{mark.name}-{uuid.uuid4().hex}")
     mark.touch()
@@ -198,7 +198,7 @@ def served_alone(checkpoint: Path, model: Path | None) -> AbstractContextManager
 
 
 def send(home: Home, local: Path, path: str, *, state: bool = False) -> None:
-    """Copies a file of this node to the driver's machine, whole or not at all.
+    """Copies a file of this node to the driver's machine, atomically.
 
     Args:
         state: whether the file that is there is kept as the previous state.
@@ -222,10 +222,10 @@ def send(home: Home, local: Path, path: str, *, state: bool = False) -> None:
 
 
 def fetch(home: Home, path: str, local: Path, *, state: bool = False) -> bool:
-    """Copies a file of the driver's machine to this node; whether there is one.
+    """Copies a file of the driver's machine to this node; False if there is none.
 
     Args:
-        state: whether the previous file is taken if the latest is damaged.
+        state: whether to use the previous file if the latest one is damaged.
     """
     actor = ray.get_actor(home.actor)
 

@@ -1,11 +1,11 @@
-"""How many trials fit into the nodes of a cluster: arithmetic, without Ray.
+"""How many trials fit into a cluster's nodes: arithmetic, without Ray.
 
     node      CPUs 4, GPUs 2        4 CPUs, 2 GPUs ──▶ 4 parts of 1 CPU and 0.5 GPU
     node      CPUs 3, GPUs 1        3 CPUs, 1 GPU  ──▶ 2 parts           ──▶ 6 trials of one part,
                                                                              3 of two, 3 if together
 
-Totals of the cluster say too much: 7 CPUs and 3 GPUs would hold 6 parts on three GPUs, but also if
-one node had all the GPUs and another all the CPUs.
+The cluster's totals are not enough: 7 CPUs and 3 GPUs suggest 6 parts, even if one node has all
+the GPUs and another all the CPUs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-UNITS = 10_000  # Ray counts resources in such fractions
+UNITS = 10_000  # Ray counts resources in units of 1/10,000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What a node holds in all, or a node that the autoscaler could start."""
+    """Total resources of a node, or of a node that the autoscaler could start."""
 
     cpus: float
     gpus: float = 0.0
@@ -27,14 +27,14 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a trial takes: each part, a worker or a stage, has a CPU and its GPUs."""
+    """Resources of a trial: each part, a worker or a stage, has a CPU and its GPUs."""
 
     parts: int = 1
     gpus: float = 0.0
     together: bool = False
     """Whether all parts must be on one node."""
     kind: str = "worker"
-    """What a part is called."""
+    """The name of a part."""
 
     def __str__(self) -> str:
         each = "1 CPU" + (f" and {self.gpus:g} GPU{'s' * (self.gpus > 1)}" if self.gpus else "")
@@ -44,7 +44,7 @@ class Needs:
         return f"{self.parts} {self.kind}s of {each} each{where}"
 
     def bundles(self, trials: int = 1) -> list[dict[str, float]]:
-        """What a number of trials take, as Ray's autoscaler is told."""
+        """The resources of some trials, in the format of a request to Ray's autoscaler."""
         part = {"CPU": 1.0} | ({"GPU": self.gpus} if self.gpus else {})
         if self.together:
             whole = {name: round(self.parts * amount, 4) for name, amount in part.items()}
@@ -53,7 +53,7 @@ class Needs:
 
 
 def parts_on(node: Node, gpus: float) -> int:
-    """Parts that a node holds. A fraction of a GPU is of one GPU: 0.6 fits only once into each."""
+    """Parts that fit into a node. A fraction must fit into one GPU: 0.6 fits once into each."""
     cpus = int(node.cpus)
     if not gpus:
         return cpus
@@ -63,7 +63,7 @@ def parts_on(node: Node, gpus: float) -> int:
 
 
 def slots(nodes: Sequence[Node], needs: Needs) -> int:
-    """Trials that the nodes hold at once. Parts that need not be together spread over nodes."""
+    """Trials that fit into the nodes at once. Parts may be on several nodes unless `together`."""
     held = [parts_on(node, needs.gpus) for node in nodes]
     if needs.together:
         return sum(count // needs.parts for count in held)
@@ -71,16 +71,16 @@ def slots(nodes: Sequence[Node], needs: Needs) -> int:
 
 
 def require_sensible(needs: Needs, *, whole_gpus: bool) -> None:
-    """Raises ValueError: no cluster could hold it.
+    """Raises ValueError if a trial fits into no cluster.
 
     Args:
-        whole_gpus: whether the parts talk through NCCL, which needs a GPU for each.
+        whole_gpus: whether the parts use NCCL, which needs a whole GPU for each.
     """
     each = needs.gpus
     if whole_gpus and 0 < each < 1:
         raise ValueError(
             f"{needs.parts} {needs.kind}s of {each:g} GPU each: on GPUs they use NCCL, which needs "
-            "a whole GPU for each; take --gpus 1, or --gpus 0 for gloo on CPUs"
+            "a whole GPU for each; use --gpus 1, or --gpus 0 for gloo on CPUs"
         )
     if each > 1 and each != int(each):
         raise ValueError(
@@ -89,9 +89,9 @@ def require_sensible(needs: Needs, *, whole_gpus: bool) -> None:
 
 
 def default_gpus(nodes: Sequence[Node], types: Sequence[Node] | None) -> float:
-    """GPUs of a part where the user gave no number: 1 if there are any, else 0.
+    """Default GPUs of a part: 1 if there are any, else 0.
 
-    Before a cluster has room for a CPU, the types of its nodes decide: 1 if all have GPUs.
+    As long as no node has CPUs, the types of the nodes that may start decide: 1 if all have GPUs.
     """
     if any(node.gpus >= 1 for node in nodes):
         return 1.0
@@ -102,15 +102,15 @@ def default_gpus(nodes: Sequence[Node], types: Sequence[Node] | None) -> float:
 
 
 def idle_nodes(nodes: Sequence[Node], needs: Needs) -> list[Node]:
-    """Nodes with CPUs that run no trial, because each part takes a GPU and they have none."""
+    """Nodes with CPUs that run no trial, because each part needs a GPU and they have none."""
     return [n for n in nodes if needs.gpus and n.cpus >= 1 and not parts_on(n, needs.gpus)]
 
 
 def never_fits(types: Sequence[Node] | None, nodes: Sequence[Node], needs: Needs) -> bool:
-    """Whether no node of the types that can still come would help.
+    """Whether a trial does not fit even with every node that may still start.
 
     Args:
-        types: one entry for each node that could be started; None if that is not known.
+        types: one entry for each node that could be started; None if unknown.
     """
     if types is None:
         return False
@@ -118,7 +118,7 @@ def never_fits(types: Sequence[Node] | None, nodes: Sequence[Node], needs: Needs
 
 
 def holdings(nodes: Sequence[Node]) -> str:
-    """What the nodes hold, in words: `2 nodes hold 6 CPUs, the largest 4 CPUs`."""
+    """The nodes' resources as text: `2 nodes hold 6 CPUs, the largest 4 CPUs`."""
     if not nodes:
         return "there is no node that can take trials"
     if len(nodes) == 1:
@@ -128,7 +128,7 @@ def holdings(nodes: Sequence[Node]) -> str:
 
 
 def largest(nodes: Sequence[Node]) -> str:
-    """What the largest node holds, in words."""
+    """The resources of the largest node as text."""
     return _amount(max(nodes, key=lambda node: (node.gpus, node.cpus)))
 
 

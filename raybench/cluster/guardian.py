@@ -1,4 +1,4 @@
-"""A separate process that ends the processes which a driver leaves behind.
+"""A separate process that ends the processes that a driver leaves behind.
 
     driver ── pipe ──▶ guardian      the pipe closes when the driver ends, for whatever reason
                        │
@@ -19,8 +19,8 @@ import uuid
 from pathlib import Path
 
 MARK = "RAYBENCH_SESSION"  # in the environment of every process that this driver's Ray starts
-GRACE_S = 1.0  # time for them to exit by themselves
-LOOKS_S = 4.0  # how long to look for more of them after that
+GRACE_S = 1.0  # time for the processes to exit by themselves
+LOOKS_S = 4.0  # after that, how long to look for more of them
 PAUSE_S = 0.2
 
 
@@ -55,7 +55,7 @@ def marked(mark: str) -> list[int]:
 
 
 def watch(mark: str, driver: int) -> None:
-    """Waits for the driver to end, then ends the processes that it has left."""
+    """Waits for the driver to end, then ends the processes that it left behind."""
     sys.stdin.read()
     end = time.monotonic() + GRACE_S
     while [pid for pid in marked(mark) if pid != driver] and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Joining a cluster: does it answer, does it take us, and do its nodes run what we run?"""
+"""Checks before joining a cluster: it answers, accepts the token, and has the same versions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.hardware.versions import DECISIVE, differences, versions
 
-ANSWER_S = 5.0  # for the head to take a connection; Ray itself tries for minutes
-VERSIONS_S = 20.0  # for all nodes to tell theirs; those that have not by then are left out
+ANSWER_S = 5.0  # deadline for the head to accept a connection; Ray itself tries for minutes
+VERSIONS_S = 20.0  # deadline for the nodes to report their versions; late ones are skipped
 
 
 def require_answer(address: str) -> None:
-    """Raises ValueError: nothing listens at an address such as 10.0.0.1:6379."""
+    """Raises ValueError if nothing listens at an address such as 10.0.0.1:6379."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         return  # such as `auto`, which Ray resolves
@@ -35,7 +35,7 @@ def no_answer(address: str, error: object) -> str:
 
 
 def refusal(address: str, error: BaseException) -> str | None:
-    """Advice for an error of `ray.init`, or None if there is none."""
+    """Advice for an error of `ray.init`; None for other errors."""
     if isinstance(error, AuthenticationError):
         return (
             f"the cluster at RAY_ADDRESS={address} refuses this machine's token: copy "
@@ -44,28 +44,28 @@ def refusal(address: str, error: BaseException) -> str | None:
     if isinstance(error, ConnectionError):
         return no_answer(address, error)
     if isinstance(error, RuntimeError) and "Version mismatch" in str(error):
-        told = " ".join(str(error).split())
-        return f"{told}. Install the cluster's versions here, or submit with raybench.submit"
+        message = " ".join(str(error).split())
+        return f"{message}. Install the cluster's versions here, or submit with raybench.submit"
     return None
 
 
 def require_same_versions() -> None:
-    """Compares every node of the cluster with this process, in a second or two.
+    """Compares the versions of every node of the cluster with this process's.
 
     Raises:
-        ValueError: a node runs another Python, Ray, torch or raybench, or cannot import raybench.
+        ValueError: a node has another Python, Ray, torch or raybench, or cannot import raybench.
     """
-    for node, told in versions_of_nodes(VERSIONS_S):
-        if isinstance(told, Exception):
+    for node, answer in versions_of_nodes(VERSIONS_S):
+        if isinstance(answer, Exception):
             raise ValueError(
-                f"raybench cannot be imported on node {node} ({_in_short(told)}): install it "
-                "there, or submit with raybench.submit, which takes it along. python -m "
+                f"raybench cannot be imported on node {node} ({_in_short(answer)}): install it "
+                "there, or submit with raybench.submit, which uploads it. python -m "
                 "raybench.doctor compares all nodes"
             )
-        if differs := differences(told, versions(), DECISIVE):
+        if differs := differences(answer, versions(), DECISIVE):
             raise ValueError(
                 f"node {node} has {differs}. Install the same versions everywhere; raybench itself "
-                "travels with raybench.submit. python -m raybench.doctor compares all nodes"
+                "is uploaded by raybench.submit. python -m raybench.doctor compares all nodes"
             )
 
 
@@ -75,27 +75,27 @@ def _versions() -> dict[str, str]:
 
 
 def versions_of_nodes(deadline_s: float) -> list[tuple[str, dict[str, str] | Exception]]:
-    """Address of every live node, and what it tells; nodes that do not answer are left out."""
+    """Address and versions, or error, of every live node; nodes without answer are left out."""
     asked = {}
     for node in ray.nodes():
         if node["Alive"]:
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[_versions.options(scheduling_strategy=here).remote()] = node["NodeManagerAddress"]
-    told: list[tuple[str, dict[str, str] | Exception]] = []  # two nodes may share an address
+    answers: list[tuple[str, dict[str, str] | Exception]] = []  # two nodes may share an address
     if not asked:
-        return told
+        return answers
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=deadline_s)
     for reference in ready:
         try:
-            told.append((asked[reference], ray.get(reference)))
+            answers.append((asked[reference], ray.get(reference)))
         except RayError as error:
             if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
-                told.append((asked[reference], error))
-        # Others are those of a node that goes away, which the sweep survives.
+                answers.append((asked[reference], error))
+        # Other errors come from a node that is leaving, which the sweep survives.
     for reference in asked:
         with contextlib.suppress(Exception):
             ray.cancel(reference, force=False)
-    return told
+    return answers
 
 
 def _in_short(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What Ray says about the cluster's nodes: those that are there, and those that could come."""
+"""The cluster's nodes according to Ray: the live ones, and those that could be started."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ray.experimental.internal_kv import _internal_kv_get
 from raybench.cluster.fit import Node
 
 ANSWER_S = 5
-ENOUGH = 1000  # nodes of a type: no trial is larger
-OWN_TYPE = "node_"  # Ray's own name for a node that no autoscaler has started
+ENOUGH = 1000  # most nodes of a type; no trial needs more
+OWN_TYPE = "node_"  # prefix of Ray's type name for a node that no autoscaler has started
 
 
 def live_nodes() -> list[Node]:
-    """The nodes that can take trials: alive, and not about to be taken away."""
+    """The nodes that can run trials: alive, and not draining."""
     leaving: Mapping[str, int] = state.state.get_draining_nodes()
     return [
         Node(
@@ -38,7 +38,7 @@ def live_nodes() -> list[Node]:
 
 
 def autoscales() -> bool:
-    """Whether an autoscaler may add nodes, as far as Ray tells."""
+    """Whether Ray reports an autoscaler that may add nodes."""
     if is_autoscaler_v2():
         return True
     active = (_status().get("autoscaler_report") or {}).get("active_nodes") or {}
@@ -46,32 +46,32 @@ def autoscales() -> bool:
 
 
 def refused_bundles() -> tuple[int, int] | None:
-    """What the second autoscaler says about the last request for room.
+    """Autoscaler v2's answer to the last request.
 
     Returns:
-        The state of the cluster that it has seen, a number that grows, and the bundles of requests
-        that it cannot fulfil; None from the first autoscaler, which does not tell.
+        The version of the cluster's state that it has processed, which grows, and the number of
+        requested bundles that it cannot fulfil; None for autoscaler v1, which gives no answer.
     """
     if not is_autoscaler_v2():
         return None
-    told = _cluster_status().autoscaling_state
+    answer = _cluster_status().autoscaling_state
     bundles = sum(
         request.count
-        for constraint in told.infeasible_cluster_resource_constraints
+        for constraint in answer.infeasible_cluster_resource_constraints
         for request in constraint.resource_requests
     )
-    return told.last_seen_cluster_resource_state_version, bundles
+    return answer.last_seen_cluster_resource_state_version, bundles
 
 
 def state_version() -> int:
-    """The number of the cluster's state now, to be compared with that of `refused_bundles`."""
+    """The current version of the cluster's state, to compare with that of `refused_bundles`."""
     return int(_cluster_status().cluster_resource_state.cluster_resource_state_version)
 
 
 def node_types() -> list[Node] | None:
-    """A node for each one that the autoscaler could start; None where Ray does not tell.
+    """One entry per node that the autoscaler could start; None if Ray does not tell.
 
-    Ray keeps this in the autoscaler's configuration, a file on the head, where jobs usually run.
+    They are in the autoscaler's configuration, a file on the head, where jobs usually run.
     """
     config = state.state.get_cluster_config()
     if config is not None and config.node_group_configs:
@@ -91,7 +91,7 @@ def node_types() -> list[Node] | None:
     head, most = content.get("head_node_type"), int(content.get("max_workers", 0))
     able = {name: kind for name, kind in types.items() if name != head}
     if not all("CPU" in kind.get("resources", {}) for kind in able.values()):
-        return None  # they are not told
+        return None  # the types' resources are unknown
     return [
         node
         for name, kind in able.items()
@@ -106,14 +106,14 @@ def _of_type(name: str, has: Mapping[str, float], most: int) -> list[Node]:
 
 
 def _config_file() -> Path | None:
-    """The file that the first autoscaler's process was started with, if it runs on this node."""
+    """The configuration file of autoscaler v1, if its process runs on this node."""
     pid = _status().get("monitor_pid")
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     except (OSError, ValueError):
         return None
     if not any(word.endswith("monitor.py") for word in words):
-        return None  # a process of this node with the same number
+        return None  # another process on this node has the same id
     for word in words:
         if word.startswith("--autoscaling-config="):
             path = Path(os.path.expanduser(word.partition("=")[2]))
@@ -122,7 +122,7 @@ def _config_file() -> Path | None:
 
 
 def _status() -> dict[str, Any]:
-    """What the first autoscaler has last written about itself."""
+    """The latest status that autoscaler v1 has written."""
     try:
         written = _internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
     except RayError:

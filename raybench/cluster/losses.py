@@ -1,8 +1,8 @@
-"""Turns every way in which Ray loses an actor into the error that Tune handles.
+"""Converts every error by which Ray reports a lost actor into the one that Tune handles.
 
-Tune treats a RayActorError as the failure of one trial. When the memory monitor ends an actor, or
-its node goes away, Ray raises another RayError, and Tune ends the whole run. Ray's own
-ActorDiedError cannot be unpickled, so its text, which tells of a lost node, would be lost as well.
+Tune treats a RayActorError as the failure of one trial. If the memory monitor kills an actor, or
+its node is lost, Ray raises another RayError, and Tune ends the whole run. Ray's own
+ActorDiedError cannot be unpickled, so its text, which mentions a lost node, would be lost as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 
 class ActorLostError(RayActorError):
-    """An actor is gone; the text is that of Ray's own error."""
+    """An actor was lost; the text is that of Ray's own error."""
 
     def __init__(self, words: str) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ActorLostError(RayActorError):
 
 @contextmanager
 def every_loss_an_actors() -> Iterator[None]:
-    """Inside this context, Tune gets an `ActorLostError` for every lost actor."""
+    """In this context, Tune gets an `ActorLostError` for every lost actor."""
     manager: Any = RayActorManager
     failed = manager._actor_task_failed
 

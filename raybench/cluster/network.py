@@ -1,7 +1,7 @@
-"""The network interface of gloo and NCCL: the one by which Ray reaches this node.
+"""The network interface for gloo and NCCL: the one by which Ray reaches this node.
 
-By itself gloo takes the address of the host's name, which Debian and Ubuntu resolve to 127.0.1.1,
-and NCCL the first interface that it finds: then the workers of two nodes never meet.
+By default gloo uses the address of the host's name, which Debian and Ubuntu resolve to 127.0.1.1,
+and NCCL the first interface that it finds. Then the workers of two nodes cannot connect.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ADDRESS_OF = 0x8915  # SIOCGIFADDR, from Linux's sockios.h
 
 
 def choose_interface() -> None:
-    """Sets the interface in the environment of this process, where the user has set none."""
+    """Sets the interface in the environment of this process, unless the user has set one."""
     name = interface_of(ray.util.get_node_ip_address())
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
@@ -27,7 +27,7 @@ def choose_interface() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """The interface with this IPv4 address; None where it cannot be found."""
+    """The interface with this IPv4 address; None if there is none."""
     try:
         import fcntl  # not on Windows
     except ImportError:
@@ -37,7 +37,7 @@ def interface_of(address: str) -> str | None:
             request = struct.pack("256s", name.encode()[:15])
             try:
                 answer = fcntl.ioctl(probe.fileno(), ADDRESS_OF, request)
-            except OSError:  # it has no such address
+            except OSError:  # this interface has no IPv4 address
                 continue
         if socket.inet_ntoa(answer[20:24]) == address:
             return name
@@ -51,7 +51,7 @@ class _Backend(_TorchBackend):
 
 
 class NetworkConfig(TorchConfig):
-    """Ray Train's TorchConfig, whose workers first choose their interface."""
+    """Ray Train's TorchConfig; its workers first choose their interface."""
 
     @property
     def backend_cls(self) -> type[_Backend]:

@@ -22,7 +22,7 @@ Key = tuple[int, int, int, int]  # sender, receiver, step, chunk
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Passes references from stage to stage: a stage that computes cannot answer calls."""
+    """Passes references between stages, because a stage cannot answer calls while it computes."""
 
     def __init__(self) -> None:
         self._arrived: dict[Key, asyncio.Future[Any]] = defaultdict(
@@ -59,7 +59,7 @@ class StoreLink:
         ]
 
     def send(self, message: Tensor, chunk: int) -> None:
-        # As numpy: a torch tensor would be pickled and copied three times.
+        # As numpy, because a torch tensor would be pickled and copied three times.
         reference = [ray.put(message.cpu().numpy())]
         self._sent.append(reference)
         self._mailbox.put.remote((self._rank, self._peer, self._step, chunk), reference)

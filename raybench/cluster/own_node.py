@@ -1,4 +1,4 @@
-"""What a worker process asks of its own node: is it to stay, and which GPUs are mine?"""
+"""What a worker process asks its own node: is it draining, and which GPUs may be used?"""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ray.exceptions import RayError
 
 from raybench.hardware import gpu
 
-LOOK_S = 1.0  # between two questions to the GCS
+LOOK_S = 1.0  # between two requests to the GCS
 
 _looked, _leaves = -LOOK_S, False
 
 
 def leaving() -> bool:
-    """Whether this process's node is about to be taken away, as spot machines are."""
+    """Whether this process's node is draining: about to be terminated, such as a spot instance."""
     global _looked, _leaves
     now = time.monotonic()
     if now - _looked >= LOOK_S and ray.is_initialized():
@@ -30,9 +30,9 @@ def leaving() -> bool:
 
 
 def hide_foreign_gpus() -> None:
-    """Hides every GPU from a worker that was given none.
+    """Hides every GPU from a worker without assigned GPUs.
 
-    Ray restricts CUDA_VISIBLE_DEVICES only for workers with a GPU; others would see them all.
+    Ray sets CUDA_VISIBLE_DEVICES only for workers with a GPU; others would see all GPUs.
     """
     if not ray.get_gpu_ids():
         gpu.hide()

@@ -1,4 +1,4 @@
-"""What `raybench.doctor` asks every node of a cluster, each question with a deadline."""
+"""The checks of `raybench.doctor` on every node of a cluster, each with a deadline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINKS_S = 5.0  # for each of the two rounds
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Probe:
-    """Sits on one node."""
+    """An actor on one node."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -42,7 +42,7 @@ class Probe:
 
 
 def examine(data: str) -> list[Node]:
-    """Every live node of the cluster that this process has joined.
+    """Checks every live node of the cluster that this process has joined.
 
     Args:
         data: the data set to look for.
@@ -54,10 +54,10 @@ def examine(data: str) -> list[Node]:
         name = _named(node, probes)
         kind: Any = Probe
         probes[name] = kind.options(scheduling_strategy=here).remote(node["NodeManagerAddress"])
-    told = _answers({name: probe.facts.remote(data) for name, probe in probes.items()}, FACTS_S)
+    answers = _answers({name: probe.facts.remote(data) for name, probe in probes.items()}, FACTS_S)
     nodes = {}
     for name in probes:
-        answer = told[name]
+        answer = answers[name]
         if isinstance(answer, str):
             nodes[name] = Node(name=name, facts=None, error=answer)
         else:
@@ -66,35 +66,35 @@ def examine(data: str) -> list[Node]:
     for name in reached:
         nodes[name] = _with_skew(nodes[name], probes[name])
     for name, link in _links({name: probes[name] for name in reached}).items():
-        known = {"link": link} if isinstance(link, Link) else {"link_error": link}
-        nodes[name] = replace(nodes[name], **known)
+        measured = {"link": link} if isinstance(link, Link) else {"link_error": link}
+        nodes[name] = replace(nodes[name], **measured)
     for probe in probes.values():
         ray.kill(probe)
     return list(nodes.values())
 
 
 def _named(node: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
-    """The node's address; with its id where several nodes are on one machine."""
+    """The node's address, followed by its id if several nodes are on one machine."""
     address = str(node["NodeManagerAddress"])
     return f"{address}#{node['NodeID'][:4]}" if address in taken else address
 
 
 def _with_skew(node: Node, probe: Any) -> Node:
-    """The best of three looks at the node's clock; the truth lies within half the way there."""
+    """The best of three readings of the node's clock; its error is half the round-trip time."""
     best = node
     for _ in range(3):
         began = time.time()
         answer = _answers({node.name: probe.clock.remote()}, 2.0)[node.name]
         if isinstance(answer, str):
             break
-        way = time.time() - began
-        if best.skew_s is None or way / 2 < best.skew_error_s:
-            best = replace(best, skew_s=answer - began - way / 2, skew_error_s=way / 2)
+        trip = time.time() - began
+        if best.skew_s is None or trip / 2 < best.skew_error_s:
+            best = replace(best, skew_s=answer - began - trip / 2, skew_error_s=trip / 2)
     return best
 
 
 def _links(probes: Mapping[str, Any]) -> dict[str, Link | str]:
-    """From every node to the next one in a ring; in two rounds, so that few measure at once."""
+    """From every node to the next one in a ring; in two rounds, so that few interfere."""
     names = list(probes)
     if len(names) < 2:
         return {}
@@ -105,7 +105,7 @@ def _links(probes: Mapping[str, Any]) -> dict[str, Link | str]:
         asked = {}
         for name in names[parity::2]:
             if isinstance(addresses[following[name]], str):
-                links[name] = f"{following[name]} does not listen"
+                links[name] = f"{following[name]} is not listening"
             else:
                 asked[name] = probes[name].measure.remote(addresses[following[name]])
         for name, answer in _answers(asked, LINKS_S).items():
@@ -114,7 +114,7 @@ def _links(probes: Mapping[str, Any]) -> dict[str, Link | str]:
 
 
 def _answers(asked: Mapping[str, Any], deadline_s: float) -> dict[str, Any]:
-    """What each said; where there was an error or no answer, a line about that."""
+    """The answer of each call; for an error or a missing answer, a line that describes it."""
     references = list(asked.values())
     ready, _ = (
         ray.wait(references, num_returns=len(references), timeout=deadline_s) if asked else ([], [])

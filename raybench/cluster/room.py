@@ -1,6 +1,6 @@
-"""Room: how many trials may run now, while nodes come and go; how long to wait for some.
+"""Room: how many trials may run now, while nodes join and leave; how long to wait for room.
 
-It asks Ray through the functions that it is given, so that tests need no Ray.
+It queries Ray through functions that are arguments, so that tests do not need Ray.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Callable, Sequence
 from raybench.cluster import fit
 from raybench.cluster.fit import Needs, Node
 
-LOOK_S = 1.0  # between two looks at the nodes
+LOOK_S = 1.0  # between two queries of the nodes
 NOTICE_S = 2.0
-HOPELESS_S = 20.0  # of no room for a single trial, after the autoscaler has refused it
-TAKEN_S = 60.0  # at least, while the nodes could hold a trial: a dead actor's CPUs come back late
+HOPELESS_S = 20.0  # longest wait for room once the autoscaler has refused a single trial
+TAKEN_S = 60.0  # shortest wait if the nodes could hold a trial: a dead actor's CPUs are freed late
 
 
 class Room:
     """The slots of a sweep.
 
     Args:
-        needs: what a trial takes.
-        nodes: the nodes that there are.
-        most: trials at once at most; None for as many as fit.
-        wait_s: how long no trial may have room.
-        types: the nodes that may come; None if that is not known.
+        needs: resources of a trial.
+        nodes: returns the current nodes.
+        most: most concurrent trials; None for as many as fit.
+        wait_s: how long to wait for room for a trial.
+        types: the nodes that may be started; None if unknown.
 
     Raises:
-        ValueError: no trial fits, and none will.
+        ValueError: no trial fits now or later.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Room:
             raise ValueError(self.refusal())
 
     def look(self) -> None:
-        """Counts the slots anew, at most every `LOOK_S`."""
+        """Recounts the slots, at most every `LOOK_S`."""
         now = self._clock()
         if now - self._looked < LOOK_S:
             return
@@ -64,19 +64,20 @@ class Room:
         self._had_room = self._had_room or self.slots > 0
 
     def wanted(self, trials: int) -> int:
-        """Slots that so many trials could use."""
+        """Slots that this many trials could use."""
         return trials if self._most is None else min(trials, self._most)
 
     @property
     def expected(self) -> int:
-        """Slots once every node has come that may."""
+        """Slots once every node that may be started has joined."""
         return self.wanted(fit.slots([*self.nodes, *(self._types or ())], self.needs))
 
     def wait(self, stuck: bool, hopeless: bool = False) -> Exception | None:
-        """Told at every heartbeat whether no trial has room; the error once that took too long.
+        """Called at every heartbeat; returns an error once no trial has had room for too long.
 
         Args:
-            hopeless: whether the autoscaler has said that no room will come.
+            stuck: whether no trial has room now.
+            hopeless: whether the autoscaler has refused room for a trial.
         """
         now = self._clock()
         if not stuck:
@@ -93,22 +94,22 @@ class Room:
 
     @property
     def waits(self) -> bool:
-        """Whether no trial has had room for a while; a new actor needs a moment to find its own."""
+        """Whether no trial has had room for a while; starting an actor also takes a moment."""
         since = self._stuck_since
         return since is not None and self._clock() - since > NOTICE_S
 
     @property
     def waiting(self) -> str:
-        """What to tell when a wait begins."""
+        """The message when a wait begins."""
         return f"waiting for room, at most {self.wait_s:.0f} s: a trial {self}"
 
     def __str__(self) -> str:
-        """What is waited for: `needs 1 CPU; 2 nodes hold 8 CPUs, the largest 4 CPUs`."""
+        """Needs and resources: `needs 1 CPU; 2 nodes hold 8 CPUs, the largest 4 CPUs`."""
         taken = ", which others use" if self.slots else ""
         return f"needs {self.needs}; {fit.holdings(self.nodes)}{taken}"
 
     def refusal(self, waited_s: float = 0.0) -> str:
-        """Why there was no room, and what to do, in one line."""
+        """Why no trial has room, with advice, in one line."""
         waited = f" after {waited_s:.0f} s" if waited_s else ""
         come = ""
         if self._types:

@@ -26,7 +26,7 @@ def run_once(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Epoch number and metrics of one experiment on its own worker group.
 
-    After the loss of a worker or a node another group goes on from the checkpoint.
+    After the loss of a worker or a node another group resumes from the checkpoint.
 
     Raises:
         RuntimeError: the training failed, or its workers were lost repeatedly.
@@ -43,7 +43,7 @@ def run_once(
         for tried in range(RETRIES + 1):
             for report in _reports(job, experiment.parallel.workers, gpus):
                 if "lost" in report and tried < RETRIES:
-                    print(f"raybench.train: {report['lost']}; it goes on", file=sys.stderr)
+                    print(f"raybench.train: {report['lost']}; it resumes", file=sys.stderr)
                     break
                 if "failed" in report:
                     raise trial.raised(report)
@@ -53,7 +53,7 @@ def run_once(
 
 
 def _reports(job: Job, workers: int, gpus: float) -> Iterator[dict[str, Any]]:
-    """What the workers of a new group report, without an end."""
+    """The reports of a new group of workers, endlessly."""
     try:
         group = WorkerGroup(workers, gpus)
     except Exception as error:

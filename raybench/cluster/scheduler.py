@@ -1,4 +1,4 @@
-"""The sweep as Tune's scheduler: it takes every epoch's report and decides on the trial."""
+"""The sweep as Tune's scheduler: it receives every epoch's report and may stop the trial."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from raybench.search.task import Task
 class SweepScheduler(FIFOScheduler):
     """Passes results to the sweep, and the sweep's decisions to Tune.
 
-    Our trainables never end by themselves (`done`), so the last report comes here as well.
+    The trainables never end by themselves (`done`), so the last report arrives here as well.
     """
 
     def __init__(self, searcher: SweepSearcher) -> None:
@@ -32,10 +32,10 @@ class SweepScheduler(FIFOScheduler):
         self.searcher = searcher
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Chooses none: Tune starts pending trials in their order.
+        """Chooses none: Tune starts pending trials in order.
 
-        A trial chosen here would take the actor of a trial that has just ended, and its own actor,
-        which is starting, would be ended; with short trials, a new node would never be used.
+        A trial chosen here would get the actor of a trial that has just ended, and its own actor,
+        still starting, would be stopped. With short trials, a new node would never be used.
         """
         self.searcher.actors = Actors(tune_controller._tune_controller)
 
@@ -43,15 +43,15 @@ class SweepScheduler(FIFOScheduler):
         try:
             ends = self._take(self.searcher.tasks[trial.trial_id], result)
         except Exception as error:
-            # Tune would blame the trial and go on; the error is ours, such as a full disk.
+            # Tune would fail the trial and continue, but the driver has failed: e.g. a full disk.
             self.searcher.failure = error
             ends = True
         return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Keeps the actor's error for the searcher: Tune calls it next, but without the error."""
+        """Keeps the actor's error for the searcher, which Tune calls next without the error."""
         with contextlib.suppress(Exception):  # the error's class may not unpickle
-            # Trial.get_pickled_error looks where Tune copies the file once an hour.
+            # Trial.get_pickled_error reads Tune's copy of the file, which is updated once an hour.
             content = Path(str(trial.pickled_error_file)).read_bytes()
             self.searcher.errors[trial.trial_id] = cloudpickle.loads(content)
 
@@ -83,8 +83,8 @@ class SweepScheduler(FIFOScheduler):
 
 
 class Heartbeat(Callback, Stopper):
-    """Called between Tune's events, ten times a second: writes snapshots, counts the slots, asks
-    for more of them, draws progress, ends a broken sweep."""
+    """Called between Tune's events, ten times a second: writes snapshots, counts the slots,
+    requests more of them, updates the progress display, and ends a broken sweep."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Heartbeat(Callback, Stopper):
             self.searcher.sweep.store.snapshot_if_due()
         except OSError as error:
             self.searcher.failure = error
-        # Where the GCS does not answer, the watchdog decides.
+        # If the GCS does not answer, the watchdog decides.
         with contextlib.suppress(RayError, RpcError):
             self._look_at_the_cluster()
         self.progress.update()
@@ -125,11 +125,11 @@ class Heartbeat(Callback, Stopper):
         if room.slots != self._slots:
             self._slots = room.slots
             self._resized(room.slots)
-        if self.demand.due:  # a study takes a while to say what is left
+        if self.demand.due:  # for a study `unfinished` is slow
             self.demand.tell(room.wanted(searcher.sweep.unfinished), room.slots)
-        # With others' work on all nodes, trials are given out and find no place.
-        no_place = searcher.actors is not None and not searcher.actors.begun
-        stuck = no_place if searcher.tasks else searcher.short and not room.slots
+        # If other jobs use all nodes, trials are handed out but their actors find no room.
+        not_placed = searcher.actors is not None and not searcher.actors.begun
+        stuck = not_placed if searcher.tasks else searcher.short and not room.slots
         if (error := room.wait(stuck, self.demand.hopeless)) is not None:
             searcher.failure = error
         if room.waits and not self.progress.waiting:
@@ -137,7 +137,7 @@ class Heartbeat(Callback, Stopper):
         self.progress.waiting = f"waiting for room: a trial {room}" if room.waits else ""
         if stuck:
             self.heard()
-        # At this moment no trial is on the way to an idle actor.
+        # At this point no trial is being assigned to an idle actor.
         fewer = len(searcher.tasks) >= room.slots
         if searcher.actors is not None and (fewer or searcher.nothing_left):
             searcher.actors.release_idle()

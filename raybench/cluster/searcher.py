@@ -19,8 +19,8 @@ from raybench.search.task import Task
 class SweepSearcher(Searcher):
     """Hands the sweep's Tasks to Tune; the sweep owns the study, its seeds and its states.
 
-    Tune's OptunaSearch records stopped trials as complete, leaves NaN trials running forever and
-    repeats configurations after a restore.
+    Tune's OptunaSearch records stopped trials as complete, never ends trials with NaN, and repeats
+    configurations after a restore.
     """
 
     def __init__(self, sweep: Sweep, room: Room, threads: int, say: Callable[[str], None]) -> None:
@@ -32,11 +32,11 @@ class SweepSearcher(Searcher):
         self.errors: dict[str, BaseException] = {}
         """The error that ended an actor, by Tune's trial id, until Tune completes the trial."""
         self.home: Home | None = None
-        """Where the files of the trials are; None if all processes see them."""
+        """How workers access the files of the trials; None if all processes see them."""
         self.failure: Exception | None = None
         """The error in this process that ended the sweep, such as a full disk."""
         self.short = self.dry = False
-        """Whether the last trial that could have run had no room; whether there was none to run."""
+        """`short`: no room for the next trial. `dry`: no trial was left to run."""
         self.actors: Actors | None = None
 
     def suggest(self, trial_id: str) -> Any:
@@ -51,7 +51,7 @@ class SweepSearcher(Searcher):
             self.failure = error
         self.dry = task is None
         if task is None:
-            # A running trial may be lost, and must then be handed out again.
+            # A running trial may be lost and must then be handed out again.
             over = self.failure is not None or not self.tasks
             return Searcher.FINISHED if over else None
         self.tasks[trial_id] = task
@@ -66,7 +66,7 @@ class SweepSearcher(Searcher):
 
     @property
     def nothing_left(self) -> bool:
-        """Whether all trials have been given out; one of them may still be lost."""
+        """Whether all trials have been handed out; one of them may still be lost."""
         sweep = self.sweep
         return self.dry and (sweep.proposals.over or sweep.tally.trials >= sweep.trials)
 
@@ -74,7 +74,7 @@ class SweepSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         task = self.tasks.pop(trial_id)
-        if not error:  # the scheduler has taken the last result
+        if not error:  # the scheduler has received the last result
             return
         cause = self.errors.pop(trial_id, None) or LostError("its worker process died")
         try:
@@ -89,14 +89,14 @@ class SweepSearcher(Searcher):
             self.failure = broken
 
     def lose(self, number: int, what: str, *, counted: bool = True) -> None:
-        """Records that a trial's worker or node is gone, or is about to be."""
+        """Records that a trial's worker or node is lost, or about to be."""
         if self.sweep.lost(number, what, counted=counted):
-            self._say(f"trial {number} goes on from its last checkpoint: {what}")
+            self._say(f"trial {number} resumes from its last checkpoint: {what}")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Does nothing: the scheduler takes the results, because it also gets the last one."""
+        """Does nothing: the scheduler records the results, because it also gets the last one."""
 
-    # Tune would pickle the searcher in order to resume; we resume from the study and the rows.
+    # Tune would pickle the searcher in order to resume; raybench resumes from the sweep's log.
 
     def save(self, checkpoint_path: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Ray itself: joining a cluster or starting one here, and the room for trials in it."""
+"""The Ray session: joining a cluster or starting Ray here, and the room for trials in it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from raybench.cluster.guardian import Guardian
 from raybench.cluster.room import LOOK_S, Room
 from raybench.cluster.watchdog import watched
 
-AUTOSCALED_S = 600.0  # for a cloud to start a machine, and Ray on it
-JOINING_S = 60.0  # for the nodes of a cluster that has just been started by hand
+AUTOSCALED_S = 600.0  # time for a cloud to start a machine, and Ray on it
+JOINING_S = 60.0  # time for the nodes of a cluster that was started by hand to join
 
 
 @contextmanager
 def session(watched_for: str = "", *, compare: bool = True) -> Iterator[None]:
-    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine and stops it at the end.
+    """Joins the cluster at RAY_ADDRESS, or starts Ray on this machine and stops it at the end.
 
     Args:
-        watched_for: a command that ends with one line if Ray is gone; "" for one that watches
-            Ray by itself.
-        compare: whether a cluster whose nodes have other versions than this process is refused.
+        watched_for: a command that ends with a one-line message if Ray dies; "" for one that
+            watches Ray itself.
+        compare: whether to refuse a cluster whose nodes have other versions than this process.
 
     Raises:
         ValueError: RAY_ADDRESS is a Ray Client address, whose driver cannot see local files; or
@@ -66,13 +66,13 @@ def session(watched_for: str = "", *, compare: bool = True) -> Iterator[None]:
         if advice := joining.refusal(address, error):
             raise ValueError(advice) from error
         raise
-    # These loggers would print over our own table. Tune logs each lost trial as its own error.
+    # These loggers would print over raybench's table. Tune logs each lost trial as an error.
     for name, level in (("ray", logging.ERROR), ("ray.tune", logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    # The raylet prints a paragraph about each dead worker on standard output; we print one line.
+    # The raylet prints a paragraph per dead worker on standard output; raybench prints one line.
     ray._private.worker.print_worker_logs = lambda *_: None
-    # Ray would end the process with its own stack trace; we end as after Ctrl-C.
+    # Ray would end the process with a stack trace; raybench ends as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         if joins and compare:
@@ -87,13 +87,13 @@ def session(watched_for: str = "", *, compare: bool = True) -> Iterator[None]:
 
 
 def _reachable_from_others(reachable: bool) -> None:
-    """Whether the Ray that is started next takes part in a cluster.
+    """Sets whether the Ray that is started next can be part of a cluster.
 
-    A Ray of this process's own listens on the loopback interface alone; otherwise its ports would
-    be open to the network. Ray decides so by itself on Windows and macOS.
+    A Ray for this process alone listens only on the loopback interface; otherwise its ports would
+    be open to the network. This is Ray's default on Windows and macOS.
     """
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(reachable))  # for its processes
-    ray_constants.ENABLE_RAY_CLUSTER = reachable  # Ray has read the variable already
+    ray_constants.ENABLE_RAY_CLUSTER = reachable  # Ray has already read the variable
 
 
 def room_for(
@@ -106,16 +106,16 @@ def room_for(
     max_concurrent: int | None = None,
     wait_s: float | None = None,
 ) -> tuple[Room, Demand]:
-    """The room for trials in this session's cluster, and the way to ask for more.
+    """The room for trials in this session's cluster, and the demand that requests more.
 
     Args:
         workers: workers of one trial; each takes a CPU.
         stages: stages of one trial; a trial has several workers or several stages, never both.
         together: whether all stages must be on one node.
-        whole_gpus: whether the stages talk through NCCL; several workers always do, on GPUs.
+        whole_gpus: whether the stages use NCCL; several workers on GPUs always do.
         gpus: GPUs of each worker or stage; None means 1 where the cluster has GPUs, else 0.
-        max_concurrent: trials at once at most.
-        wait_s: how long to wait for room; None for as long as nodes usually take to come.
+        max_concurrent: most concurrent trials.
+        wait_s: how long to wait for room; None for as long as nodes usually take to start.
 
     Raises:
         ValueError: no trial fits, and none will.
@@ -130,7 +130,7 @@ def room_for(
     )
     fit.require_sensible(needs, whole_gpus=workers > 1 or whole_gpus)
     if here:
-        wait_s = 0.0  # no other node can come
+        wait_s = 0.0  # no other node can join
     elif wait_s is None:
         wait_s = AUTOSCALED_S if types or live_nodes.autoscales() else JOINING_S
     room = Room(needs, nodes=live_nodes.live_nodes, most=max_concurrent, wait_s=wait_s, types=types)
@@ -138,33 +138,33 @@ def room_for(
 
 
 def wait_for_room(workers: int, stages: int, transport: str, gpus: float | None) -> float:
-    """Returns when one trial has room: the GPUs of each of its workers or stages.
+    """Waits until one trial has room; returns the GPUs of each of its workers or stages.
 
     Raises:
-        ValueError: it does not fit, or had no room for as long as nodes usually take to come.
+        ValueError: it does not fit, or had no room for as long as nodes usually take to start.
     """
     together, whole_gpus = transport == "shm", stages > 1 and transport == "nccl"
     room, demand = room_for(
         workers=workers, stages=stages, together=together, whole_gpus=whole_gpus, gpus=gpus
     )
     with demand:
-        said = False
+        announced = False
         while not room.slots:
             demand.tell(1, 0)
             if (error := room.wait(True, demand.hopeless)) is not None:
                 raise error
-            if room.waits and not said:
+            if room.waits and not announced:
                 print(f"raybench: {room.waiting}", file=sys.stderr, flush=True)
-                said = True
+                announced = True
             time.sleep(LOOK_S)
             room.look()
     return room.needs.gpus
 
 
 def expected_slots(gpus: float | None, max_concurrent: int | None) -> int:
-    """Trials of one worker that the cluster of RAY_ADDRESS will run at once, once it has grown.
+    """Concurrent one-worker trials of the cluster at RAY_ADDRESS, once it has grown.
 
-    Where Ray does not tell which nodes may come, and there is no room yet, it is `max_concurrent`.
+    If Ray does not tell which nodes may start, and there is no room yet, it is `max_concurrent`.
 
     Raises:
         ValueError: no trial fits, and none will.

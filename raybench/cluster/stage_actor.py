@@ -32,17 +32,17 @@ from raybench.training.staged import Report, StageRun, choose_cuts
 
 @dataclass(frozen=True)
 class Meeting:
-    """How the stages of a trial find one another."""
+    """How the stages of a trial connect to each other."""
 
     host: str
     port: int
-    name: str  # of the shared memory; new each time
+    name: str  # of the shared memory; unique
     mailbox: Any
 
 
 @ray.remote(max_restarts=0)
 class StageActor:
-    """Holds one stage of one trial after another."""
+    """Holds a stage of one trial after another."""
 
     def __init__(self) -> None:
         hide_foreign_gpus()
@@ -52,7 +52,7 @@ class StageActor:
         self._store: TCPStore | None = None
 
     def cuts(self, experiment_json: str) -> list[int]:
-        """Where to cut the model; measured in this process while the others are idle."""
+        """Where to cut the model; measured in this process while the other stages are idle."""
         experiment = from_json(experiment_json)
         return choose_cuts(experiment, data.load(experiment))
 
@@ -89,7 +89,7 @@ class StageActor:
         try:
             return self._run.epoch(number), self._run.state()
         except BaseException:
-            self.end()  # the neighbours notice it and end as well
+            self.end()  # breaks the links, so that the neighbours end as well
             raise
 
     def end(self) -> None:
@@ -121,7 +121,7 @@ class _Connect:
             dist.init_process_group(
                 transport, store=store, rank=rank, world_size=stages, timeout=deadline
             )
-        if transport == "nccl":  # all ranks make all groups, in the same order
+        if transport == "nccl":  # all ranks create all groups in the same order
             self.groups: dict[tuple[int, int], Any] = {
                 (a, b): dist.new_group([a, b])
                 for one in range(stages - 1)

@@ -24,14 +24,14 @@ from raybench.cluster.live_nodes import live_nodes
 from raybench.cluster.stage_actor import StageActor
 
 FREE_S = 4.0  # deadline for the cluster to have room for the stages
-ROOM_S = 20.0  # deadline for a lost node's stages to find room elsewhere
+ROOM_S = 20.0  # deadline to place a lost node's stages on other nodes
 
 
 class Pool:
-    """Warm actors in one placement group: the trial's in a sweep, else one that we create.
+    """Warm actors in one placement group: in a sweep the trial's, else a new one.
 
     Raises:
-        ValueError: the cluster has no room for so many stages, or not now.
+        ValueError: the cluster has no room for so many stages, or none now.
     """
 
     def __init__(self, stages: int, together: bool, gpus: float | None) -> None:
@@ -52,12 +52,12 @@ class Pool:
         ).remote()
 
     def renew(self, rank: int) -> None:
-        """Replaces an actor that died or hangs."""
+        """Replaces an actor that has died or hangs."""
         ray.kill(self.actors[rank])
         self.actors[rank] = self._actor()
 
     def is_placed(self) -> bool:
-        """Whether Ray finds room for what was on a lost node, within `ROOM_S`."""
+        """Whether Ray places the stages of a lost node again within `ROOM_S`."""
         end = time.monotonic() + ROOM_S
         while placement_group_table(self._group)["state"] != "CREATED":
             if time.monotonic() > end:
@@ -73,11 +73,11 @@ class Pool:
                 remove_placement_group(self._owned)
 
 
-_POOLS: list[Pool] = []  # of this process, one at most
+_POOLS: list[Pool] = []  # at most one per process
 
 
 def pool(stages: int, together: bool, gpus: float | None = None) -> Pool:
-    """Actors for this many stages; the last trial's are reused if there are enough of them.
+    """Actors for this many stages; those of the last trial are reused if there are enough.
 
     Args:
         together: whether all must be on one node.
@@ -97,13 +97,13 @@ def pool(stages: int, together: bool, gpus: float | None = None) -> Pool:
 
 
 def release() -> None:
-    """Ends the warm actors and gives their resources back."""
+    """Ends the warm actors and releases their resources."""
     while _POOLS:
         _POOLS.pop().close()
 
 
 def process_ids() -> list[int]:
-    """Process ids of the warm actors, in stage order; used to test how a stage dies."""
+    """Process ids of the warm actors in stage order; tests use it to kill a stage."""
     calls = [actor.__ray_call__.remote(lambda _: os.getpid()) for actor in _POOLS[0].actors]
     return [int(pid) for pid in ray.get(calls)]
 

@@ -1,14 +1,14 @@
 """Stages on Ray actors, which are reused from trial to trial.
 
     trainer                           actor of each stage
-    Staged(experiment)  ───────────▶  begin: its blocks, or its part of a checkpoint; links
+    Staged(experiment)  ───────────▶  begin: blocks, or the stage's part of a checkpoint; links
     epoch(number)       ───────────▶  one call per epoch: steps, messages between neighbours
-                        ◀───────────  report, and its part of the state, kept in Ray's store
+                        ◀───────────  report, and the stage's part of the state in Ray's store
     close()             ───────────▶  end: releases the links
 
-A stage that dies breaks the links of its neighbours, whose calls end with PeerLost. Only the dead
-stage gets a new actor. All stages then load their state from the last epoch's end, and the epoch
-is run again.
+If a stage dies, the links of its neighbours break and their calls end with PeerLost. Only the dead
+stage gets a new actor. All stages then load their state from the end of the last epoch, and the
+current epoch is run again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from raybench.training.staged import Report, merged
 
 READY_S = 120.0  # deadline for a stage to start, or to begin a trial
 BALANCE_S = 600.0  # deadline for all blocks to be timed
-LEAVE_S = 10.0  # deadline for the others to notice a dead stage; the rest are replaced as well
-RESTARTS = 3  # in a row, without a finished epoch
+LEAVE_S = 10.0  # deadline for the others to notice a dead stage; after it they are replaced too
+RESTARTS = 3  # most consecutive restarts without a finished epoch
 
 
 _CUTS: dict[tuple[Any, ...], list[int]] = {}  # a model is balanced once per process
@@ -46,7 +46,7 @@ class Staged:
         gpus: GPUs of each stage, outside a sweep; None means 1 where the cluster has GPUs, else 0.
 
     Raises:
-        ValueError: the model cannot be cut so, or the cluster has no room for the stages.
+        ValueError: the model cannot be cut like this, or the cluster has no room for the stages.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Staged:
         try:
             self.cuts = self._balanced()
             self._begin()
-        except (RayError, PeerLost):  # stages are gone: the next trial gets new actors
+        except (RayError, PeerLost):  # stages were lost: the next trial gets new actors
             release()
             raise
 
@@ -104,7 +104,7 @@ class Staged:
         return merged(ray.get(self._saved))
 
     def close(self) -> None:
-        """Ends the trial; the actors stay for the next one."""
+        """Ends the trial; the actors are kept for the next one."""
         with contextlib.suppress(RayError):
             ray.get([actor.end.remote() for actor in self._actors], timeout=LEAVE_S)
         self._end()
@@ -128,7 +128,7 @@ class Staged:
         return _CUTS[key]
 
     def _begin(self) -> None:
-        """Puts all stages at the last epoch's end, or at the beginning, with new links."""
+        """Resets all stages to the end of the last epoch, or to the start, with new links."""
         pipeline = self._experiment.pipeline
         host, port = _got([self._actors[0].meet.remote()], READY_S)[0]
         if pipeline.transport == "object_store":
@@ -148,7 +148,7 @@ class Staged:
             self._mailbox = None
 
     def _gathered(self, calls: list[Any]) -> tuple[list[Report], list[int]]:
-        """The reports; or none, and the ranks of the stages to replace.
+        """The reports, and the ranks of the stages to replace; if there are any, no reports.
 
         A stage's death ends the calls of its neighbours with PeerLost, and then those of their
         neighbours.
@@ -184,19 +184,19 @@ def _outcome(call: Any) -> Any:
 
 
 def _got(calls: list[Any], deadline_s: float) -> list[Any]:
-    """The results of the calls; our own errors are raised again as they were.
+    """The results of the calls; raybench's own errors are raised unchanged.
 
     Raises:
-        PeerLost: the deadline passed, for example because a lost stage finds no room.
+        PeerLost: the deadline passed, for example because a lost stage could not be placed.
     """
     try:
         return list(ray.get(calls, timeout=deadline_s))
     except GetTimeoutError as error:
-        raise PeerLost(f"stages gave no answer in {deadline_s:g} s") from error
+        raise PeerLost(f"stages did not answer within {deadline_s:g} s") from error
     except ValueError as error:  # Ray derives its class from the cause's and adds a traceback
         raise ValueError(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of the error that a stage raised, without Ray's traceback."""
+    """The first line of a stage's error, without Ray's traceback."""
     return str(getattr(error, "cause", error)).splitlines()[0]

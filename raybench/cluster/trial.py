@@ -26,15 +26,15 @@ from raybench.training.loop import Diverged, Epoch
 from raybench.training.trainer import trainer
 
 OF_A_NODE = re.compile(r"(its|the) node (has died|was|is dead)|NodeDiedError|node is either dead")
-"""Matches Ray's messages about a lost node. Its usual messages about a process mention "node
-deaths" as advice, so these words alone mean nothing."""
+"""Matches Ray's messages about a lost node, but not those about a lost process, whose advice also
+mentions "node deaths"."""
 LEAVING = "its node is about to be taken away"
 CHECKPOINT_EVERY_S = 15.0  # the most work of a trial that is repeated after a kill
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial in the form that is sent to the worker."""
+    """A trial as it is sent to the worker."""
 
     experiment: str
     checkpoint: str
@@ -43,30 +43,30 @@ class Job:
     every_epoch: bool = False
     """Whether every epoch is saved, not only one every `CHECKPOINT_EVERY_S`."""
     home: Home | None = None
-    """How to find the files from another machine; None if there is no other."""
+    """How to access the files from another machine; None if there is none."""
 
     def config(self) -> dict[str, Any]:
         return dict(vars(self))
 
 
 def report(epoch: Epoch, started: float) -> dict[str, Any]:
-    """An Epoch as a result for Tune: one string, which Tune neither flattens nor interprets."""
+    """An Epoch as a result for Tune: one string, because Tune would flatten nested values."""
     content = {"epoch": epoch.number, "last": epoch.last, "metrics": epoch.metrics}
     return {"report": json.dumps(content), "started": started}
 
 
 class LostError(RuntimeError):
-    """A process or node that ran the trial is gone, in one line; the trial has not failed."""
+    """A process or node of the trial was lost, in one line; the trial has not failed."""
 
 
 class MovedError(LostError):
-    """The trial has left a node that is about to be taken away; its checkpoint is written."""
+    """The trial has left a draining node; its checkpoint is written."""
 
 
 def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
-    """A failed trial as a result for Tune: an exception would end the warm actor.
+    """A failed trial as a result for Tune, because an exception would end the warm actor.
 
-    Where a process or node was lost and the trial itself has not failed, `lost` is a line on it.
+    If a process or node was lost and the trial itself has not failed, `lost` is a line about it.
     """
     content = {"failed": reason(error), "traceback": "".join(traceback.format_exception(error))}
     if (what := lost(error)) is not None:
@@ -75,7 +75,7 @@ def failure(error: BaseException, started: float = 0.0) -> dict[str, Any]:
 
 
 def raised(content: dict[str, Any]) -> RuntimeError:
-    """A failure's report as an exception; the worker's traceback is added as its note."""
+    """A failure's report as an exception, with the worker's traceback as its note."""
     error = RuntimeError(content["failed"])
     error.add_note(content.get("traceback", ""))
     return error
@@ -84,7 +84,7 @@ def raised(content: dict[str, Any]) -> RuntimeError:
 def reason(error: BaseException) -> str:
     """A trial's `stop_reason`: diverged, out_of_memory, or the error's type and first line."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        return reason(error.cause)  # Ray's own text names its process, not the error
+        return reason(error.cause)  # Ray's own text names the process, not the error
     text = str(error)
     if isinstance(error, Diverged):
         return "diverged"
@@ -92,14 +92,14 @@ def reason(error: BaseException) -> str:
         isinstance(error, MemoryError | OutOfMemoryError)
         or "out of memory" in text
         or "not enough memory" in text
-        or "running low on memory" in text  # Ray has killed the worker for it
+        or "running low on memory" in text  # Ray has killed the worker
     ):
         return "out_of_memory"
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def lost(error: BaseException) -> str | None:
-    """What was lost, in one line, if the trial's process or node is gone; else None."""
+    """A line about the lost process or node; None for other errors."""
     if isinstance(error, LostError):  # Ray's own text is a traceback
         return str(error.cause if isinstance(error, RayTaskError) else error)
     if isinstance(error, PeerLost):
@@ -121,7 +121,7 @@ def epochs(experiment: Experiment, job: Job) -> Generator[Epoch, None, None]:
     with trial_files(job.checkpoint, job.model, job.home) as files:
         resume, saved = files.resume(), time.monotonic()
         for epoch in train(experiment, resume=resume, store=files.model):
-            # Either all workers save or none: by the first one's clock, or before a node leaves.
+            # Either all workers save or none: by rank 0's clock, or before a node leaves.
             due = workers.rank == 0 and time.monotonic() - saved > CHECKPOINT_EVERY_S
             due = due or leaving()
             if not epoch.last and workers.any(due or job.every_epoch):
@@ -139,14 +139,14 @@ def environment(job: Job) -> dict[str, Any]:
     columns: dict[str, Any] = {**measure.machine(), **measure.provenance(), "threads": job.threads}
     try:
         columns["data_sha256"] = data.load(from_json(job.experiment)).sha256
-    except (ValueError, OSError):  # the trial fails with the same error and reports it
+    except (ValueError, OSError):  # the trial will report the same error
         columns["data_sha256"] = None
     return columns
 
 
 class TrialActor(tune.Trainable):
-    """`step` is one epoch. Tune resets the actor for the next trial (`reuse_actors`): importing
-    torch, mapping the images and oneDNN's first choice of kernels are paid once."""
+    """`step` is one epoch. Tune resets the actor for the next trial (`reuse_actors`), so that
+    importing torch, mapping the images and oneDNN's choice of kernels happen only once."""
 
     def setup(self, config: dict[str, Any]) -> None:
         hide_foreign_gpus()
@@ -159,13 +159,13 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         if leaving():
-            # The error ends this actor, whose place Tune would give to the next trial.
+            # The error ends this actor, which Tune would otherwise reuse for the next trial.
             raise MovedError(LEAVING)
         try:
             return report(next(self._epochs), self._started) | self._first()
         except Exception as error:
             if (what := lost(error)) is not None:
-                # The error ends this actor with its placement group, which may have lost a node.
+                # The error ends this actor and its placement group, which may have lost a node.
                 raise LostError(what) from error
             return failure(error, self._started) | self._first()
 

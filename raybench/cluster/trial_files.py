@@ -1,4 +1,4 @@
-"""The files of a trial, as the process that trains it sees them."""
+"""The files of a trial, for the process that trains it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NAME = "raybench-trial-"
 
 
 class TrialFiles:
-    """On the disk of the results: the files themselves. Elsewhere: copies in a temporary folder.
+    """The files themselves on the disk of the results, else copies in a temporary folder.
 
     Args:
-        checkpoint, model: where the driver has them.
-        folder: for the copies; None on the disk of the results.
+        checkpoint, model: paths on the driver's machine.
+        folder: folder for the copies; None on the disk of the results.
     """
 
     def __init__(
@@ -31,38 +31,38 @@ class TrialFiles:
         self._checkpoint, self._model, self._home = checkpoint, model, home
         self._is_away = folder is not None
         self.checkpoint = Path(checkpoint) if folder is None else folder / "state.pt"
-        """Where the training saves its state."""
+        """Path to which the training saves its state."""
         self.model = Path(model) if model else None
-        """Where it stores its model."""
+        """Path to which it stores its model."""
         if folder is not None and model is not None:
             self.model = folder / Path(model).name
 
     def resume(self) -> Path | None:
-        """The latest undamaged state, brought here; None if there is none."""
+        """Path of the latest undamaged state, copied here if needed; None if there is none."""
         if self._is_away:
             assert self._home is not None
             files.fetch(self._home, self._checkpoint, self.checkpoint, state=True)
         return usable(self.checkpoint)
 
     def saved(self) -> None:
-        """Tells that the state was saved."""
+        """Call it after saving the state."""
         if self._is_away:
             assert self._home is not None
             files.send(self._home, self.checkpoint, self._checkpoint, state=True)
             self.checkpoint.unlink()
 
     def stored(self) -> None:
-        """Tells that the model was stored, if the trial stores one."""
+        """Call it after storing the model, if the trial stores one."""
         if self._is_away and self._model is not None:
             assert self._home is not None
             assert self.model is not None
-            if self.model.exists():  # a family's own training may store none
+            if self.model.exists():  # a family's own training may store no model
                 files.send(self._home, self.model, self._model)
 
 
 @contextmanager
 def trial_files(checkpoint: str, model: str | None, home: Home | None) -> Iterator[TrialFiles]:
-    """The files of a trial, as long as it runs here.
+    """The files of a trial while it runs here.
 
     Args:
         home: None if all processes are on the driver's machine.
@@ -76,7 +76,7 @@ def trial_files(checkpoint: str, model: str | None, home: Home | None) -> Iterat
 
 
 def _drop_stale() -> None:
-    """Deletes the copies of processes that were killed."""
+    """Deletes the copies of killed processes."""
     for folder in Path(tempfile.gettempdir()).glob(f"{NAME}*"):
         pid = re.match(rf"{NAME}(\d+)-", folder.name)
         if pid and not Path(f"/proc/{pid[1]}").exists() and Path("/proc").exists():

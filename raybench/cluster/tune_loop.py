@@ -1,11 +1,11 @@
-"""What a sweep needs of Tune's loop, and Tune does otherwise.
+"""Changes to Tune's loop that a sweep needs.
 
-While no trial runs and the searcher has none to give, Tune asks it once a second for ten minutes:
-meanwhile nothing is drawn, no deadline ends the sweep, and Ctrl-C has no effect. A sweep that
-waits for nodes is in this state.
+While no trial runs and the searcher suggests none, Tune asks it once a second for ten minutes.
+Meanwhile the progress display is not updated, no deadline ends the sweep, and Ctrl-C has no effect.
+This happens while a sweep waits for nodes.
 
-Tune keeps the actors of ended trials for the next ones. They hold their CPUs, so a node with an
-idle actor is not stopped by the autoscaler.
+Tune keeps the actors of ended trials for the next ones. They keep their CPUs, so the autoscaler
+does not stop a node with an idle actor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAUSE_S = 0.1  # between two steps of the loop without events
 
 @contextmanager
 def never_blocking() -> Iterator[None]:
-    """Inside this context, each step of the loop ends soon, whether or not there is a trial."""
+    """In this context, each step of the loop ends soon, whether or not there is a trial."""
     controller: Any = TuneController
     update = controller._update_trial_queue
 
@@ -40,14 +40,14 @@ def never_blocking() -> Iterator[None]:
 
 
 class Actors:
-    """The actors of a sweep, as Tune's controller knows them."""
+    """The actors of a sweep, from Tune's controller."""
 
     def __init__(self, controller: Any) -> None:
         self._controller = controller
 
     @property
     def begun(self) -> bool:
-        """Whether any actor has its place in the cluster."""
+        """Whether any actor has been placed in the cluster."""
         return bool(self._controller._actor_manager.num_live_actors)
 
     def release_idle(self) -> None:

@@ -1,8 +1,8 @@
-"""Watchdog: a thread that notices when Ray itself is gone; the driver would wait for it forever.
+"""Watchdog: a thread that notices if Ray itself has died; the driver would wait forever.
 
-Every second it checks whether the raylet of this node takes a connection and whether the GCS
-answers. If one of them is silent for some seconds, or no trial reports for very long, this process
-ends the sweep: it writes the results so far, and the same command resumes.
+Every second it checks whether this node's raylet accepts a connection and the GCS answers. If one
+of them is silent for some seconds, or no trial reports for very long, it ends the sweep: it writes
+the results so far, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import ray
 INTERRUPTED = 130
 LOOK_EVERY_S = 1.0
 GONE_S = {"raylet": 1.5, "GCS": 5.0}  # without an answer; a raylet's socket answers far sooner
-SLEPT_S = 5.0  # if the wait of a second takes this long, this process was stopped meanwhile
+SLEPT_S = 5.0  # if a wait of one second takes this long, this process was suspended
 ANSWER_S = 2.0
 
 
@@ -50,11 +50,11 @@ class Watchdog:
         self._over.set()
 
     def heard(self) -> None:
-        """A trial has reported, or another has begun."""
+        """Call it when a trial reports or starts."""
         self._heard = time.monotonic()
 
     def gone(self) -> str | None:
-        """What does not answer now, in a sentence: for an error that Ray's end may have caused."""
+        """Which part of Ray does not answer now; for an error that Ray's death may have caused."""
         for name, answers in {"raylet": self._raylet_answers, "GCS": self._gcs_answers}.items():
             if not answers():
                 return f"Ray's {name} is gone"
@@ -66,7 +66,7 @@ class Watchdog:
         waited = time.monotonic()
         while not self._over.wait(LOOK_EVERY_S):
             late = time.monotonic() - waited
-            if late > SLEPT_S:  # this process was stopped: missing answers do not count
+            if late > SLEPT_S:  # this process was suspended: missing answers do not count
                 answered = dict.fromkeys(looks, time.monotonic())
                 self._heard += late
             for name, answers in looks.items():
@@ -74,7 +74,7 @@ class Watchdog:
                     answered[name], failures[name] = time.monotonic(), 0
                     continue
                 failures[name] += 1
-                # Two failures: this process may have been stopped during the first check.
+                # Two failures, because this process may have been suspended during the first check.
                 gone = time.monotonic() - answered[name] > GONE_S[name] and failures[name] > 1
                 if gone and not self._over.is_set():
                     self._lost(f"Ray's {name} is gone")
@@ -96,17 +96,17 @@ class Watchdog:
     def _gcs_answers(self) -> bool:
         try:
             self._gcs.internal_kv_exists(b"raybench", None, timeout=ANSWER_S)
-        except Exception:  # of several kinds; each means that there was no answer
+        except Exception:  # any error means that there was no answer
             return False
         return True
 
 
 @contextmanager
 def watched(command: str) -> Iterator[None]:
-    """Ends this process with one line if Ray is gone, also where that shows as another error."""
+    """Ends this process with one line if Ray has died, also if another error shows it first."""
 
     def end(what: str) -> None:
-        text = f"{what}; the same command begins again, or goes on from its --checkpoint"
+        text = f"{what}; the same command starts again, or resumes from its --checkpoint"
         print(f"{command}: {text}", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)
 

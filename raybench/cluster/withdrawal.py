@@ -1,11 +1,11 @@
 """A separate process that withdraws a sweep's demand if the sweep's process is killed.
 
-    driver ── pipe ──▶ this process      "done": the driver has withdrawn it itself
-                       │                 closed: the driver is gone, for whatever reason
-                       ╰──▶ GCS: nothing more is asked for
+    driver ── pipe ──▶ this process      "done": the driver has withdrawn the demand itself
+                       │                 closed: the driver has ended, for whatever reason
+                       ╰──▶ GCS: an empty request
 
-Ray keeps a request for room after the process that made it has ended, and the autoscaler would keep
-the nodes up. `ray job stop` kills a job three seconds after its SIGTERM.
+Ray keeps a request for resources after the process that made it has ended, and the autoscaler would
+keep the nodes. `ray job stop` kills a job three seconds after its SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DONE = b"done"
 
 
 class Withdrawal:
-    """Create it before the first request, and `close` it after the demand is withdrawn."""
+    """Create it before the first request, and `close` it after withdrawing the demand."""
 
     def __init__(self, gcs_address: str) -> None:
         self._process = subprocess.Popen(
@@ -36,8 +36,8 @@ class Withdrawal:
 
 
 def withdraw(gcs_address: str) -> None:
-    """Asks for nothing more, in the cluster with this GCS."""
-    # Imported here: until it is needed, this process is a bare Python.
+    """Withdraws the demand in the cluster with this GCS."""
+    # Imported here, so that this process stays small until it is needed.
     import ray._raylet
     from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
     from ray.autoscaler.v2.sdk import request_cluster_resources

@@ -1,13 +1,12 @@
-"""Trials of several workers: one TorchTrainer is kept and serves trial after trial.
+"""Trials of several workers: one TorchTrainer serves trial after trial.
 
     driver or slot                 Mailbox (actor)               workers of one TorchTrainer
     start(job)         ──────────▶ a job for every rank ───────▶ train(experiment)
-    next_report()      ◀────────── rank 0's reports ◀─────────── Epoch, and wait for a word
+    next_report()      ◀────────── rank 0's reports ◀─────────── Epoch, and wait for go or stop
     next_report() again, or stop() ───── go / stop ────────────▶ the next epoch, or the next job
 
-A new TorchTrainer would cost each trial 22 to 40 s of start-up on two cores; an existing process
-group starts a trial in under 0.1 s. Trials are stopped cooperatively, so no placement group is
-left behind.
+A new TorchTrainer takes 22 to 40 s to start on two cores; an existing process group starts a trial
+in under 0.1 s. Trials are stopped cooperatively, so that no placement group is left behind.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from raybench.experiment import from_json
 from raybench.training import process
 
 START_S = 300.0  # deadline for a group of workers to start
-ROOM_S = 20.0  # how long the nodes may hold too little for it, as after the loss of one
+ROOM_S = 20.0  # how long the nodes may have no room for it, for example after the loss of one
 STOP_S = 30.0  # deadline for a stopped trial to release its workers
 COLLECTIVE_S = 120  # deadline of one collective operation
-DYING_S = 15.0  # for a group to end after a worker has reported a broken connection
-LOOK_S = 1.0  # for a group to end after an error that does not mention a link
+DYING_S = 15.0  # time for a group to end after a worker has reported a broken connection
+LOOK_S = 1.0  # time for a group to end after an error that does not mention a connection
 LINK_SIGNS = (
     "process group",
     "Gloo",
@@ -55,7 +54,7 @@ GO, STOP = "go", "stop"
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Carries jobs to the workers and reports back."""
+    """Passes jobs to the workers, and reports back."""
 
     def __init__(self, workers: int) -> None:
         self._jobs: list[asyncio.Queue[Any]] = [asyncio.Queue() for _ in range(workers)]
@@ -64,7 +63,7 @@ class Mailbox:
         self._idle: set[int] = set()
 
     async def put_job(self, job: dict[str, Any] | None) -> None:
-        for stale in (*self._words, self._reports):  # what the last trial left unread
+        for stale in (*self._words, self._reports):  # unread messages of the last trial
             while not stale.empty():
                 stale.get_nowait()
         for queue in self._jobs:
@@ -94,7 +93,7 @@ class Mailbox:
 
 
 def serve(config: dict[str, Any]) -> None:
-    """The loop of every worker of the TorchTrainer: job after job, until it gets None."""
+    """The loop of every worker of the TorchTrainer: runs jobs until it gets None."""
     hide_foreign_gpus()
     mailbox, rank = config["mailbox"], ray.train.get_context().get_world_rank()
     while (job_config := ray.get(mailbox.next_job.remote(rank))) is not None:
@@ -111,7 +110,7 @@ def serve(config: dict[str, Any]) -> None:
                     ray.get(mailbox.put_report.remote(result))
                 if epoch.last or ray.get(mailbox.next_word.remote(rank)) == STOP:
                     break
-        except Exception as error:  # reported as the trial's failure; the group lives on
+        except Exception as error:  # reported as the trial's failure; the group stays
             ray.get(mailbox.put_report.remote(trial.failure(error)))
         finally:
             epochs.close()
@@ -133,7 +132,7 @@ class WorkerGroup:
         if not self._wait_until_idle():
             self._kill()
             self._open()
-        self._granted = True  # the first epoch needs no word
+        self._granted = True  # the first epoch needs no go
         ray.get(self._mailbox.put_job.remote(job.config()))
 
     def next_report(self) -> dict[str, Any]:
@@ -147,9 +146,9 @@ class WorkerGroup:
         return report
 
     def _is_of_a_broken_link(self, content: dict[str, Any]) -> bool:
-        """Whether a worker failed because its peer is gone; its group then ends soon.
+        """Whether a worker failed because its peer died; its group then ends soon.
 
-        The error may be of any kind, for example if Ray Train has already taken the group apart.
+        The error may be of any type, for example if Ray Train has already shut down the group.
         """
         if "failed" not in content:
             return False
@@ -181,7 +180,7 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Ends the workers and releases their resources."""
-        with contextlib.suppress(RayError):  # the mailbox may be gone with its node
+        with contextlib.suppress(RayError):  # the mailbox may be lost with its node
             self.stop()
             ray.get(self._mailbox.put_job.remote(None), timeout=STOP_S)
         self._thread.join(STOP_S)
@@ -205,7 +204,7 @@ class WorkerGroup:
         )
 
         def fit() -> None:
-            # A lost worker ends the run; `next_report` sees the thread end.
+            # A lost worker ends the run; `next_report` notices the end of the thread.
             with contextlib.suppress(Exception):
                 trainer.fit()
 
@@ -215,14 +214,14 @@ class WorkerGroup:
             alive = self._thread.is_alive()
             self._kill()
             if not alive:
-                raise LostError("a worker process of its group died at its start")
+                raise LostError("a worker process of its group died while starting")
             raise LostError(f"its {self.workers} workers found no room in the cluster")
 
     def _wait_until_idle(self, deadline: float = STOP_S, room_s: float | None = None) -> bool:
         """Waits until all workers wait for a job; False at the deadline.
 
         Args:
-            room_s: also False after the nodes have held too little for so long.
+            room_s: also False if the nodes have had no room for the group for so long.
         """
         end = fits = time.monotonic()
         end += deadline
@@ -239,20 +238,20 @@ class WorkerGroup:
         return False
 
     def _fits(self) -> bool:
-        """Whether the living nodes hold enough for the group."""
+        """Whether the live nodes have room for the group."""
         has = ray.cluster_resources()
         if has.get("CPU", 0.0) < self.workers:
             return False
         return has.get("GPU", 0.0) >= self.workers * self.gpus
 
     def _kill(self) -> None:
-        ray.kill(self._mailbox)  # workers that wait for it get an error and leave
+        ray.kill(self._mailbox)  # workers that wait for it get an error and exit
         self._thread.join(STOP_S)
         self._scratch.cleanup()
 
 
 class WorkersActor(tune.Trainable):
-    """The Tune trainable of such trials: one slot of the sweep, with its own worker group.
+    """The Tune trainable of trials with several workers: one slot, with its own worker group.
 
     A trial with another number of workers than the last one needs a new group, 13 to 25 s.
     """
@@ -276,7 +275,7 @@ class WorkersActor(tune.Trainable):
             assert self._group is not None
             return self._group.next_report()
         except Exception as error:
-            # For example the mailbox is gone with its node: the next job gets another group.
+            # For example the mailbox was lost with its node: the next job gets a new group.
             self.cleanup()
             return trial.failure(error)
 

@@ -1,9 +1,9 @@
-"""Augmentation of whole batches: cutout and mixup. Legend: B batch, S pixels a side, K classes.
+"""Augmentation of whole batches: cutout and mixup. Legend: B batch, S image side, K classes.
 
-    images ─ crop, flip, normalise ─ cutout ─ mixup with the same batch, last image first ─▶
+    images ─ crop, flip, normalise ─ cutout ─ mixup with the reversed batch ─▶
 
-Every number is drawn for the whole batch from the given generator, so each of several workers
-knows all draws.
+All random numbers are drawn for the whole batch from the given generator, so that each of several
+workers has all of them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor
 
 
 def middles(count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows and columns (count,) of the middles of `count` squares, anywhere in `size` pixels."""
+    """Rows and columns (count,) of the centres of `count` squares, anywhere in `size` pixels."""
     rows, columns = torch.randint(size, (2, count), generator=generator)
     return rows, columns
 
 
 def cutout(x_BCSS: Tensor, row_B: Tensor, column_B: Tensor, side: int) -> None:
-    """Sets a square of `side` pixels in each image to zero, which is the channel mean, in place.
+    """Sets a square of `side` pixels in each image to zero (the channel mean), in place.
 
     The square is clipped at the edges, so at least a quarter of it is inside (DeVries & Taylor
     2017, "Improved Regularization of Convolutional Neural Networks with Cutout", section 3.2). It
-    begins `side // 2` pixels before the middle, as in their code. Their code rounds an odd side
-    down to an even one: there a side of 5 cuts 4 pixels, here 5.
+    begins `side // 2` pixels before the centre, as in their code. Their code rounds an odd side
+    down to an even one: a side of 5 cuts 4 pixels there, and 5 here.
     """
     pixels = torch.arange(x_BCSS.shape[-1], device=x_BCSS.device)
     middle = torch.stack([row_B, column_B]).to(x_BCSS.device, non_blocking=True)
@@ -49,9 +49,9 @@ def mixing_share(alpha: float, generator: torch.Generator) -> float:
 def mixup(
     one: tuple[Tensor, Tensor], share: float, other: tuple[Tensor, Tensor], classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Mixes images and labels: `share` of one batch, the rest of the other; (B, C, S, S), (B, K).
+    """Mixes two batches: `share` of the first, the rest of the other; (B, C, S, S), (B, K).
 
-    The other's images are overwritten. Zhang et al. 2018, "mixup: Beyond Empirical Risk
+    The other batch's images are overwritten. Zhang et al. 2018, "mixup: Beyond Empirical Risk
     Minimization", section 1; one share per batch, as in their code.
     """
     (x_BCSS, y_B), (x2_BCSS, y2_B) = one, other

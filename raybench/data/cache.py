@@ -1,4 +1,4 @@
-"""The decoded copy of a data set: arrays on disk, made once per machine and mapped into memory."""
+"""The decoded copy of a data set: arrays on disk, created once per machine and memory-mapped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USUAL_SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set in its three splits, and the values that every experiment on it shares."""
+    """A data set in three splits, and the values that are common to all experiments on it."""
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
@@ -39,7 +39,7 @@ class Decoded:
 
 @lru_cache(maxsize=4)
 def decoded(name: str, size: int, root: str) -> Decoded:
-    """The data set of this name, at this size. `root` is only a part of the cache key.
+    """The data set with this name at this size. `root` is only part of the cache key.
 
     Raises:
         ValueError: no such data, no images, too few, a broken image, or a label out of range.
@@ -55,7 +55,7 @@ def decoded(name: str, size: int, root: str) -> Decoded:
     about = json.loads((folder / "about.json").read_text())
     arrays = {
         array: (
-            # "c" maps the file copy-on-write: shared pages, and torch may treat it as its own.
+            # "c" maps the file copy-on-write: pages are shared, and torch accepts it as writable.
             torch.from_numpy(np.load(folder / f"{array}.npy", mmap_mode="c")),
             torch.from_numpy(np.load(folder / f"{array}-labels.npy")),
             np.load(folder / f"{array}-digests.npy"),
@@ -83,7 +83,7 @@ def _decode(name: str, source: sources.Source, size: int, folder: Path) -> None:
     needed = decoding.require_space(name, contents, size, folder.parent)
     count = sum(len(listed.labels) for listed in contents.splits.values())
     _print(f"decoding {count:,} images into {folder} ({needed / 1e6:,.0f} MB, once)")
-    # We hold the lock, so nobody is writing to what an earlier process left here.
+    # This process holds the lock, so no other process uses the leftovers of an earlier one.
     staging = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -96,7 +96,7 @@ def _decode(name: str, source: sources.Source, size: int, folder: Path) -> None:
 
 
 def _write(name: str, contents: Contents, size: int, folder: Path) -> None:
-    """Writes the images, their labels, digests and splits, and a description of the whole."""
+    """Writes the images, their labels, digests and splits, and a description of the data set."""
     facts, sha256 = decoding.decode(contents, size, folder)
     labels = {split: listed.labels for split, listed in contents.splits.items()}
     rows = {split: np.arange(len(values)) for split, values in labels.items()}
@@ -126,7 +126,7 @@ def _write(name: str, contents: Contents, size: int, folder: Path) -> None:
 
 
 def understood(names: tuple[str, ...], counts: dict[str, int], given: set[str]) -> str:
-    """Classes and images of each split, and where the splits come from."""
+    """Classes, images per split, and the origin of the splits, as text."""
     images = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     held_out = [split for split in counts if split not in given]
     origin = f" ({' and '.join(held_out)} held out by a hash of the content)" if held_out else ""

@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A split: its labels (N,) of int64, and its images in the same order, read one by one."""
+    """A split: its labels (N,) of int64, and an iterator over its images in the same order."""
 
     labels: NDArray[np.int64]
     images: Callable[[], Iterator[Encoded]]
@@ -32,12 +32,12 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The splits that the source itself has, and the names of its classes."""
+    """The source's own splits, and the names of its classes."""
 
     class_names: tuple[str, ...]
     splits: dict[str, Listed]
     remarks: tuple[str, ...] = ()
-    """One sentence about each thing that was left out."""
+    """Remarks on what was left out, one sentence each."""
 
 
 def checked(where: object, contents: Contents) -> Contents:

@@ -1,9 +1,9 @@
-"""Decoding of a data set into arrays on disk: in parallel, in order, without holding any of them.
+"""Decodes a data set into arrays on disk: in parallel, in order, with little memory.
 
     images one by one ─ blocks of 4 MB ─ one thread per core decodes ─ in order ─▶ file
 
-Pillow lets other threads run while it decodes. No array is held in memory as a whole, because it
-may be larger than the memory.
+Pillow releases the GIL while it decodes. No array is in memory as a whole, because it may be larger
+than the memory.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from numpy.typing import NDArray
 from raybench.data import pixels
 from raybench.data.contents import Contents, Encoded
 
-BLOCK = 1 << 22  # bytes that a thread decodes at a time
+BLOCK = 1 << 22  # bytes that a thread decodes at once
 SPARE = 64 << 20  # bytes of disk to leave free
-FIRST = 16  # images that are timed to choose the number of threads
+FIRST = 16  # images to time in order to choose the number of threads
 WORTH_A_THREAD_S = 0.5e-3
-LINE_S = 10.0  # between lines of progress if there is no terminal
+LINE_S = 10.0  # between progress lines without a terminal
 
 
 class Block(NamedTuple):
-    """Some images (n, size, size, 3) and facts about each; sums are over pixels, (n, 3)."""
+    """Some images (n, size, size, 3) and statistics of each; sums are over pixels, (n, 3)."""
 
     images: NDArray[np.uint8]
     digests: NDArray[np.uint64]
@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """Facts about a split's decoded images, in their order: (N,), sums (N, 3)."""
+    """Statistics of a split's decoded images, in order: (N,), sums (N, 3)."""
 
     digests: NDArray[np.uint64]
     sums: NDArray[np.int64]
@@ -62,8 +62,8 @@ class Advance(Protocol):
 def decode(contents: Contents, size: int, folder: Path) -> tuple[dict[str, Told], str]:
     """Writes the images of each split as `<split>.npy` (N, size + 2 pad, size + 2 pad, 3) of uint8.
 
-    The padding is zero and an eighth of the size wide. Returns the facts about each split's images,
-    and the SHA-256 of all images and labels.
+    The padding is zero and an eighth of the size wide. Returns the statistics of each split's
+    images, and the SHA-256 of all images and labels.
 
     Raises:
         ValueError: an image is damaged.
@@ -94,7 +94,7 @@ def decode(contents: Contents, size: int, folder: Path) -> tuple[dict[str, Told]
 
 
 def padded(images: NDArray[np.uint8], pad: int) -> NDArray[np.uint8]:
-    """Pads with zeros, as in the ResNet paper, so that a shifted crop is a plain window."""
+    """Pads with zeros, as in the ResNet paper, so that a shifted crop is a slice."""
     return np.ascontiguousarray(np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0))))
 
 
@@ -103,8 +103,8 @@ def decoded_blocks(
 ) -> Iterator[Block]:
     """The images in order, decoded by as many threads as this process has cores.
 
-    One thread decodes if an image takes less than `WORTH_A_THREAD_S`, because two threads would
-    wait for each other (CIFAR-10: 4,200 images a second instead of 6,900).
+    Uses one thread if an image takes less than `WORTH_A_THREAD_S`, because two threads would
+    wait for each other (CIFAR-10: 4,200 images/s instead of 6,900).
     """
     first = list(islice(images, FIRST))
     began = time.perf_counter()
@@ -142,7 +142,7 @@ def _decoded(block: list[Encoded], size: int) -> Block:
 def statistics(facts: Told, rows: NDArray[np.int64], size: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the rows' pixels, per channel, in units of 0 to 255.
 
-    Computed from whole numbers, so they do not depend on the order. The deviation is at least 1,
+    Computed from integers, so that they do not depend on the order. The deviation is at least 1,
     because pixels are divided by it.
     """
     count = len(rows) * size * size
@@ -156,14 +156,14 @@ def statistics(facts: Told, rows: NDArray[np.int64], size: int) -> tuple[list[fl
 
 
 def require_space(name: str, contents: Contents, size: int, folder: Path) -> int:
-    """The bytes that the decoded images take. Raises ValueError if the disk has fewer."""
+    """The bytes of the decoded images. Raises ValueError if the disk has less space."""
     side = size + 2 * (size // 8)
     needed = 3 * side * side * sum(len(listed.labels) for listed in contents.splits.values())
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
         raise ValueError(
             f"--data {name}: its images at {size} pixels take {needed / 1e9:,.1f} GB, and {folder} "
-            f"has {free / 1e9:,.1f} GB free; set RAYBENCH_CACHE to a larger disk, or take a "
+            f"has {free / 1e9:,.1f} GB free; set RAYBENCH_CACHE to a larger disk, or use a "
             "smaller --image-size"
         )
     return needed

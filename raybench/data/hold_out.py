@@ -1,8 +1,8 @@
-"""Which images are held out for validation and test: it depends on the images, never on a seed.
+"""Which images are held out for validation and test; depends on the images, not on a seed.
 
-The images of a class are ordered by the digests of their content, which is as good as a random
-order. The first ones are the test images, the next ones the validation images. Every run on the
-same files has the same splits, so no model trains on the test images of another.
+The images of a class are sorted by the digests of their content, which is as good as a random
+order. The first ones are the test images, the next ones the validation images. All runs on the
+same files have the same splits, so that no model trains on the test images of another.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-VALIDATION_SHARE = 0.1  # of what is not test
-TEST_SHARE = 0.2  # only of a source that has no test split of its own
+VALIDATION_SHARE = 0.1  # of the images that are not in the test split
+TEST_SHARE = 0.2  # only for a source without its own test split
 
 
 def split_rows(
@@ -21,7 +21,7 @@ def split_rows(
     """Rows of the training images (N,) for `train`, and for the splits that `names` lacks.
 
     Raises:
-        ValueError: there are too few images to hold any out.
+        ValueError: there are too few images to hold out any.
     """
     pool, rows = np.arange(len(labels)), {}
     shares = {"test": TEST_SHARE, "validation": VALIDATION_SHARE}
@@ -39,17 +39,17 @@ def split_rows(
 
 
 def held_out(digests: np.ndarray, labels: np.ndarray, share: float, *, leave: int) -> np.ndarray:
-    """Which of the images (N,) to hold out: a share of each class, in the order of the digests.
+    """Mask (N,) of the images to hold out: a share of each class, in the order of the digests.
 
-    At least one image of each class that has more than `leave` different images. Equal images are
-    held out together, whatever their labels.
+    At least one image of each class with more than `leave` different images. Equal images are held
+    out together, even if their labels differ.
     """
     different, which = np.unique(digests, return_inverse=True)
     classes = np.full(len(different), np.iinfo(labels.dtype).max)
     np.minimum.at(classes, which, labels)
     sizes = np.bincount(classes)
     ends = np.cumsum(sizes)
-    # Cumulative rounding over the classes, so that the total is the right share as well.
+    # Cumulative rounding over the classes, so that the total is also the right share.
     wanted = np.diff(np.round(share * ends).astype(int), prepend=0)
     wanted = np.minimum(np.maximum(wanted, 1), np.maximum(sizes - leave, 0))
     rank = np.arange(len(different)) - np.repeat(ends - sizes, sizes)

@@ -16,14 +16,14 @@ import numpy as np
 from raybench.data.contents import Contents, Encoded, Listed, checked
 from raybench.data.split_names import require_one_name, require_splits, split_of
 
-Place = tuple[str, ...]  # the folders of an image, below that of the data set
+Place = tuple[str, ...]  # the folders of an image, relative to that of the data set
 
 
 def contents(folder: Path, files: list[Path], remarks: tuple[str, ...]) -> Contents:
     """The images of a folder by split and class.
 
     Raises:
-        ValueError: the class or split of some image is not clear.
+        ValueError: the class or split of some image is ambiguous.
     """
     places = [file.relative_to(folder).parts[:-1] for file in files]
     layout = layout_of(folder, {*places})
@@ -46,7 +46,7 @@ def _listed(entries: list[tuple[Path, int]]) -> Listed:
 
 
 def layout_of(folder: Path, places: set[Place]) -> dict[Place, tuple[str, str]]:
-    """Split and class of the images in each place. Raises ValueError as `contents` does."""
+    """Split and class of the images in each place. Raises ValueError as for `contents`."""
     level = _split_level(places)
     if level is None:
         classes = _only_level(folder, {place: place for place in places})
@@ -66,9 +66,9 @@ def layout_of(folder: Path, places: set[Place]) -> dict[Place, tuple[str, str]]:
 
 
 def _split_level(places: set[Place]) -> int | None:
-    """The outermost level with a name that is a split; None if there is none.
+    """The outermost level with the name of a split; None if there is none.
 
-    A single folder around a level of nothing but splits is a wrapper, whatever its name:
+    A single folder that contains only folders of splits is a wrapper, whatever its name:
     `my_test_data/train`, `my_test_data/test`.
     """
     levels = []
@@ -89,7 +89,7 @@ def _split_at(place: Place, level: int) -> str | None:
 
 
 def _below(place: Place, level: int) -> Place:
-    """The folders below the split's, which may be doubled as in `seg_train/seg_train/sea`."""
+    """The folders below the split's, which may be repeated as in `seg_train/seg_train/sea`."""
     below = place[level + 1 :]
     while len(below) > 1 and split_of(below[0]) == split_of(place[level]):
         below = below[1:]
@@ -97,10 +97,10 @@ def _below(place: Place, level: int) -> Place:
 
 
 def _only_level(folder: Path, places: dict[Place, Place]) -> dict[Place, str]:
-    """The class of each place, from its folders without those of the splits.
+    """The class of each place, from its folders except those of the splits.
 
     Raises:
-        ValueError: there are no folders, or several levels of them.
+        ValueError: there is no level of folders, or more than one.
     """
     levels = {*places.values()}
     while all(len(level) > 1 for level in levels) and len({level[0] for level in levels}) == 1:

@@ -1,9 +1,9 @@
-"""Images as one uint8 array, and batches cut from it by a single index.
+"""Images as one uint8 array, and batches that are cut from it by a single index.
 
-A data set is decoded once per machine into padded uint8 arrays and mapped into memory, so any
-number of trials on a node share one copy. There is no DataLoader and no worker process: one core
-makes about 150,000 augmented 32x32 images a second (`python -m raybench.bench input`), 10 to 15
-times as many as a DataLoader with torchvision's transforms, and no step waits for it.
+A data set is decoded once per machine into padded uint8 arrays and memory-mapped, so that all
+trials on a node share one copy. There is no DataLoader and no worker process: one core makes about
+150,000 augmented 32x32 images/s (`python -m raybench.bench input`), 10 to 15 times as many as a
+DataLoader with torchvision's transforms.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     inherited: str = ""
-    """The training images of the models that a run starts from or learns from (`seen`)."""
+    """The training images of the run's start model and teacher, in the format of `seen`."""
 
     @property
     def classes(self) -> int:
@@ -54,15 +54,15 @@ class Images:
 
     @cached_property
     def seen(self) -> str:
-        """The images that a model trained on this data has seen, for its file (`seen`)."""
+        """The training images of a model that is trained on this data, in the format of `seen`."""
         sketch = seen.sketch(self.train.its_digests, Path(self.name).name)
         return seen.united(sketch, self.inherited)
 
     def held_out(self) -> dict[str, np.ndarray]:
-        """Digests of the images that no model of this run may have been trained on.
+        """Digests of the images that the run's start model and teacher must not have trained on.
 
-        Images of which the source itself has a copy among its training images do not count: every
-        model that was trained on the same data has seen them.
+        Excluded are images with a copy among the source's own training images, because every model
+        that was trained on the same data has seen them.
         """
         splits = {"validation": self.validation, "test": self.test}
         trained = np.ones(len(self.train.digests), dtype=bool)
@@ -106,7 +106,7 @@ def load(experiment: Experiment) -> Images:
     if experiment.recipe.crop > images.train.pad:
         raise ValueError(
             f"recipe.crop is {experiment.recipe.crop}; images of {experiment.image_size} pixels "
-            f"are padded by {images.train.pad}, so take that or less"
+            f"are padded by {images.train.pad}, so use that or less"
         )
     if len(images.train) < experiment.recipe.batch:
         raise ValueError(
@@ -117,8 +117,8 @@ def load(experiment: Experiment) -> Images:
 
 
 def class_by_class(labels: Tensor) -> Tensor:
-    """An order of the labels (N,). Every prefix has the classes in their shares, and each class
-    comes once before any comes twice."""
+    """An order of the labels (N,) in which every prefix has the classes in proportion, and each
+    class occurs once before any occurs twice."""
     grouped = labels.argsort(stable=True)
     counts = labels.bincount()
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -138,19 +138,19 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented batches of one epoch: x (B, 3, S, S) normalised, channels last; y (B,).
 
-    With `recipe.mixup` y is (B, classes), the share of every class in each image.
+    With `recipe.mixup` y is (B, classes), the share of each class in each image.
 
-    Order and augmentation depend only on seed and epoch. They are drawn for the whole batch, and
-    worker `rank` gets its part. So any number of workers sees the same global batches, and a run
-    resumed at an epoch continues exactly. The last, partial batch is dropped, so that shapes stay
-    the same.
+    Order and augmentation depend only on seed and epoch. They are drawn for the whole batch, of
+    which worker `rank` gets its part. So the global batches do not depend on the number of workers,
+    and a run that resumes at an epoch continues exactly. The last, partial batch is dropped, so
+    that shapes are constant.
     """
     generator = torch.Generator().manual_seed(_mixed(seed, epoch))
     order = torch.randperm(len(images.train), generator=generator)
     mirrored = torch.rand(len(images.train), generator=torch.Generator().manual_seed(seed)) < 0.5
     share = recipe.batch // workers
     part = slice(rank * share, (rank + 1) * share)
-    # mixup pairs images with the reversed batch, whose order is random already.
+    # mixup pairs images with the reversed batch, because the order is already random.
     partners = slice(recipe.batch - part.stop, recipe.batch - part.start)
     shifts = 2 * recipe.crop + 1
     first = images.train.pad - recipe.crop
@@ -167,7 +167,7 @@ def batches(
         batch = _part(images, recipe, [t[part] for t in drawn], device)
         if recipe.mixup:
             weight = augment.mixing_share(recipe.mixup, generator)
-            other = batch  # a single worker has the partners already
+            other = batch  # a single worker already has the partners
             if workers > 1:
                 other = _part(images, recipe, [t[partners] for t in drawn], device)
             last_first = other[0].flip(0), other[1].flip(0)
@@ -178,7 +178,7 @@ def batches(
 def _part(
     images: Images, recipe: Recipe, drawn: list[Tensor], device: torch.device | None
 ) -> tuple[Tensor, Tensor]:
-    """A part of a batch, made from its draws: crop, flip, cutout."""
+    """A part of a batch, augmented by the given draws: crop, flip, cutout."""
     chosen, y, x, flip, *middles = drawn
     pixels, labels = _cut(images, images.train, chosen, y, x, flip, device)
     if middles:
@@ -195,7 +195,7 @@ def evaluation_batches(
     workers: int = 1,
     device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of a split once, uncropped; each of several workers gets its own part."""
+    """Every image of a split once, without crop; each of several workers gets its part."""
     part = torch.arange(rank, len(split), workers)
     for chosen in part.split(batch):
         centre = torch.full_like(chosen, split.pad)
@@ -204,7 +204,7 @@ def evaluation_batches(
 
 
 def pixel_batches(split: Split, *, batch: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of a split once, as an image library has it: (B, S, S, 3) of uint8; y (B,)."""
+    """Every image of a split once, as plain pixels: (B, S, S, 3) of uint8; y (B,)."""
     inside = slice(split.pad, split.pad + split.size)
     for rows in split.rows.split(batch):
         yield split.pixels[rows][:, inside, inside].contiguous(), split.labels[rows]
@@ -253,13 +253,13 @@ def _row_scale_and_shift(
 
 
 _RESIDENT: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
-MOST_RESIDENT = 16  # pixels and labels of the splits of `cache.decoded`'s data sets
+MOST_RESIDENT = 16  # arrays: pixels and labels of the splits of `cache.decoded`'s data sets
 
 
 def _resident(array: Tensor, device: torch.device) -> Tensor:
-    """The array on the device, moved there once per process (CIFAR-10 padded is 230 MB).
+    """The array on the device, copied once per process (padded CIFAR-10 has 230 MB).
 
-    The array itself is kept as well: another one at its address would be taken for it.
+    The source array is kept too, because the key is its address, which could be reused.
     """
     key = (array.data_ptr(), device)
     if key not in _RESIDENT:
@@ -270,6 +270,6 @@ def _resident(array: Tensor, device: torch.device) -> Tensor:
 
 
 def _mixed(seed: int, epoch: int) -> int:
-    """A generator's seed from two numbers; neighbouring epochs get unrelated streams."""
+    """A generator's seed from two numbers; successive epochs get independent streams."""
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

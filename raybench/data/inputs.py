@@ -37,7 +37,7 @@ class Inputs:
 
 
 def from_dict(values: dict[str, Any]) -> Inputs:
-    """The inverse of `to_dict`. Raises ValueError: the values have another form."""
+    """The inverse of `to_dict`. Raises ValueError if the values have another format."""
     expected = {"class_names", "mean", "std", "image_size", "channels"}
     if not isinstance(values, dict) or set(values) != expected:
         raise ValueError(f"the model's inputs are described by {', '.join(sorted(expected))}")
@@ -65,7 +65,7 @@ def scale_and_shift(
 ) -> tuple[Tensor, Tensor]:
     """Scale and shift (3,) in fp32: pixels times scale plus shift are normalized.
 
-    Training and every exported graph use this one definition, so they agree to the bit.
+    Training and all exported graphs use this definition, so that they agree to the bit.
     """
     mean_C, std_C = torch.tensor(mean), torch.tensor(std)
     scale_C, shift_C = 1 / std_C, -mean_C / std_C

@@ -19,7 +19,7 @@ from raybench.data.split_names import require_one_name, require_splits, some, sp
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-ROWS = 64  # read at a time
+ROWS = 64  # rows per read
 ADVICE = "store each image's own bytes, as the datasets library does with a column of type Image"
 
 
@@ -72,7 +72,7 @@ def _files_by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
 
 
 def _require_all_parts(folder: Path, files: list[Path]) -> None:
-    """Raises ValueError: of `test-00000-of-00002` and `test-00001-of-00002`, one is missing."""
+    """Raises ValueError if a part is missing, such as `test-00001-of-00002`."""
     present = {str(file.relative_to(folder)) for file in files}
     for name in sorted(present):
         part = re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\.\w+)", name)
@@ -89,7 +89,7 @@ def _one_list_of_names(folder: Path, declared: dict[tuple[str, ...], Path]) -> l
     """The class names that the files declare.
 
     Raises:
-        ValueError: two files declare other names or another order, or a name stands twice.
+        ValueError: two files declare different names or orders, or a name occurs twice.
     """
     lists = [names for names in declared if names]
     if len(lists) > 1:
@@ -159,7 +159,7 @@ def _column(file: Path, schema: pa.Schema, usual: tuple[str, ...], feature: str)
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """The columns as the Hugging Face metadata describes them."""
+    """The columns' descriptions in the Hugging Face metadata."""
     try:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = about.get("info", {}).get("features", {})

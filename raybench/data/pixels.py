@@ -1,4 +1,4 @@
-"""One image of any file type as pixels: upright, RGB, square, 8 bits.
+"""Converts an image of any file type to pixels: upright, RGB, square, 8 bits.
 
 file ─ first frame ─ upright by EXIF ─ 8 bits ─ on white where transparent ─ RGB ─ fit ─▶
 """
@@ -19,18 +19,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from raybench.data.contents import Encoded
 
 LARGEST = 89_478_485
-"""Pixels of the largest image that is decoded; Pillow warns of a decompression bomb above it."""
+"""Pixels of the largest image to decode; above it Pillow warns of a decompression bomb."""
 VALUES = np.arange(256)
 
 
 def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
     """Pixels (size, size, 3), a 64-bit digest of the source, and the original shorter side.
 
-    The centre is cut out and scaled with Pillow's bicubic filter; `ImageOps.fit` does the same
-    when a model is served.
+    The centre is cut out and scaled with Pillow's bicubic filter; for a served model use
+    `ImageOps.fit`, which does the same.
 
     Raises:
-        ValueError: it is not an image, a damaged one, or too large.
+        ValueError: it is not an image, damaged, or too large.
     """
     content = image.content.read_bytes() if isinstance(image.content, Path) else image.content
     try:
@@ -44,11 +44,11 @@ def decoded(image: Encoded, size: int) -> tuple[NDArray[np.uint8], int, int]:
         else:
             rgb = Image.fromarray(content).convert("RGB")
             content = content.tobytes()
-    # Pillow's readers raise errors of many kinds on damaged files, including KeyError and
+    # Pillow's readers raise errors of many types for damaged files, including KeyError and
     # struct.error.
     except Exception as error:
         reason = " ".join(str(error).split())
-        if isinstance(error, UnidentifiedImageError):  # its text is an object's address
+        if isinstance(error, UnidentifiedImageError):  # its text contains an object's address
             reason = "its first bytes match no known type"
         raise ValueError(
             f"--data: {image.where} is not a readable image ({reason}). Replace or remove it"
@@ -64,7 +64,7 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
 def sums(image: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums of the pixels (size, size, 3) and of their squares, by channel: (3,) each.
 
-    From Pillow's histogram, which lets other threads run: NumPy's sums took a fifth of the time.
+    From Pillow's histogram, which releases the GIL: NumPy's sums took a fifth of the time.
     """
     counts = np.array(Image.fromarray(image).histogram(), np.int64).reshape(3, 256)
     return counts @ VALUES, counts @ VALUES**2
@@ -74,7 +74,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """The image upright, with 8 bits per channel, and on white where it is transparent.
 
     Raises:
-        ValueError: the value of white is unknown for its type of numbers.
+        ValueError: the value of white is unknown for its pixel format.
     """
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
@@ -90,7 +90,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def digest(content: bytes) -> int:
-    """64 bits that depend on an image's content, not on where it is stored."""
+    """A 64-bit hash of an image's content, independent of where it is stored."""
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
 
 

@@ -1,9 +1,9 @@
 """The training images of a model, as one short text in its file.
 
 The text is a sketch: the 32 smallest 32-bit digests of the training images, and the names of their
-data sets. Two sketches can be united to the sketch of all their images. An image set that contains
-a share s of the training images is missed with probability (1 - s)^32, which is 0.001 for a fifth.
-A set of 10,000 other images matches by chance with probability 7e-5.
+data sets. Two sketches can be merged into the sketch of all their images. A set that contains a
+share s of the training images is missed with probability (1 - s)^32, which is 0.001 for a fifth. A
+set of 10,000 other images matches by chance with probability 7e-5.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class UnreadableSketch(ValueError):
 
 
 def sketch(digests: np.ndarray, name: str) -> str:
-    """The text for images (N,) with these 64-bit digests, of the data with this name."""
+    """The sketch of images (N,) with these 64-bit digests, from the data set with this name."""
     return _text(np.unique(_short(digests)), [name])
 
 
 def united(*texts: str) -> str:
-    """The text for the images of all the texts; empty ones do not count.
+    """The sketch of the images of all sketches; empty texts are ignored.
 
     Raises:
         UnreadableSketch: `sketch` did not write one of them.
@@ -40,12 +40,12 @@ def united(*texts: str) -> str:
 
 
 def meets(text: str, digests: np.ndarray) -> bool:
-    """Whether one of these images is in the sketch. Raises as `united` does."""
+    """Whether one of these images is in the sketch. Raises the errors of `united`."""
     return bool(text) and bool(np.isin(_digests(text), _short(digests)).any())
 
 
 def data_names(text: str) -> str:
-    """Names of the data, separated by commas."""
+    """Names of the data sets, separated by commas."""
     return text.partition(" ")[2]
 
 
@@ -62,4 +62,4 @@ def _digests(text: str) -> np.ndarray:
     try:
         return np.frombuffer(base64.b64decode(text.partition(" ")[0], validate=True), "<u4")
     except (binascii.Error, ValueError) as error:
-        raise UnreadableSketch(f"it does not tell its training images: {error}") from error
+        raise UnreadableSketch(f"its training record is not readable: {error}") from error

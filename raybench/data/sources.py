@@ -1,4 +1,4 @@
-"""Where images come from: sources are looked up by name and downloaded at most once."""
+"""Sources of images: looked up by name and downloaded at most once."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ BEANS = "https://storage.googleapis.com/ibeans/{}.zip"
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: how to list its images, and a fingerprint of its files for the cache key."""
+    """A data set: a function that lists its images, and a fingerprint for the cache key."""
 
     fingerprint: list[str]
     contents: Callable[[], Contents]
     mirror: bool = True
-    """Whether a mirrored image belongs to the same class."""
+    """Whether a mirrored image has the same class."""
 
 
 def find(name: str, cache: Path) -> Source:
-    """The source that `--data name` means.
+    """The source for `--data name`.
 
     `digits` comes with scikit-learn. Other names are looked up in `$RAYBENCH_DATA` first, then
     downloaded into `cache`; anything else is a folder.
 
     Raises:
-        ValueError: there is no such data set or folder, or it holds no images.
+        ValueError: there is no such data set or folder, or it contains no images.
     """
     if name == "digits":
         return Source(["scikit-learn digits"], _digits, mirror=False)
     if not name:
         raise ValueError("--data is empty: name a data set or a folder")
     root = os.environ.get("RAYBENCH_DATA")
-    is_typed_path = name.split(os.sep)[0] in (".", "..")  # `.` is the folder that one is in
+    is_typed_path = name.split(os.sep)[0] in (".", "..")
     if root and not is_typed_path and (Path(root) / name).is_dir():
         source = _folder(Path(root) / name)
         if name == "cifar10":
@@ -100,7 +100,7 @@ def _cifar(name: str, cache: Path) -> Contents:
 
 
 def _named(contents: Contents, names: tuple[str, ...]) -> Contents:
-    """The contents with these class names, if the classes only have numbers so far."""
+    """The contents with these class names, if the classes have only numbers."""
     numbers = tuple(str(number) for number in range(len(names)))
     return replace(contents, class_names=names) if contents.class_names == numbers else contents
 

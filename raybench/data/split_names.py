@@ -1,4 +1,4 @@
-"""Which split a name stands for: `Training`, `val2017`, `cifar_test`, `test-00000-of-00001`."""
+"""The split that a name means: `Training`, `val2017`, `cifar_test`, `test-00000-of-00001`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPLITS = {spelling: split for split, spellings in SPELLINGS.items() for spelling
 
 
 def split_of(name: str) -> str | None:
-    """The split whose word is in the name; None if there is none, or words of two splits."""
+    """The split whose word is in the name; None if there is no word, or words of two splits."""
     words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
     stems = [re.sub("(dataset|data|set|images)$", "", word) for word in words]  # `testset`
     splits = {SPLITS[stem] for stem in stems if stem in SPLITS}
@@ -35,15 +35,15 @@ def require_splits(where: object, splits: dict[str, str | None]) -> None:
 
 
 def require_one_name(where: object, names: Iterable[tuple[str, str]]) -> None:
-    """Raises ValueError if two names stand for the same split; takes (split, name) pairs."""
+    """Raises ValueError if two names mean the same split; the input is (split, name) pairs."""
     by_split: dict[str, set[str]] = {}
     for split, name in names:
         by_split.setdefault(split, set()).add(name)
     for split, same in by_split.items():
         if len(same) > 1:
             raise ValueError(
-                f"--data {where}: {some(sorted(same))} all mean {split}: which is it? Give the "
-                "folder of one of them, or move the others away"
+                f"--data {where}: {some(sorted(same))} all mean {split}. Use the folder of one of "
+                "them, or move the others away"
             )
 
 

@@ -15,14 +15,13 @@ UNREADABLE = frozenset([
     ".arrow", ".arw", ".avi", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif",
     ".mkv", ".mov", ".mp4", ".nef", ".nii", ".npy", ".orf", ".psd", ".raw", ".svg",
 ])  # fmt: skip
-"""Images, or files of many images, that Pillow does not read. Skipping them would silently lose
-data."""
+"""Types of files with images that Pillow cannot read. Skipping them would silently lose data."""
 ARCHIVES = frozenset([".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"])
 LEFT_BEHIND = frozenset(["thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"])
 
 
 def visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All files below and all folders below, sorted, without hidden names and leftovers.
+    """All files and all folders below a folder, sorted, without hidden names and leftovers.
 
     Links are followed.
 
@@ -44,7 +43,7 @@ def _walk(folder: Path, above: list[str]) -> Iterator[tuple[Path, bool]]:
             path = folder / entry.name
             if entry.is_dir():
                 real = os.path.realpath(path)
-                if real not in above:  # a link to a folder above would never end
+                if real not in above:  # a link to a parent folder would give an endless loop
                     yield path, True
                     yield from _walk(path, [*above, real])
             elif entry.is_file():
@@ -64,7 +63,7 @@ def images_of(folder: Path, files: Iterable[Path]) -> tuple[list[Path], tuple[st
     """The images among the files, and a remark on the others.
 
     Raises:
-        ValueError: some hold images that cannot be read.
+        ValueError: some files contain images that cannot be read.
     """
     images: list[Path] = []
     others: Counter[str] = Counter()
@@ -87,7 +86,7 @@ def images_of(folder: Path, files: Iterable[Path]) -> tuple[list[Path], tuple[st
 
 
 def without_images(folders: Iterable[Path], images: Iterable[Path]) -> list[Path]:
-    """Which of the folders hold no image at any depth, without those inside another of them."""
+    """The folders without images at any depth, except those inside another of them."""
     with_images = {parent for image in images for parent in image.parents}
     empty = {folder for folder in folders if folder not in with_images}
     return sorted(folder for folder in empty if folder.parent not in empty)

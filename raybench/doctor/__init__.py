@@ -1,5 +1,5 @@
 """Is a machine, or every node of a cluster, fit for a sweep? `__main__` is the command.
 
-`facts` looks at a machine, `link` measures the network between two of them, `destination` tries the
-place of the results, and `findings` tells what is wrong and what to do.
+`facts` inspects a machine, `link` measures the network between two machines, `destination` tests
+the results folder or address, and `findings` lists problems, with advice.
 """

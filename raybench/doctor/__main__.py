@@ -22,7 +22,7 @@ from raybench.reports.text import as_text
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Looks at this machine, or at every node of the cluster of RAY_ADDRESS, in under 30 s.
+    """Checks this machine, or every node of the cluster at RAY_ADDRESS, in under 30 s.
 
     Examples:
 
@@ -30,14 +30,14 @@ class Doctor:
       python -m raybench.doctor --data cifar10 --results s3://bucket/runs
       python -m raybench.submit doctor --data cifar10
 
-    It compares versions, data, clocks, memory, disk and GPUs, measures the network between the
-    nodes, and tries the place of the results. The exit code is 1 if something is wrong.
+    It checks versions, data, clocks, memory, disk and GPUs, measures the network between the
+    nodes, and tests the results folder. The exit code is 1 if something is wrong.
     """
 
     data: str = "digits"
     """The data set or folder that every node must have."""
     results: str = "results"
-    """The folder or address that is tried."""
+    """The results folder or address to test."""
 
 
 def run(arguments: list[str]) -> int:
@@ -75,7 +75,7 @@ def _nodes(data: str) -> list[Node]:
 
 
 def table(nodes: list[Node]) -> pd.DataFrame:
-    """A row for every node, in at most 80 columns."""
+    """One row per node, at most 80 characters wide."""
     rows = []
     for node in nodes:
         has, link = node.facts, node.link
@@ -95,7 +95,7 @@ def table(nodes: list[Node]) -> pd.DataFrame:
 
 
 def _gpus(names: tuple[str, ...]) -> str:
-    """Such as `8× H100`."""
+    """The GPUs as text, such as `8× H100`."""
     if not names:
         return "none"
     short = names[0].removeprefix("NVIDIA ").removeprefix("Tesla ").removeprefix("GeForce ")

@@ -1,4 +1,4 @@
-"""The place of the results: can this machine write there, read it back and remove it?"""
+"""The results folder or address: can this machine write, read back and delete a file there?"""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ ANSWER_S = 10.0
 
 
 def trouble(results: str) -> str | None:
-    """What keeps results from being written there, in one line; None if nothing does.
+    """Why results cannot be written there, in one line; None if they can.
 
     Args:
         results: a folder, or an address such as s3://bucket/runs.
     """
     from raybench.results.remote.explained import StoreError
 
-    told: list[str | None] = []
+    outcome: list[str | None] = []
 
     def attempt() -> None:
         try:
             place = results.removeprefix("file://")
             _at_an_address(place) if "://" in place else _in_a_folder(Path(place))
-            told.append(None)
+            outcome.append(None)
         except StoreError as error:
-            told.append(str(error))
+            outcome.append(str(error))
         except Exception as error:  # of the system, or of a store's library
-            told.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            outcome.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(ANSWER_S)
-    return told[0] if told else f"no answer in {ANSWER_S:g} s"
+    return outcome[0] if outcome else f"no answer in {ANSWER_S:g} s"
 
 
 def _in_a_folder(folder: Path) -> None:

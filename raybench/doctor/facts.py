@@ -1,4 +1,4 @@
-"""What a node is and has, looked up in a second or two, without torch."""
+"""Hardware and software of a node, collected in a second or two without importing torch."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from typing import Any
 from raybench.hardware.versions import versions
 
 SMI_S = 8.0
-TORCH_S = 20.0  # to import torch and look for the GPU
+TORCH_S = 20.0  # deadline to import torch and look for the GPU
 QUERY = ("--query-gpu=name,driver_version,memory.free", "--format=csv,noheader,nounits")
 SEEN = "import torch; print(torch.cuda.device_count())"
-LISTED = 10_000  # files of the data that are looked at
+LISTED = 10_000  # most files of the data set to list
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One node, at one moment."""
+    """The state of one node."""
 
     host: str
     system: str
     versions: dict[str, str]
     cpus: int
     memory_free: int
-    """Bytes that programs can still take."""
+    """Bytes of memory that are available."""
     disk_free: int
-    """Bytes, where decoded images and temporary files go: the lesser of the two."""
+    """Free bytes for decoded images and for temporary files; the smaller of the two."""
     gpus: tuple[str, ...]
     """Names."""
     driver: str
     gpus_seen: int | None
-    """By torch; None where it was not asked, because there is no GPU."""
+    """Number of GPUs that torch can use; None if there is no GPU, so that torch is not imported."""
     data: str | None
-    """What lies in the folder of the images, the same on every node; None if nothing is there."""
+    """Description of the image files, to compare between nodes; None if there are none."""
     gloo_interface: str
-    """GLOO_SOCKET_IFNAME, which the user has set."""
+    """GLOO_SOCKET_IFNAME, if the user has set it."""
     interfaces: tuple[str, ...]
     time: float
 
     def plain(self) -> dict[str, Any]:
-        """For the way through Ray."""
+        """As a dict, to send through Ray."""
         return asdict(self)
 
 
 def facts(data: str) -> Facts:
-    """Looks at this machine.
+    """The facts of this machine.
 
     Args:
         data: as for `--data`: a name, or a folder.
@@ -82,7 +82,7 @@ def _cpus() -> int:
 
 
 def _memory_free() -> int:
-    """Linux's MemAvailable; of a container what its limit leaves, if that is less."""
+    """Linux's MemAvailable, or what a container's limit leaves if that is less."""
     free = -1
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -111,7 +111,7 @@ def _gpus() -> tuple[tuple[str, ...], str]:
 
 
 def _seen_by_torch() -> int:
-    """GPUs that torch can use: none if it is a build for CPUs, or too new for the driver."""
+    """GPUs that torch can use: none if it is a CPU build, or too new for the driver."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", SEEN], capture_output=True, text=True, timeout=TORCH_S
@@ -122,7 +122,7 @@ def _seen_by_torch() -> int:
 
 
 def _data(name: str) -> str | None:
-    """Files and their bytes, as a text to compare; a data set that is downloaded is `download`."""
+    """Number and bytes of the files, as text to compare; `download` if it can be downloaded."""
     if name == "digits":
         return "embedded"
     root = os.environ.get("RAYBENCH_DATA")

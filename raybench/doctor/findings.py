@@ -1,4 +1,4 @@
-"""What is wrong with the nodes, and what to do about it."""
+"""Problems of the nodes, with advice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raybench.doctor.facts import Facts
 from raybench.doctor.link import Link
 from raybench.hardware.versions import DECISIVE, differences
 
-LEAST_MEMORY = 2e9  # bytes; a process that trains takes about 1e9
+LEAST_MEMORY = 2e9  # bytes; a training process takes about 1e9
 LEAST_DISK = 5e9
 MOST_SKEW_S = 2.0
 MOST_LATENCY_S = 0.005
@@ -20,24 +20,24 @@ OTHERS = ("torchvision", "timm")
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What was learned about one node."""
+    """The results of the checks of one node."""
 
     name: str
     facts: Facts | None
-    """None if it did not tell."""
+    """None if it did not answer."""
     error: str = ""
-    """Why not."""
+    """Why it did not answer."""
     skew_s: float | None = None
-    """Its clock's lead over the one here; less than `skew_error_s` means nothing."""
+    """How far its clock is ahead of the one here; meaningless below `skew_error_s`."""
     skew_error_s: float = 0.0
     link: Link | None = None
-    """To the next node."""
+    """The connection to the next node."""
     link_error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line; `serious` ones keep a sweep from running well."""
+    """A problem in one line; a `serious` one hinders a sweep."""
 
     serious: bool
     text: str
@@ -47,11 +47,11 @@ class Finding:
 
 
 def findings(nodes: Sequence[Node], ours: Mapping[str, str], data: str) -> list[Finding]:
-    """Every finding about the nodes, the serious ones first.
+    """All findings about the nodes, the serious ones first.
 
     Args:
         ours: the versions of the process that starts sweeps.
-        data: the data set that was looked for.
+        data: the data set that the nodes need.
     """
     found: list[Finding] = []
 
@@ -61,13 +61,13 @@ def findings(nodes: Sequence[Node], ours: Mapping[str, str], data: str) -> list[
     def note(text: str) -> None:
         found.append(Finding(serious=False, text=text))
 
-    told = [(node.name, node.facts) for node in nodes if node.facts is not None]
-    usual_data = Counter(facts.data for _, facts in told if facts.data).most_common(1)
-    systems = sorted({facts.system for _, facts in told})
+    examined = [(node.name, node.facts) for node in nodes if node.facts is not None]
+    usual_data = Counter(facts.data for _, facts in examined if facts.data).most_common(1)
+    systems = sorted({facts.system for _, facts in examined})
     for node in nodes:
         if node.facts is None:
             wrong(f"{node.name} does not answer: {node.error}")
-    for name, facts in told:
+    for name, facts in examined:
         if differs := differences(facts.versions, ours, DECISIVE):
             wrong(f"{name} has {differs}; install the same versions on every node")
         if differs := differences(facts.versions, ours, OTHERS):
@@ -90,7 +90,7 @@ def findings(nodes: Sequence[Node], ours: Mapping[str, str], data: str) -> list[
             )
         if facts.gpus and not facts.gpus_seen:
             wrong(
-                f"{name} has a GPU which torch does not see (driver {facts.driver}): install a "
+                f"{name} has a GPU that torch does not see (driver {facts.driver}): install a "
                 "CUDA build of torch that this driver supports"
             )
         if facts.gloo_interface and facts.gloo_interface not in facts.interfaces:
@@ -113,8 +113,8 @@ def findings(nodes: Sequence[Node], ours: Mapping[str, str], data: str) -> list[
             if slow or node.link.bytes_per_s < LEAST_BYTES_PER_S:
                 pace = f"{node.link.bytes_per_s / 1e6:.0f} MB/s, {1e3 * node.link.latency_s:.1f} ms"
                 note(
-                    f"{node.name} reaches the next node slowly ({pace}); trials of one worker do "
-                    "not mind, those with --workers across nodes wait"
+                    f"{node.name} has a slow connection to the next node ({pace}); this slows down "
+                    "trials with --workers on several nodes, not trials with one worker"
                 )
     if len(systems) > 1:
         note(f"the nodes differ in their system: {', '.join(systems)}")

@@ -2,7 +2,7 @@
 
 measure ──── "p" ────▶ answered ×20     the fastest answer is the latency
         ──── "s" and zeros for half a second, then the end of the stream ──▶
-        ◀─── how many bytes came ────
+        ◀─── the number of bytes received ────
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Link:
     """One direction of a connection between two nodes."""
 
     latency_s: float
-    """Of a byte and its answer."""
+    """Round-trip time of one byte."""
     bytes_per_s: float
 
 
 class Listener:
-    """Answers to `measure`, at a port that the system chooses, until it is closed."""
+    """Answers `measure` on a port chosen by the system, until it is closed."""
 
     def __init__(self, host: str) -> None:
         self._socket = socket.create_server((host, 0))
@@ -63,12 +63,12 @@ def _answer(peer: socket.socket) -> None:
                 while size := peer.recv_into(buffer):
                     came += size
                 peer.sendall(struct.pack("!Q", came))
-        except OSError:  # the other side tells it
+        except OSError:  # the other side reports it
             return
 
 
 def measure(host: str, port: int) -> Link:
-    """Measures the way to a Listener; takes about `SENDS_S`. Raises OSError: it is not reached."""
+    """Measures the link to a Listener in about `SENDS_S`. Raises OSError if it is unreachable."""
     with socket.create_connection((host, port), CONNECT_S) as peer:
         peer.settimeout(ANSWER_S)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

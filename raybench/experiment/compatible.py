@@ -1,4 +1,4 @@
-"""Which parts of an Experiment can act together: techniques, and the ways to run a step."""
+"""Which parts of an Experiment can be combined: techniques, and the ways to run a step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SINGLE_PROCESS = ("pipeline", "checkpointing")
 
 
 def compatible(experiment: Experiment) -> Experiment:
-    """The same experiment. Raises ValueError where two parts of it cannot act together.
+    """The same experiment. Raises ValueError if two of its parts cannot be combined.
 
-    The class itself allows such parts, because a command line's defaults hold all of them.
+    The class itself allows such parts, because the defaults of a command line contain all of them.
     """
     for reason in conflicts(experiment):
         raise ValueError(reason)
@@ -27,7 +27,7 @@ def compatible(experiment: Experiment) -> Experiment:
 
 
 def conflicts(experiment: Experiment) -> list[str]:
-    """A sentence for every two parts of the experiment that cannot act together."""
+    """A sentence for every two parts of the experiment that cannot be combined."""
     pipeline, workers = experiment.pipeline, experiment.parallel.workers
     present = parts(experiment)
     reasons = [
@@ -45,13 +45,13 @@ def conflicts(experiment: Experiment) -> list[str]:
 
 
 def _beyond_a_stage(experiment: Experiment) -> Iterator[str]:
-    """A sentence for every technique with a hook that a stage, a part of a model, cannot call."""
+    """A sentence for every technique with a hook that a pipeline stage cannot call."""
     for name, technique in experiment.techniques() if experiment.pipeline.on else ():
         declared = any(apart.other == "pipeline" for apart in technique.apart)
         for hook in () if declared else ("before_training", "optimizer", "penalty"):
             if getattr(type(technique), hook) is not getattr(Technique, hook):
                 yield (
-                    f"{name} and pipeline cannot be combined: a stage does not call {hook}; take "
+                    f"{name} and pipeline cannot be combined: a stage does not call {hook}; use "
                     "pipeline.stages 1 and pipeline.chunks 1"
                 )
 
@@ -72,7 +72,7 @@ def executions() -> list[str]:
 
 
 def declarations(one: str, other: str) -> Iterator[Apart]:
-    """The declarations that keep two parts apart, whichever of them makes it."""
+    """The declarations of either part that it cannot be combined with the other."""
     types = technique_types()
     for name, away in ((one, other), (other, one)):
         for apart in types[name].apart if name in types else ():
@@ -81,10 +81,10 @@ def declarations(one: str, other: str) -> Iterator[Apart]:
 
 
 def elastic_counts(experiment: Experiment, least: int, most: int) -> list[int]:
-    """The numbers of workers within a range over which the experiment divides.
+    """The numbers of workers in a range over which the experiment can be divided.
 
     Raises:
-        ValueError: it divides over none of them.
+        ValueError: there are none.
     """
     if not 1 <= least <= most:
         raise ValueError(f"--workers {least}:{most}: the first is at least 1, the second no less")
@@ -96,6 +96,6 @@ def elastic_counts(experiment: Experiment, least: int, most: int) -> list[int]:
     if not counts:
         raise ValueError(
             f"recipe.batch {experiment.recipe.batch} divides over no number of workers from "
-            f"{least} to {most}; take another batch, or a wider range"
+            f"{least} to {most}; use another batch, or a wider range"
         )
     return counts

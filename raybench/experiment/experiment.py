@@ -26,12 +26,12 @@ from raybench.techniques.switch import Switch
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One training run. Hashable; `key()` is the same in every process and version."""
+    """One training run. Hashable; `key()` is stable across processes and versions."""
 
     family: str
     """Module under `trainers/`, or the dotted name of a trainer of your own."""
     model: str
-    """A name of ours, torchvision's or timm's; or your own, `package.module:factory`, which is
+    """A model of raybench, torchvision or timm; or your own, `package.module:factory`, which is
     called with classes=… and image_size=… and returns an nn.Module."""
     model_source: str = ""
     """Hash of the files of your own model; the commands fill it in. Empty for named models."""
@@ -40,7 +40,7 @@ class Experiment:
     image_size: int = 32
     """Side of an image in pixels."""
     subset: float = 1.0
-    """Share of the training images of every class that is used."""
+    """Share of each class's training images to use."""
     seed: int = 0
     """Seed of the first weights, the subset, the order and the augmentation; not of the splits."""
     recipe: Recipe = Recipe()  # noqa: RUF009  frozen, like those below
@@ -70,7 +70,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if not 0 < self.subset <= 1:
             raise ValueError(f"subset is {self.subset}: a share in (0, 1]")
-        # torch takes 64 bits, and a search adds its own seed. `checked` refuses other types.
+        # torch accepts 64 bits, and a search adds its own seed. `checked` refuses other types.
         if isinstance(self.seed, int) and not -(2**62) <= self.seed < 2**62:
             raise ValueError(f"seed is {self.seed}: a whole number of at most 62 bits")
         if self.image_size < 8:
@@ -78,7 +78,7 @@ class Experiment:
         if self.recipe.cutout >= self.image_size:
             raise ValueError(
                 f"recipe.cutout is {self.recipe.cutout}, but images have only {self.image_size} "
-                "pixels a side: take a smaller square, such as half of that"
+                "pixels a side: use a smaller square, such as half of that"
             )
         if self.recipe.batch % self.parallel.workers:
             raise ValueError(
@@ -91,12 +91,12 @@ class Experiment:
             if not experts:
                 raise ValueError(
                     "parallel.strategy is 'expert', but the model has no experts: set "
-                    "switch.experts, or take 'ddp'"
+                    "switch.experts, or use 'ddp'"
                 )
             if experts % self.parallel.workers:
                 raise ValueError(
                     f"switch.experts {experts} does not divide over {self.parallel.workers} "
-                    f"workers, which parallel.strategy 'expert' needs: take a multiple, or 'ddp'"
+                    f"workers, which parallel.strategy 'expert' needs: use a multiple, or 'ddp'"
                 )
 
     def techniques(self) -> list[tuple[str, Technique]]:
@@ -107,7 +107,7 @@ class Experiment:
     def key(self) -> str:
         """16 hex digits that name this experiment.
 
-        Fields at their defaults do not count, so a new field with a default changes no key.
+        Fields with default values are left out, so that a new field changes no existing key.
         """
         text = json.dumps(plain.without_defaults(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -117,7 +117,7 @@ class Experiment:
 
 
 def from_json(text: str) -> Experiment:
-    """The Experiment that `to_json` wrote. Raises ValueError that names the wrong field."""
+    """The inverse of `to_json`. Raises ValueError that names the wrong field."""
     experiment = plain.build(Experiment, json.loads(text), "Experiment")
     assert isinstance(experiment, Experiment)
     return experiment

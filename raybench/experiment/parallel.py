@@ -1,4 +1,4 @@
-"""Parallel: how one step is spread over workers."""
+"""Parallel: how a training step is distributed over workers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    """How one step is spread over workers."""
+    """How a training step is distributed over workers."""
 
     workers: int = 1
-    """Processes that share every batch."""
+    """Number of processes; each computes an equal part of every batch."""
     strategy: Literal[
         "ddp",
         "bf16_gradients",

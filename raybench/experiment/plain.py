@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain values and back, each value checked against its field's type."""
+"""Converts frozen dataclasses to plain values and back, with type checks of every value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def dataclass_in(hint: Any) -> type | None:
 
 
 def column_types(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
-    """Dotted names of the leaves with their types; a Literal has the type of its values."""
+    """Dotted names and types of the leaves; the type of a Literal is that of its values."""
     for name, hint in hints_of(cls).items():
         inner = dataclass_in(hint)
         if inner is not None:
@@ -38,7 +38,7 @@ def column_types(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
 
 
 def as_dict(value: Any) -> Any:
-    """Nested dicts; an int in a float field becomes a float, so 1 and 1.0 give the same key."""
+    """Nested dicts; an int in a float field becomes a float, so that 1 and 1.0 give one key."""
     if not is_dataclass(value):
         return value
     kind: Any = type(value)
@@ -68,7 +68,7 @@ def without_defaults(value: Any) -> dict[str, Any]:
 
 
 def build(cls: Any, values: dict[str, Any], where: str) -> Any:
-    """The dataclass with these values, every type checked. Raises ValueError naming the field."""
+    """The dataclass with these values. Raises ValueError that names a field of a wrong type."""
     hints = hints_of(cls)
     for name in values:
         if name not in hints:

@@ -32,7 +32,7 @@ def load(name: str) -> ModuleType:
 
 
 def check(experiment: Experiment) -> None:
-    """Raises ValueError if the family's own check refuses the experiment."""
+    """Raises ValueError if the family's `check` refuses the experiment."""
     module = load(experiment.family)
     if hasattr(module, "check"):
         module.check(experiment)

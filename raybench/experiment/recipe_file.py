@@ -1,4 +1,4 @@
-"""A recipe file for `raybench.train`: an Experiment as JSON, with notes for people."""
+"""A recipe file for `raybench.train`: an Experiment as JSON, with notes for readers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raybench.results import whole
 
 
 def write(path: Path, experiment: Experiment, told: Mapping[str, Any]) -> None:
-    """Writes the file; `told` holds notes for people, which no code reads."""
+    """Writes the file; `told` are notes for readers, which no code uses."""
     content = {"experiment": json.loads(experiment.to_json()), "told": dict(told)}
     whole.write(path, json.dumps(content, indent=2) + "\n")
 
@@ -22,10 +22,10 @@ def read(path: Path | str) -> Experiment:
     """The Experiment of a file that `write` wrote; `path` may be an address.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
-        StoreError: the store at an address refuses or does not answer.
+        ValueError: there is no such file, or it is not a recipe file.
+        StoreError: the store at an address refuses access or does not answer.
     """
-    # Imported here, because a trial's process opens no file systems.
+    # Imported here, because a trial's process does not need file systems.
     from raybench.results.remote import fetched
 
     file = fetched.file(path)

@@ -1,6 +1,6 @@
 """The columns of a sweep's two tables: the core's, the Experiment's and those of all techniques.
 
-They are the same for every family and every space, so tables of any two sweeps concatenate.
+They are the same for every family and space, so that tables of any two sweeps can be concatenated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def metric_columns() -> dict[str, Column]:
 
 @cache
 def technique_columns() -> dict[str, Column]:
-    """The metrics of all techniques, and for each the share of the model on which it acts."""
+    """The metrics of all techniques, and each technique's coverage of the model."""
     columns: dict[str, Column] = {}
     for field, technique in technique_types().items():
         for name, column in {**technique.columns, **_coverage(field)}.items():
@@ -115,7 +115,7 @@ def _texts(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """The string after each field. Python does not keep it, so it is read from the source."""
+    """The string after each field, read from the source because Python does not keep it."""
     tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
     body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
     texts = {}

@@ -1,1 +1,1 @@
-"""The machine's accelerator and its energy; `gpu` is the one place that calls `torch.cuda`."""
+"""The machine's accelerator and its energy; only `gpu` calls `torch.cuda`."""

@@ -3,9 +3,9 @@
     processors   RAPL: /sys/class/powercap/intel-rapl:N/energy_uj, in microjoules (Intel and AMD)
     GPU          NVML: nvmlDeviceGetTotalEnergyConsumption, in millijoules (Volta and newer)
 
-Both count everything that runs on these processors and on the GPUs that this process may use, so
-only a run that is alone there can be compared.
-RAPL's counter starts again at `max_energy_range_uj`, after hours at the earliest.
+Both count all processes on these processors and on the GPUs that this process may use, so energies
+are comparable only for a run that is alone on the machine. RAPL's counter wraps at
+`max_energy_range_uj`, after hours at the earliest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raybench.hardware import gpu
 POWERCAP = Path("/sys/class/powercap")
 
 Joules = dict[str, tuple[float, float]]
-"""Counter -> joules since its start, and the value at which it starts again; 0 if it never does."""
+"""Counter -> joules since its start, and the value at which it wraps; 0 if it never does."""
 
 
 def joules(powercap: Path = POWERCAP) -> Joules:
@@ -40,7 +40,7 @@ def _used(before: tuple[float, float], now: tuple[float, float]) -> float:
 
 
 def _processors(powercap: Path) -> Joules:
-    """One counter for each package. Its parts, `intel-rapl:0:1`, are counted in it."""
+    """One counter per package, which includes its parts such as `intel-rapl:0:1`."""
     counters: Joules = {}
     for package in sorted(powercap.glob("*-rapl:*")):
         if package.name.count(":") != 1:
@@ -48,7 +48,7 @@ def _processors(powercap: Path) -> Joules:
         try:
             value = int((package / "energy_uj").read_text())
             top = int((package / "max_energy_range_uj").read_text())
-        except (OSError, ValueError):  # since 2020 many systems let only root read it
+        except (OSError, ValueError):  # since 2020 many systems allow only root to read it
             continue
         counters[package.name] = (value / 1e6, top / 1e6)
     return counters
@@ -63,18 +63,18 @@ def _gpus() -> Joules:
         try:
             handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
             counters[uuid] = (nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, 0)
-        except nvml.NVMLError:  # before Volta there is no such counter
+        except nvml.NVMLError:  # GPUs before Volta have no such counter
             continue
     return counters
 
 
 @cache
 def _nvml() -> Any:
-    """NVIDIA's own binding (`pip install nvidia-ml-py`), if it is installed and finds a driver."""
+    """NVIDIA's binding (`pip install nvidia-ml-py`), if it is installed and finds a driver."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no package, or no driver: the binding raises its own kinds
+    except Exception:  # no package, or no driver: the binding has its own error types
         return None
     return pynvml

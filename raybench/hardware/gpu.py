@@ -1,8 +1,7 @@
 """The GPU: every call to `torch.cuda` in raybench is one of these functions.
 
-A single place, so that a stand-in can replace it where there is no GPU, and so that every wait for
-the device has a name: `synchronize` before a clock is read, `read` for a number that the host
-needs.
+One module, so that tests without a GPU can replace it, and so that every wait for the device is
+explicit: `synchronize` before a clock is read, `read` for a number that the host needs.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def hide() -> None:
-    """Hides all GPUs from this process, and from those that it starts."""
+    """Hides all GPUs from this process and its child processes."""
     os.environ[VISIBLE] = ""
 
 
 @contextmanager
 def hidden(whether: bool) -> Iterator[None]:
-    """Hides all GPUs inside the context, if `whether`."""
+    """Hides all GPUs in this context if `whether` is true."""
     before = os.environ.get(VISIBLE)
     if whether:
         hide()
@@ -39,7 +38,7 @@ def hidden(whether: bool) -> Iterator[None]:
 
 
 def available() -> bool:
-    # torch asks the driver once, perhaps before they were hidden.
+    # torch queries the driver once, perhaps before the GPUs were hidden.
     return os.environ.get(VISIBLE) != "" and torch.cuda.is_available()
 
 
@@ -53,7 +52,7 @@ def name() -> str:
 
 
 def uuids() -> list[str]:
-    """The UUIDs of the GPUs that this process may use, as NVML spells them."""
+    """The UUIDs of the GPUs that this process may use, in NVML's format."""
     numbers = range(count() if available() else 0)
     return [f"GPU-{torch.cuda.get_device_properties(number).uuid}" for number in numbers]
 
@@ -64,24 +63,24 @@ def pick() -> torch.device:
 
 
 def has_bf16() -> bool:
-    """Whether the GPU computes in bf16 itself."""
+    """Whether the GPU supports bf16 natively."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for everything that the GPU has to do; on a CPU nothing waits."""
+    """Waits for all pending work of the GPU; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def read(number: Tensor) -> float:
-    """The value of a tensor with one element. It waits for the device, so a step never calls it
-    except every few dozen steps."""
+    """The value of a tensor with one element. It waits for the device, so a training loop calls it
+    only every few dozen steps."""
     return float(number)
 
 
 def read_all(numbers: Tensor) -> list[Any]:
-    """The values of a tensor as nested lists. It waits for the device, as `read` does."""
+    """The values of a tensor as nested lists. It waits for the device like `read`."""
     values: list[Any] = numbers.tolist()
     return values
 
@@ -100,6 +99,6 @@ def forget_peak(device: torch.device) -> None:
 
 
 def release() -> None:
-    """Gives memory back that the allocator holds and no tensor uses."""
+    """Releases the allocator's cached memory that no tensor uses."""
     if available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Versions of what a trial runs with: the packages, and raybench's own sources."""
+"""Versions of a trial's software: the packages, and raybench's own sources."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna")
 DECISIVE = ("python", "ray", "torch", "source_sha256")
-"""Where these differ between nodes, trials fail with messages that do not tell why."""
+"""If these differ between nodes, trials fail with errors that do not mention the versions."""
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Name -> version; `source_sha256` is that of raybench's sources. "" for what is missing."""
+    """Name -> version, "" if missing; `source_sha256` is the hash of raybench's sources."""
     return {
         "source_sha256": _source_sha256(),
         "python": platform.python_version(),
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str], names: Sequence[str]) -> str:
-    """In words, such as `torch 2.14.0 instead of 2.15.0`; "" if all are the same."""
+    """Differences as text, such as `torch 2.14.0 instead of 2.15.0`; "" if all are the same."""
     parts = []
     for name in names:
         # A node with a GPU has another build of the same version: 2.15.0+cu130.

@@ -1,4 +1,4 @@
-"""Models by name: torchvision's, timm's, and our own where no library has them; or by path."""
+"""Models by name: torchvision's, timm's, and those that no library has; or by import path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 OWN = ("resnet20", "resnet44", "vit300", "mixer512x8")
 MIXERS = {"mixer_s16_224": (512, 8), "mixer_b16_224": (768, 12)}  # width, depth
-LARGEST_DEPTH, LARGEST_WIDTH = 200, 1 << 16  # because a file's header may ask for anything
+LARGEST_DEPTH, LARGEST_WIDTH = 200, 1 << 16  # because a file's header can name any model
 SMALL_IMAGES = 64  # up to this size, ImageNet's stem would discard most of the pixels
 
 
@@ -39,17 +39,17 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
     """A plain module (B, 3, image_size, image_size) -> (B, classes) with fresh weights.
 
     `resnet20`, `resnet44` (any 6n + 2; `resnet20x2` has twice the channels, `resnet20_b` and
-    `resnet20x2_b` have shortcut B) are our own; `vit300` is a ViT of width 300 and 12 blocks,
+    `resnet20x2_b` have shortcut B) are raybench's; `vit300` is a ViT of width 300 and 12 blocks,
     `mixer512x8` a Mixer of 8 blocks (any width and depth); `resnet18`, `vgg11` (any of their
     families) and `mobilenet_v2` are torchvision's; every other name is timm's. Up to 64 pixels the
     stem keeps the resolution, and patches have 4 pixels. `package.module:factory` is the user's own
     model, whose module is imported.
 
-    `pretrained` takes timm's weights: "hub" downloads them, any other value is the path of their
-    file. The head is fresh if the classes differ.
+    `pretrained` loads timm's weights: "hub" downloads them, any other value is the path of their
+    file. The head has fresh weights if the classes differ.
 
     Raises:
-        ValueError: no library has a model of that name; the message names the nearest.
+        ValueError: no library has a model of that name; the message suggests the nearest names.
     """
     for what, value in (("classes", classes), ("image_size", image_size)):
         if value < 1:
@@ -67,12 +67,12 @@ def build(name: str, *, classes: int, image_size: int, pretrained: str = "") -> 
     sized = re.fullmatch(r"(vit|mixer)([1-9]\d*)(?:x([1-9]\d*))?", name)
     if sized:
         if int(sized[3] or 12) > LARGEST_DEPTH:
-            raise ValueError(f"{name} has more than {LARGEST_DEPTH} blocks: take fewer")
+            raise ValueError(f"{name} has more than {LARGEST_DEPTH} blocks: use fewer")
         if int(sized[2]) > LARGEST_WIDTH:
-            raise ValueError(f"{name} is wider than {LARGEST_WIDTH}: take less")
+            raise ValueError(f"{name} is wider than {LARGEST_WIDTH}: use a smaller width")
         make = build_vit if sized[1] == "vit" else build_mixer
         return make(int(sized[2]), int(sized[3] or 12), classes=classes, image_size=image_size)
-    # The libraries are imported only here: torchvision alone costs a second per process.
+    # The libraries are imported only here: torchvision alone takes a second per process.
     import torchvision.models as zoo
 
     if re.fullmatch(r"resnet(18|34|50)|vgg(11|13|16|19)(_bn)?|mobilenet_v2", name):
@@ -89,7 +89,7 @@ def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
     If the user's factory fails on the meta device, the model has its weights in memory.
 
     Raises:
-        ValueError: as `build` does.
+        ValueError: as for `build`.
     """
     if is_import_path(name):
         imported.factory_of(name)  # import first, so the file's own tensors are not meta tensors
@@ -106,13 +106,13 @@ def outline(name: str, *, classes: int, image_size: int) -> nn.Module:
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Models built inside are on the meta device; they use neither memory nor random numbers."""
+    """Models built in this context are on the meta device, without memory or random numbers."""
     with torch.device("meta"), _Undrawn():
         yield
 
 
 class _Undrawn(TorchFunctionMode):
-    """Skips random initial values: drawing them on the meta device imports the compiler, 1 s."""
+    """Skips random initialization, which on the meta device imports the compiler (1 s)."""
 
     def __torch_function__(
         self,
@@ -194,7 +194,7 @@ def _from_timm(name: str, classes: int, image_size: int, pretrained: str = "") -
     if not pretrained:
         return timm.create_model(name, num_classes=classes, **settings)
     if name in MIXERS and image_size <= SMALL_IMAGES:
-        raise ValueError(f"the pretrained {name} has patches of 16 pixels: take image_size 224")
+        raise ValueError(f"the pretrained {name} has patches of 16 pixels: use image_size 224")
     settings["pretrained"] = True
     try:
         if pretrained != "hub":
@@ -206,9 +206,9 @@ def _from_timm(name: str, classes: int, image_size: int, pretrained: str = "") -
     except Exception as error:  # from the hub, either file format, or a pickle
         raise ValueError(f"no pretrained weights of {name} from {pretrained}: {error}") from error
     if pretrained != "hub":
-        # timm takes the weights whose names fit and would leave the rest fresh.
+        # timm loads the weights with matching names and would leave the rest fresh.
         body = {n for n, _ in model.named_parameters() if not n.startswith(("head", "fc."))}
         missing = sorted(body - set(stored))
         if missing:
-            raise ValueError(f"{pretrained} is of another model: it has no {missing[0]}")
+            raise ValueError(f"{pretrained} belongs to another model: it has no {missing[0]}")
     return model

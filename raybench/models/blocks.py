@@ -1,10 +1,10 @@
 """A model as a list of blocks that run one after another, so that a pipeline can cut it.
 
-The blocks hold the model's own parameters and buffers, not copies, so training a block trains the
-model. Their composition is the model's forward pass to the last bit. No block writes into its
-input, which in a pipeline comes from another stage. A pooling ends its block, for two reasons: the
-tensor to send is smaller; and the gradient of a pooling has another memory format than the pooled
-tensor. A gradient that was sent would lose that format, and kernels would sum it in another order.
+The blocks share the model's parameters and buffers, so training a block trains the model. Running
+all blocks gives exactly the model's forward pass. No block modifies its input, which in a pipeline
+comes from another stage. A pooling ends its block, for two reasons: the tensor to send is smaller;
+and the gradient of a pooling has another memory format than the pooled tensor. A gradient that was
+sent would lose that format, and kernels would sum it in another order.
 
 Legend: B batch, C channels, H and W pixels, N tokens, D width.
 """
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The model's blocks, from the images to the logits.
+    """The model's blocks, from images to logits.
 
-    Knows ResNets, VGGs, MobileNetV2, timm's ViTs and Mixers, and any `nn.Sequential`, whose
+    Supports ResNets, VGGs, MobileNetV2, timm's ViTs and Mixers, and any `nn.Sequential`, whose
     children are its blocks.
 
     Raises:
-        ValueError: the model has no such form.
+        ValueError: the model is of another type.
     """
     if type(model) is nn.Sequential:
         return list(model)
@@ -97,7 +97,7 @@ def _resnet(model: Any) -> list[nn.Module]:
 
 
 def _vgg(model: Any) -> list[nn.Module]:
-    linear = isinstance(model.classifier, nn.Linear)  # `build` makes it so for small images
+    linear = isinstance(model.classifier, nn.Linear)  # `build` replaces it for small images
     head = [model.classifier] if linear else _by_layer(model.classifier)
     return [*_ending(_by_layer(model.features), model.avgpool, nn.Flatten()), *head]
 

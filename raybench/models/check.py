@@ -11,14 +11,14 @@ from torch.nn.parameter import is_lazy
 
 from raybench.models import build, imported, is_import_path, outline
 
-SMALL = 2_000_000  # parameters; such a model is built in some milliseconds
+SMALL = 2_000_000  # parameters; such a model is built in a few milliseconds
 
 
 @cache
 def check(name: str, *, classes: int, image_size: int) -> None:
-    """Tries the model on two images: a library's without memory, one by import path in memory.
+    """Tries the model on two images: a library's on the meta device, one by import path in memory.
 
-    A process tries each model once.
+    A process checks each model once.
 
     Raises:
         ValueError: there is no such model, it has no trainable weight, or two images do not give
@@ -71,7 +71,7 @@ def _check_size(name: str, classes: int, image_size: int) -> None:
         except Exception as error:
             raise ValueError(
                 f"the model {name} does not take images of {image_size} pixels "
-                f"({str(error).splitlines()[0]}): take a larger --image-size"
+                f"({str(error).splitlines()[0]}): use a larger --image-size"
             ) from error
 
 

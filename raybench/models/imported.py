@@ -25,10 +25,10 @@ _built: WeakSet[nn.Module] = WeakSet()  # detects a factory that returns the sam
 
 
 def build(name: str, *, classes: int, image_size: int) -> nn.Module:
-    """The factory's module.
+    """The module that the factory returns.
 
     Raises:
-        ValueError: the path leads to no factory, or it does not return a fresh nn.Module.
+        ValueError: there is no factory at the path, or it does not return a fresh nn.Module.
     """
     factory = factory_of(name)
     _check_signature(name, factory)
@@ -76,7 +76,7 @@ def _module(name: str) -> ModuleType:
 
 
 def factory_of(name: str) -> Callable[..., Any]:
-    """The object at the import path. Raises ValueError: it cannot be imported, or called."""
+    """The object at the import path. Raises ValueError if it cannot be imported or called."""
     module, (_, attribute) = _module(name), source.parts(name)
     factory = getattr(module, attribute, None)
     if callable(factory):
@@ -95,7 +95,7 @@ def factory_of(name: str) -> Callable[..., Any]:
 def _check_signature(name: str, factory: Callable[..., Any]) -> None:
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # some functions written in C have none
+    except ValueError:  # some functions written in C have no signature
         return
     try:
         signature.bind(classes=1, image_size=1)

@@ -1,6 +1,6 @@
 """ResNet-20 and ResNet-44 for 32x32 images (He et al. 2015, "Deep Residual Learning", section 4.2).
 
-No library has them. Legend: B batch, C channels, H and W pixels.
+They are in no library. Legend: B batch, C channels, H and W pixels.
 
     image ─ conv 3x3, 16 ─ n blocks of 16 ─ n of 32, half size ─ n of 64, half size ─ mean ─ linear
 

@@ -1,4 +1,4 @@
-"""The source of a model that is given by its import path: its location and its hash.
+"""The source of a model given by its import path: its location and its hash.
 
 Nothing is imported here, so a hash can be compared before any of the code runs.
 """
@@ -43,7 +43,7 @@ def with_source(experiment: Experiment) -> Experiment:
     """The Experiment with the hash of its model's source; unchanged for a named model.
 
     Raises:
-        ValueError: there is no such module, or its source is not the one that the Experiment names.
+        ValueError: there is no such module, or its source has another hash than the Experiment.
     """
     given = experiment.model_source
     if not is_import_path(experiment.model):
@@ -80,8 +80,7 @@ def source_hash(name: str) -> str:
     """16 hex digits that change with the model's source.
 
     They cover the module's file and every file that it imports, directly or indirectly, from the
-    same folder or package. Installed packages, raybench itself and files that are only read do not
-    count.
+    same folder or package. Installed packages, raybench itself and data files do not count.
 
     Raises:
         ValueError: there is no such module.
@@ -98,7 +97,7 @@ def source_hash(name: str) -> str:
 
 def located(module: str) -> Path:
     """The module's file. Raises ValueError with the nearest name if there is none."""
-    importlib.invalidate_caches()  # the file may have been created this very second
+    importlib.invalidate_caches()  # the file may have been created just now
     names = module.split(".")
     folders: list[str] | None = None  # those of the package so far; None: all of sys.path
     spec = None
@@ -167,7 +166,7 @@ def _names(module: str, file: Path) -> Iterator[str]:
         return
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # importing it will report the line
+    except (SyntaxError, ValueError):  # the import will report the line
         return
     packages = module.split(".") if file.stem == "__init__" else module.split(".")[:-1]
     for node in ast.walk(tree):
@@ -180,7 +179,7 @@ def _names(module: str, file: Path) -> Iterator[str]:
 
 
 def _files(name: str, root: Path) -> Iterator[tuple[str, Path]]:
-    """Module and file of each package on the way to a dotted name, and of itself."""
+    """Module and file of each parent package of a dotted name, and of the name itself."""
     names = name.split(".")
     if names[0] in SHIPPED:
         return

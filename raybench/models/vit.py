@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 HEAD = 60
-"""Least dimensions of a head: gives 5 heads at width 300, and timm's own counts at 192 to 768."""
+"""Smallest head dimension: gives 5 heads at width 300, and timm's numbers at 192 to 768."""
 
 
 def build_vit(width: int, depth: int, *, classes: int, image_size: int) -> nn.Module:

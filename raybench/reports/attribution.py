@@ -6,7 +6,7 @@
     …
     none                   in addition: the effect of all of them together
 
-The columns that make up an ingredient are read from the trials themselves.
+Which columns belong to an ingredient is inferred from the trials.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Attribution:
 
     ingredient: str
     points: Effect
-    """Gain in test accuracy, in points."""
+    """Gain in test accuracy, in percentage points."""
     smaller: Effect
-    """How many times smaller the file is; a geometric mean, like every ratio."""
+    """How many times smaller the file is; a geometric mean, as for every ratio."""
     faster: Effect
     """How many times fewer seconds an epoch takes."""
 
@@ -55,12 +55,12 @@ class Arm:
         return sum(value not in OFF for value in self.values.values())
 
     def changed(self, other: Arm) -> Columns:
-        """The columns in which the other differs."""
+        """The columns in which the other arm differs."""
         return frozenset(name for name in self.values if other.values[name] != self.values[name])
 
 
 def attribute(results: Results) -> list[Attribution]:
-    """The effect of each ingredient, largest accuracy gain first, then that of all together.
+    """The effect of each ingredient, largest accuracy gain first, then of all together.
 
     Raises:
         ValueError: complete trials of "all", or of "all" without one ingredient, are missing.
@@ -119,7 +119,7 @@ def _arms(trials: pd.DataFrame) -> list[Arm]:
 
 
 def _design(arms: list[Arm]) -> tuple[Arm, dict[Columns, Arm]] | None:
-    """The arm with all ingredients, and for the columns of each ingredient the arm without it.
+    """The arm with all ingredients, and by each ingredient's columns the arm without it.
 
     Every other arm must leave out one ingredient, or several that other arms leave out alone.
     With two ingredients the arms form a square and every corner qualifies; the corner with the most

@@ -23,7 +23,7 @@ class Chapter:
 
     results: Results
     threshold: float = 0.75
-    """Accuracy for which a table shows the first epoch above it."""
+    """A table shows the first epoch above this accuracy."""
     verdict: Verdict | None = None
     attributions: Sequence[Attribution] = ()
 

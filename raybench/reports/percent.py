@@ -1,4 +1,4 @@
-"""Accuracies in percent wherever a person reads them; the Parquet files hold shares, 0 to 1."""
+"""Accuracies are shown in percent; the Parquet files store fractions, 0 to 1."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ACCURACIES = frozenset(
 
 
 def labelled(name: str) -> str:
-    """A column's name for people, with its unit if the name lacks it: `accuracy, %`."""
+    """A column's displayed name, with its unit if the name lacks it: `accuracy, %`."""
     return f"{name}, %" if name in ACCURACIES else name
 
 
 def in_percent(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its accuracies in percent, under names that say so."""
+    """The frame with its accuracies in percent, in renamed columns."""
     shares = [name for name in frame.columns if name in ACCURACIES]
     return frame.assign(**{name: 100 * frame[name] for name in shares}).rename(columns=labelled)

@@ -1,4 +1,4 @@
-"""A measured value with its unit, as a person says it: `92.31 %`, `1.08 MB`, `3.1 ms`."""
+"""A measured value with its unit, as text: `92.31 %`, `1.08 MB`, `3.1 ms`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PREFIXES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 def quantity(name: str, value: float) -> str:
     """The value of a column, such as `92.31 % accuracy` or `1.08 MB`.
 
-    A column without a unit is named: `imbalance 1.02`.
+    A value without a unit gets the column's name: `imbalance 1.02`.
     """
     value = float(value)
     if name in ACCURACIES:

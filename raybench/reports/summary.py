@@ -15,7 +15,7 @@ from raybench.results.read import Results
 from raybench.results.remote.address import is_remote
 
 MOST_ROWS = 60
-"""Rows of a family's table at the terminal: a random search can have a row a trial."""
+"""Most rows of a family's table at the terminal: a random search can have one row per trial."""
 
 
 def summary(
@@ -45,7 +45,7 @@ def summary(
 
 
 def headline(results: Results) -> str:
-    """Counts by status, and the reasons of failures."""
+    """Counts by status, and the reasons for failures."""
     counts = results.trials["status"].value_counts()
     by_status = ", ".join(f"{count} {status.lower()}" for status, count in counts.items())
     total = len(results.trials)
@@ -59,7 +59,7 @@ def headline(results: Results) -> str:
 
 
 def reading(folder: Path | str) -> str:
-    """The paths of the files, and a line of code that reads them."""
+    """The paths of the Parquet files, and a line of code that reads them."""
     trials = "*" if is_remote(str(folder)) else "trials"
     return (
         f"Parquet: {folder}/trials/{trials}.parquet, {folder}/epochs/*.parquet\n"
@@ -74,7 +74,7 @@ def family_table(results: Results, threshold: float) -> pd.DataFrame | None:
 
 
 def front_table(results: Results) -> pd.DataFrame:
-    """The Pareto front: number, objectives, test accuracy, and the columns that vary on it."""
+    """The Pareto front: number, objectives, test accuracy, and the inputs that vary on it."""
     on_front = results.front
     shown = ["number", *results.objectives]
     if "test_accuracy" in on_front:

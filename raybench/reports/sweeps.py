@@ -1,4 +1,4 @@
-"""The sweeps of a results folder, a row each."""
+"""The sweeps of a results folder, one row each."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ WIDEST = 7  # largest width of a column
 
 @dataclass(frozen=True, kw_only=True)
 class Techniques:
-    """Prints which techniques can be combined with which, and with which ways to run a step.
+    """Prints which techniques can be combined with each other and with each way to run a step.
 
     Examples:
 
@@ -35,8 +35,8 @@ class Techniques:
       python -m raybench.techniques --model resnet20
       python -m raybench.techniques --model my_package.my_models:tiny --image-size 64 --classes 5
 
-    With a model it also prints the share of its weights on which each technique acts at default
-    settings, or why it does not fit.
+    With a model it also prints the share of its weights on which each technique acts with default
+    settings, or why the technique does not fit.
     """
 
     model: str = ""
@@ -51,7 +51,7 @@ class Techniques:
 
 @dataclass
 class Notes:
-    """Footnotes without repetition, and the letters that refer to them."""
+    """Footnotes without duplicates, and the letters that refer to them."""
 
     texts: list[str] = field(default_factory=list)
 
@@ -89,7 +89,7 @@ def matrix() -> str:
 
 
 def _cell(aparts: Sequence[Apart], notes: Notes) -> str:
-    """✓; or – with the letters of the reasons; or these letters in parentheses."""
+    """✓, or – with the footnote letters of the reasons, or only the letters in parentheses."""
     always = [apart for apart in aparts if apart.when is None]
     if always:
         return "–" + ",".join(dict.fromkeys(notes.letter(_footnote(apart)) for apart in always))
@@ -154,7 +154,7 @@ def run(arguments: list[str]) -> int:
             if len(options.pair) != 2:
                 raise ValueError(f"--pair takes two names, but got {len(options.pair)}")
             if options.pair[0] == options.pair[1]:
-                raise ValueError(f"--pair is {options.pair[0]} twice: name two techniques")
+                raise ValueError(f"--pair has {options.pair[0]} twice: name two techniques")
             print(pair(*options.pair))
         else:
             print(matrix())

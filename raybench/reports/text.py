@@ -1,4 +1,4 @@
-"""A data frame as a table for a terminal or a log: it fits the width, by choosing columns."""
+"""A data frame as a table for a terminal or a log; columns that do not fit are left out."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PADDING = 3  # a column's two blanks and its line
+PADDING = 3  # two spaces and the border of a column
 NUMBER = re.compile(r"[×+−-]? ?\d")
-FOLDED = 24  # a longer text is folded between its words, to this width at least
+FOLDED = 24  # a longer text is wrapped between words, at this width or more
 
 
 def as_text(
     title: str, frame: pd.DataFrame, *, wide: bool = False, rest: str = "a wider terminal"
 ) -> str:
-    """A table that fits the terminal: the first columns that do, and a line that names the others.
+    """A table of the columns that fit the terminal, and a line that names the others.
 
     Args:
         wide: shows all columns at their full width.
-        rest: what shows the columns that are left out, for that line.
+        rest: named in that line as the way to see the columns that are left out.
     """
     columns = {
         str(name): cells(frame.iloc[:, place], str(name))
         for place, name in enumerate(frame.columns)
     }
     full = {name: max(map(len, [name, *texts])) for name, texts in columns.items()}
-    # COLUMNS, else the terminal's width, else 80: a pipe has none.
+    # COLUMNS, else the terminal's width, else 80 (for a pipe).
     room = shutil.get_terminal_size().columns
     widths = full if wide else _fitted(columns, full, room)
     table = Table()
@@ -62,14 +62,14 @@ def as_text(
 
 
 def cells(column: pd.Series, name: str) -> list[str]:
-    """A column's values for people; percentages have two decimals."""
+    """A column's values as text; percentages have two decimals."""
     if name.endswith("%") and pd.api.types.is_float_dtype(column):
         return ["–" if pd.isna(value) else f"{value:.2f}" for value in column]
     return [cell(value) for value in column]
 
 
 def cell(value: object) -> str:
-    """A value for people: four digits, thousands separated by commas, a dash for a missing one."""
+    """A value as text: four digits, thousands separated by commas, a dash for a missing value."""
     if value is None or value is pd.NA or value != value:
         return "–"
     if isinstance(value, Integral) and not isinstance(value, bool):
@@ -85,12 +85,12 @@ def are_numbers(texts: list[str]) -> bool:
 
 
 def _fitted(columns: dict[str, list[str]], full: dict[str, int], room: int) -> dict[str, int]:
-    """The widths of the columns to show: in order, each one that still fits beside the others."""
+    """The widths of the columns to show: in order, each one that still fits."""
     widths: dict[str, int] = {}
     left = room - 1
     for name, texts in columns.items():
         least = max(_longest_word(name), *(map(_least, texts)), 1)
-        if not widths:  # the first one names the rows
+        if not widths:  # the first column names the rows
             least = min(least, left - PADDING)
         if least + PADDING <= left:
             widths[name] = least
@@ -103,10 +103,10 @@ def _fitted(columns: dict[str, list[str]], full: dict[str, int], room: int) -> d
 
 
 def _least(text: str) -> int:
-    """The width that a cell needs: its own, or for a long text, that of its longest word."""
+    """The width that a cell needs: that of its text, or of the longest word of a long text."""
     return len(text) if len(text) <= FOLDED else max(FOLDED, _longest_word(text))
 
 
 def _longest_word(text: str) -> int:
-    """The length of the word; a unit counts with its number."""
+    """Length of the longest word; `, %` counts as part of the word before it."""
     return max(map(len, text.replace(", %", ",_%").split()), default=0)

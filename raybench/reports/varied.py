@@ -24,7 +24,7 @@ def of_technique(name: str) -> bool:
 
 
 def varied(trials: pd.DataFrame, shown: Collection[str] = ()) -> list[str]:
-    """Inputs in which the trials differ, without the seed and those that are `shown` already.
+    """Inputs in which the trials differ, except the seed and those already `shown`.
 
     A technique that is on in some trials and off in others counts as varied. If none of its fields
     varies or is shown, its first field represents it.
@@ -45,9 +45,9 @@ def varied(trials: pd.DataFrame, shown: Collection[str] = ()) -> list[str]:
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """The complete trials, prepared so that a table's rows can pool them over their seeds.
+    """The complete trials, prepared so that a table can pool them over seeds.
 
-    If each seed starts from its own trained model or learns from it, such as
+    If each seed starts from its own trained model or uses its own teacher, such as
     `trained/0.safetensors`, a star replaces the seed's number in the address.
     """
     done = trials[trials["status"] == "COMPLETE"].copy()
@@ -66,10 +66,10 @@ def _without(seed: int, address: str) -> str:
 
 
 def alike(candidates: pd.DataFrame, row: pd.Series, names: Sequence[str]) -> pd.DataFrame:
-    """The candidates that agree with a row in these inputs except techniques'; all if none does.
+    """The candidates equal to a row in these inputs, except the techniques'; all if none is.
 
-    A plain model differs from a row in its techniques by intent. A random search has no two trials
-    with the same learning rate; there all candidates represent the plain model.
+    A plain model has no techniques, so these may differ. In a random search no two trials have the
+    same learning rate; there all candidates represent the plain model.
     """
     agree = pd.Series(True, index=candidates.index)
     for name in names:
@@ -79,5 +79,5 @@ def alike(candidates: pd.DataFrame, row: pd.Series, names: Sequence[str]) -> pd.
 
 
 def plain(values: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
-    """A row's cells in these columns; None for a technique that is off."""
+    """A row's values in these columns; None for a technique that is off."""
     return {n: None if pd.isna(v) else v for n, v in zip(names, values, strict=True)}

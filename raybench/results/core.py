@@ -15,7 +15,7 @@ INPUTS = (
     "start_from",
     "latency",
 )
-"""The fields of an Experiment outside its groups, so their columns have no dot in their names. A
+"""The fields of an Experiment that are in no group, so that their columns' names have no dot. A
 test compares them with the class."""
 SETTINGS = ("recipe", "parallel", "pipeline")
 """The groups of an Experiment that are not techniques."""
@@ -79,7 +79,7 @@ METRICS: dict[str, Column] = {
         float,
         "J",
         "Energy of the machine's processors and of the GPU in the epoch's steps, other processes "
-        "included; null where the machine does not tell.",
+        "included; null if the machine cannot measure it.",
     ),
     "startup_s": Column(float, "s", "From the call to the first training step."),
     "wall_s": Column(float, "s", "From the call to the end of the epoch."),
@@ -142,7 +142,7 @@ METRICS: dict[str, Column] = {
     "restarts": Column(int, "", "Restarts of stages that died."),
     "cuts": Column(str, "", "First block of every stage but the first."),
 }
-"""The metrics that a run reports, in both tables. Null where they do not apply, such as `bubble`
+"""The metrics that a run reports, in both tables. Null if they do not apply, such as `bubble`
 without stages."""
 
 PROVENANCE: dict[str, Column] = {

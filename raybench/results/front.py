@@ -13,7 +13,7 @@ from raybench.results.limits import feasible
 
 
 def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[int]:
-    """Non-domination rank of each point: 0 is on the front, 1 on the front without those, …
+    """Non-domination rank of each point: 0 on the front, 1 on the front of the rest, …
 
     Args:
         values: one point per row, one objective per column.
@@ -36,7 +36,7 @@ def ranks(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[
 
 
 def _ranks_of_two(costs: list[list[float]]) -> list[int]:
-    """One pass in order of the first cost; the fronts' least second costs grow with the rank."""
+    """One pass in order of the first cost; the least second cost of a front grows with its rank."""
     rank, least = [0] * len(costs), list[float]()
     before, at = list[float](), 0
     for place in sorted(range(len(costs)), key=costs.__getitem__):
@@ -97,8 +97,8 @@ def front(
 ) -> pd.DataFrame:
     """The rows on the Pareto front, sorted by the first objective, best first.
 
-    Only COMPLETE trials count, as a stopped one was measured after fewer epochs, and only those
-    that keep to the constraints.
+    Only COMPLETE trials that satisfy the constraints count; a stopped trial was measured after
+    fewer epochs.
     """
     complete = trials[trials["status"] == "COMPLETE"].dropna(subset=list(objectives))
     complete = feasible(complete, constraints or {})

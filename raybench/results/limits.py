@@ -15,7 +15,7 @@ _FORM = re.compile(r"\s*(<=|>=)\s*(\S+)\s*$")
 
 @dataclass(frozen=True)
 class Limit:
-    """A column that must not be above, or below, a value."""
+    """An upper or lower limit of a column."""
 
     column: str
     upper: bool
@@ -25,11 +25,11 @@ class Limit:
         return f"{self.column} {'<=' if self.upper else '>='} {self.value:g}"
 
     def slack(self, value: float) -> float:
-        """How far a value is from the limit; negative where it breaks it."""
+        """Distance of a value from the limit; negative if it violates the limit."""
         return self.value - value if self.upper else value - self.value
 
     def holds(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row has the column, and keeps to the limit."""
+        """Whether the row has a value that satisfies the limit."""
         value = row.get(self.column)
         return value is not None and math.isfinite(value) and self.slack(float(value)) >= 0
 
@@ -54,7 +54,7 @@ def limits(constraints: Mapping[str, str]) -> tuple[Limit, ...]:
 
 
 def feasible(trials: pd.DataFrame, constraints: Mapping[str, str]) -> pd.DataFrame:
-    """The rows that keep to all limits; a row without the value does not."""
+    """The rows that satisfy all limits; a row with a missing value does not."""
     for limit in limits(constraints):
         values = trials[limit.column].astype("Float64")
         keeps = values <= limit.value if limit.upper else values >= limit.value

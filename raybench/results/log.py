@@ -3,8 +3,8 @@
     3f0c9a11 ["trial",1764072000.125,{"number":0,"status":"RUNNING",…}]
     91d27c5e ["epoch",1764072004.5,{"number":0,"epoch":1,"loss":1.9,…}]
 
-It is the only source of truth about a sweep. The Parquet tables and the Optuna journal are derived
-from it. Lines are only appended, so a kill truncates at most the last one.
+It is a sweep's only source of truth: the Parquet tables and the Optuna journal are derived from it.
+Lines are only appended, so a kill truncates at most the last one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 Record = tuple[str, float, dict[str, Any]]
 """Kind, time in seconds since the epoch, content."""
 
-SYNC_EVERY_S = 1.0  # a power failure may lose this much of the records that are not `safe`
+SYNC_EVERY_S = 1.0  # a power failure may lose records of this time that are not `safe`
 
 
 def path_in(folder: Path) -> Path:
@@ -48,13 +48,13 @@ class Log:
         self._unsynced, self._next_sync = False, 0.0
 
     def append(self, kind: str, content: dict[str, Any], *, safe: bool = False) -> Record:
-        """Adds a record, which survives any kill of this process.
+        """Appends a record, which then survives a kill of this process.
 
         Args:
-            safe: whether it must also survive a power failure; costs some milliseconds.
+            safe: whether it must also survive a power failure; takes a few milliseconds.
 
         Raises:
-            OSError: it could not be written; the log is unchanged.
+            OSError: the record could not be written; the log is unchanged.
         """
         record = (kind, round(time.time(), 3), content)
         line = line_of(record)
@@ -91,14 +91,14 @@ def line_of(record: Record) -> bytes:
 def read(path: Path) -> Iterator[Record | None]:
     """The records in order, with None for each damaged line.
 
-    A truncated last line is left out, because a kill during a write leaves one.
+    A truncated last line, which a kill during a write leaves, is skipped.
     """
     for line in _lines(path):
         yield _parsed(line)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines with their ends, without a truncated last one."""
+    """The lines with their line ends, without a truncated last line."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -115,17 +115,17 @@ class Survey:
 
     records: int
     damaged: int
-    """Lines whose checksum is wrong."""
+    """Number of lines with a wrong checksum."""
     sweep: dict[str, Any] | None
-    """The content of its first `sweep` record."""
+    """Content of the first `sweep` record."""
     sealed: list[dict[str, Any]]
-    """The contents of the `sealed` records, in order."""
+    """Contents of the `sealed` records, in order."""
     closed: dict[str, Any] | None
-    """The content of the last record if it is a `closed` one."""
+    """Content of the last record if it is a `closed` one."""
 
 
 def survey(path: Path) -> Survey:
-    """Compares all checksums and parses almost nothing."""
+    """Checks all checksums and parses only few records."""
     records, damaged = 0, 0
     sweep, sealed, last = None, [], b""
     for line in _lines(path):
@@ -142,7 +142,7 @@ def survey(path: Path) -> Survey:
 
 
 def cut_torn_end(path: Path) -> None:
-    """Removes what follows the last whole line, or the next record would be appended to it.
+    """Removes a truncated last line; otherwise the next record would be appended to it.
 
     If only the last line's end is missing or damaged, it is restored.
     """
@@ -170,7 +170,7 @@ def write(path: Path, records: Iterable[Record]) -> None:
 
 
 def replace(path: Path, content: bytes | memoryview, *, scratch: Path | None = None) -> None:
-    """Writes a file so that a kill leaves either the old content or the new one.
+    """Writes a file so that a kill leaves either the old or the new content.
 
     Args:
         scratch: folder for the unfinished file; by default that of `path`.

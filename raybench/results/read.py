@@ -18,7 +18,7 @@ from raybench.results.remote.address import is_remote
 
 @dataclass(frozen=True)
 class Results:
-    """A sweep as pandas tables, and the description in its files."""
+    """A sweep's pandas tables, and the description from its files."""
 
     trials: pd.DataFrame
     epochs: pd.DataFrame
@@ -30,11 +30,11 @@ class Results:
 
     @property
     def constraints(self) -> dict[str, str]:
-        """Column -> "<= NUMBER" or ">= NUMBER"; empty where the space has none."""
+        """Column -> "<= NUMBER" or ">= NUMBER"; empty if the space has none."""
         return dict((self.about.get("identity") or {}).get("constraints") or {})
 
     def only(self, number: int) -> Results:
-        """The same of one trial."""
+        """The results of one trial."""
         trials, epochs = self.trials, self.epochs
         of_epochs = epochs[epochs["number"] == number] if len(epochs) else epochs
         return Results(trials[trials["number"] == number], of_epochs, self.about)
@@ -46,12 +46,12 @@ class Results:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The complete trials that no other one beats in all objectives: the Pareto front."""
+        """The Pareto front: the complete trials that no other one dominates."""
         return front(self.trials, self.objectives, self.constraints)
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether the folder is a sweep's: it has a log, or tables."""
+    """Whether the folder is that of a sweep: it has a log or tables."""
     return log.path_in(folder).exists() or (folder / "trials").exists()
 
 
@@ -63,7 +63,7 @@ def read(folder: Path | str) -> Results:
 
     Raises:
         ValueError: there are no tables, raybench did not write them, or one is damaged.
-        OSError: the store at the address refuses or does not answer.
+        OSError: the store at the address refuses access or does not answer.
     """
     if is_remote(str(folder)):
         # Imported here, because folders need no file systems.
@@ -98,7 +98,7 @@ def _missing(folder: Path, path: Path) -> str:
 
 
 def _read(folder: Path, path: Path) -> pa.Table:
-    """A file's table; its checksums are compared."""
+    """A file's table; its checksums are verified."""
     try:
         return pq.read_table(path, page_checksum_verification=True)
     except recovery.BROKEN as error:
@@ -110,7 +110,7 @@ def _read(folder: Path, path: Path) -> pa.Table:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """The table with pandas' nullable types, as `dtype_backend="numpy_nullable"` gives them."""
+    """The table with pandas' nullable types, as with `dtype_backend="numpy_nullable"`."""
     types = {
         pa.int64(): pd.Int64Dtype(),
         pa.float64(): pd.Float64Dtype(),

@@ -1,8 +1,8 @@
 """Restores a damaged or lost log from the tables.
 
-The tables are derived from the log, so nothing is read from them if its checksums agree. If lines
-are damaged, or the tables come from more records than the log has, each row is taken from the side
-where it is whole: a row that has ended from either side, a running one from the log first.
+The tables are derived from the log, so they are not read if its checksums agree. If lines are
+damaged, or the tables come from more records than the log has, each row is taken from the source
+in which it is intact: for a trial that has ended from either, for a running one from the log first.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from raybench.results.log import Record
 from raybench.results.rows import Row
 
 RECORDS = "raybench.records"
-"""Metadata of the table of trials: the number of log records that it was made from."""
+"""Metadata key in the trials table: the number of log records that it was made from."""
 OURS = re.compile(r"trials/trials\.parquet|epochs/epochs-\d{5}\.parquet")
 BROKEN = (pa.ArrowException, OSError, ValueError, KeyError)
-"""The errors that reading a damaged Parquet file may raise."""
+"""Errors that reading a damaged Parquet file may raise."""
 
 
 def heading(trials: pa.Schema, epochs: pa.Schema) -> Row:
-    """The first record of a log: the version, the columns, and the sweep's description."""
+    """The first record of a log: version, columns, and the sweep's description."""
     columns = "\n".join(f"{field.name} {field.type}" for field in [*trials, *epochs])
     return {
         "schema": schema.VERSION,
@@ -57,15 +57,15 @@ def about(folder: Path) -> dict[str, Any] | None:
     except BROKEN as error:
         raise ValueError(
             f"{folder} holds tables of unknown origin: {log.path_in(folder)} and {table} cannot "
-            f"be read ({_in_one_line(error)}). Take another --name, or move the folder away"
+            f"be read ({_in_one_line(error)}). Use another --name, or move the folder away"
         ) from error
 
 
 def made_whole(folder: Path, trials: pa.Schema, epochs: pa.Schema) -> list[str]:
-    """Repairs the log if needed; returns one sentence about each thing that was restored.
+    """Repairs the log if needed; returns one sentence per repair.
 
     Raises:
-        ValueError: a file in the folders of the tables is not ours, or the results have another
+        ValueError: the folders of the tables contain a foreign file, or the results have another
             version.
     """
     tables = [*sorted(folder.glob("trials/*")), *sorted(folder.glob("epochs/*"))]
@@ -95,7 +95,7 @@ def _restored(folder: Path, tables: list[Path], survey: log.Survey, expected: Ro
             read = pq.read_table(table, page_checksum_verification=True, use_threads=False)
             rows[table.parent.name] += read.to_pylist()
         except BROKEN as error:
-            remarks.append(f"{table} cannot be read ({_in_one_line(error)}); it is written again")
+            remarks.append(f"{table} cannot be read ({_in_one_line(error)}); it is rewritten")
     records = list(_merged(path, rows["trials"], rows["epochs"]))
     if path.exists():
         aside = path.with_name(f"log.damaged-{time.time_ns()}")
@@ -110,7 +110,7 @@ def _restored(folder: Path, tables: list[Path], survey: log.Survey, expected: Ro
 
 
 def _merged(path: Path, trials: list[Row], epochs: list[Row]) -> Iterator[Record]:
-    """The records of a new log with everything from the old one and the tables."""
+    """The records of a new log with all data of the old one and the tables."""
     trial_rows: dict[int, Row] = {}
     started: dict[int, float] = {}
     ended: dict[int, float] = {}
@@ -148,7 +148,7 @@ def _merged(path: Path, trials: list[Row], epochs: list[Row]) -> Iterator[Record
     for number in sorted(trial_rows):
         row = trial_rows[number]
         if "started" not in row and number not in ended:
-            continue  # its first line is lost: it never started
+            continue  # its first line is lost, so the trial counts as never started
         yield from others.get(number, [])
         yield "trial", started[number], {**row, "status": "RUNNING"}
         yield from by_number.get(number, [])
@@ -157,7 +157,7 @@ def _merged(path: Path, trials: list[Row], epochs: list[Row]) -> Iterator[Record
 
 
 def _records(tables: list[Path]) -> int:
-    """The number of log records that the tables were made from; 0 if they do not tell."""
+    """The number of log records that the tables were made from; 0 if unknown."""
     for table in tables:
         if table.parent.name == "trials":
             try:
@@ -184,7 +184,7 @@ def _require_same_table(folder: Path, path: Path, expected: pa.Schema) -> None:
         stored = pq.read_schema(path)
         version = schema.about(stored)["schema"]
     except BROKEN:
-        return  # damaged: the other files are used
+        return  # damaged: other files are used instead
     if version != schema.VERSION or not stored.equals(expected):
         raise ValueError(
             f"{path} has an older or other schema (version {version}, this is "

@@ -1,6 +1,6 @@
-"""Rows: the rows of one table in memory; rows that no longer change are kept as Arrow.
+"""Rows: the rows of one table in memory; rows that no longer change are stored as Arrow.
 
-Arrow takes less memory than dicts, and is written to the next Parquet file without conversion.
+Arrow takes less memory than dicts, and needs no conversion for the next Parquet file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 Row = dict[str, Any]
 Key = TypeVar("Key", int, tuple[int, int])
-CHUNKS = 64  # pieces of Arrow before they are combined
+CHUNKS = 64  # pieces of Arrow after which they are combined
 
 
 class Rows(Mapping[Key, Row]):
@@ -53,7 +53,7 @@ class Rows(Mapping[Key, Row]):
         return len(self._place)
 
     def freeze(self, keys: Iterable[Key]) -> None:
-        """Makes these rows unchangeable."""
+        """Makes these rows immutable."""
         ended = {key: self._open[key] for key in keys}
         if not ended:
             return
@@ -65,7 +65,7 @@ class Rows(Mapping[Key, Row]):
             self._frozen = [pa.concat_tables(self._frozen).combine_chunks()]
 
     def discard(self, keys: Iterable[Key]) -> None:
-        """Drops those of these rows that are not frozen."""
+        """Drops the rows with these keys that are not frozen."""
         for key in keys:
             self._open.pop(key, None)
 
@@ -91,7 +91,7 @@ class Rows(Mapping[Key, Row]):
 
 
 def as_table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
-    """Rows as Arrow. NaN and infinity become null: they would win or lose every comparison."""
+    """Rows as Arrow. NaN and infinity become null, because they would distort comparisons."""
     listed = list(rows)
     columns = []
     for field in schema:

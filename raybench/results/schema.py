@@ -1,7 +1,7 @@
 """The schema of a Parquet table, from declared columns, and the first row of a trial.
 
-Every file of a table has the same schema, so that a folder of them can be read: if files differ,
-pandas drops a column that the first one lacks, and fails on one that is empty there.
+Every file of a table has the same schema, so that pandas can read a folder of them: if files
+differ, it drops a column that is missing in the first file, and fails on one that is empty there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import pyarrow as pa
 from raybench.results.column import Column
 
 VERSION = 3
-"""Increased when a column changes its meaning or type, or the set of columns changes."""
+"""Increased when the set of columns, or the meaning or type of a column, changes."""
 
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 TYPES = {arrow: kind for kind, arrow in ARROW.items()}
 
 
 def schema_of(columns: Mapping[str, Column], about: Mapping[str, Any]) -> pa.Schema:
-    """The Arrow schema: each field has its description and unit, the file has `about`."""
+    """The Arrow schema, with the description and unit of each field, and `about` for the file."""
     fields = [
         pa.field(
             name,
@@ -38,7 +38,7 @@ def schema_of(columns: Mapping[str, Column], about: Mapping[str, Any]) -> pa.Sch
 
 
 def about(schema: pa.Schema) -> dict[str, Any]:
-    """The `about` of `schema_of` and the schema's version. Raises ValueError without them."""
+    """The `about` of `schema_of` and the schema's version. Raises ValueError if missing."""
     text = (schema.metadata or {}).get(b"raybench")
     if text is None:
         raise ValueError("this Parquet file was not written by raybench")
@@ -46,7 +46,7 @@ def about(schema: pa.Schema) -> dict[str, Any]:
 
 
 def validate(schema: pa.Schema, row: Mapping[str, Any]) -> None:
-    """Raises ValueError for a column that the schema lacks, or a value of another type.
+    """Raises ValueError for an undeclared column, or a value of another type.
 
     Every column allows None, and every float column allows whole numbers.
     """

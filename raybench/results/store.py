@@ -1,14 +1,14 @@
-"""Store: the single writer of a sweep's results; they survive any kill.
+"""Store: the single writer of a sweep's results, which survive any kill.
 
     put ──▶ .state/log ──▶ listeners: the sweep's state in memory
                 │
-                ╰──(once a second at most)──▶ trials/trials.parquet
+                ╰──(at most once a second)──▶ trials/trials.parquet
                                               epochs/epochs-00000.parquet, …
 
 The log is the source of truth (`log`) and the tables are derived from it: opening a sweep reads
 only the log and rewrites the tables. Rows are restored from the tables only if the log is damaged
-(`recovery`). A full part of the epochs is sealed: it is not written again, and its rows are dropped
-from memory.
+(`recovery`). A full part of the epochs table is sealed: it is not written again, and its rows are
+dropped from memory.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from raybench.results.core import FINISHED
 from raybench.results.log import Log, Record
 from raybench.results.rows import Row, Rows, as_table
 
-PART_ROWS = 20_000  # rows of the epochs table before a part is sealed
+PART_ROWS = 20_000  # rows of the epochs table after which a part is sealed
 SNAPSHOT_EVERY_S = 1.0
-SNAPSHOT_SHARE = 0.05  # a large table may take this share of the driver's time
+SNAPSHOT_SHARE = 0.05  # most of the driver's time that writing large tables may take
 
 
 class Store:
     """The results of one sweep, open for writing by one process.
 
     Args:
-        listeners: called with every record, first with the existing ones.
-        anew: whether the tables are written even if they are intact.
+        listeners: called with every record, starting with the existing ones.
+        anew: whether to rewrite the tables even if they are intact.
 
     Raises:
-        ValueError: the folder holds something else, or tables of another version.
+        ValueError: the folder contains other files, or tables of another version.
         OSError: the folder cannot be written.
     """
 
@@ -61,18 +61,18 @@ class Store:
         self._epochs: Rows[tuple[int, int]] = Rows(epochs)
         self._finished: set[int] = set()
         self._to_freeze: list[int] = []
-        self._epochs_of: dict[int, dict[int, None]] = defaultdict(dict)  # those not sealed
+        self._epochs_of: dict[int, dict[int, None]] = defaultdict(dict)  # the unsealed ones
         self._part = 0
         self._lock = threading.RLock()
         self._checksums: Row = {}  # of the tables' files
         self.check: Callable[[], None] = lambda: None
-        """Called before each record; raises OSError where nothing may be written any more."""
+        """Called before each record; raises OSError if nothing may be written any more."""
         self.flush: Callable[[float], None] = lambda limit_s: None
-        """Copies everything to where the results belong, within so many seconds."""
+        """Copies everything to the results' address, within this many seconds."""
         for name in ("trials", "epochs", ".state"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.remarks = recovery.made_whole(folder, trials, epochs)
-        """One sentence about each thing that was restored."""
+        """One sentence per repair."""
         self._listeners = [self._apply, *listeners]
         path = log.path_in(folder)
         survey = log.survey(path)
@@ -93,12 +93,12 @@ class Store:
                 stale.unlink()
 
     def put(self, kind: str, content: Row) -> None:
-        """Adds a record that is not a table row; only the listeners use it."""
+        """Adds a record that is not a table row, for the listeners."""
         self.check()
         self._add(kind, content)
 
     def put_trial(self, row: Row) -> None:
-        """Sets columns of trial `row["number"]`; a row that has ended is then on disk.
+        """Sets columns of trial `row["number"]`; the row of an ended trial is synced to disk.
 
         Raises:
             ValueError: a column is not declared or has another type, or the trial has ended;
@@ -111,7 +111,7 @@ class Store:
             raise ValueError(f"trial {number} has ended; its row can no longer change")
         before = self.trials.get(number, {})
         ended = row.get("status") in FINISHED
-        if ended:  # with all columns, so that the row needs no other line of the log
+        if ended:  # writes all columns, so that the row needs no other line of the log
             row = {**before, **row}
             row = {name: value for name, value in row.items() if value is not None}
         else:
@@ -134,7 +134,7 @@ class Store:
         self._add("epoch", content)
 
     def validate(self, table: str, row: Row) -> None:
-        """Raises ValueError if a row does not fit the table, `trials` or `epochs`."""
+        """Raises ValueError if a row does not match the schema of `trials` or `epochs`."""
         schema.validate(self._schemas[table], row)
 
     def snapshot(self) -> None:
@@ -144,7 +144,7 @@ class Store:
 
     def _snapshot(self) -> None:
         began = time.monotonic()
-        self._log.sync()  # the tables must never have more than the log
+        self._log.sync()  # the tables must never have more records than the log
         self.trials.freeze(self._to_freeze)
         numbers = [n for n in self._to_freeze if n in self._epochs_of]
         self._epochs.freeze((n, epoch) for n in numbers for epoch in self._epochs_of[n])
@@ -217,7 +217,7 @@ class Store:
     def _seal(self) -> None:
         """Seals a part with the epochs of all trials that have ended."""
         ended = [number for number in self._epochs_of if number in self._finished]
-        # First, so that a reader never misses the other rows.
+        # Written first, so that a reader never misses the other rows.
         self._write(self._epochs.open_table(), self._part_path(self._part + 1))
         crc = self._write(self._epochs.frozen_table(), self._part_path(self._part))
         self._add("sealed", {"part": self._part, "crc": crc, "numbers": ended}, safe=True)
@@ -245,7 +245,7 @@ class Store:
             self.remarks.append(f"{path} was damaged; it was restored from the log")
 
     def _are_those_of(self, closed: Row) -> bool:
-        """Whether the tables are unchanged since the sweep was closed."""
+        """Whether the tables have not changed since the sweep was closed."""
         paths = {
             "trials": self.folder / "trials/trials.parquet",
             "epochs": self._part_path(self._part),

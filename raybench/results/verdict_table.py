@@ -1,4 +1,4 @@
-"""The Parquet file of a study's verdicts, a row an arm."""
+"""The Parquet file of a study's verdicts, one row per arm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "verdict.parquet"
 
 
 def write(verdicts: pd.DataFrame, folder: Path) -> None:
-    """Writes the file into a study's folder, whole or not at all."""
+    """Writes the file into a study's folder, atomically."""
     content = BytesIO()
     verdicts.to_parquet(content, index=False)
     log.replace(folder / NAME, content.getbuffer())

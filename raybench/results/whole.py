@@ -1,6 +1,6 @@
-"""Files that another process may read or copy at any moment: each is written whole or not at all.
+"""Atomic writes of files that another process may read or copy at any time.
 
-A power failure may lose the newest; `log.replace` is for what it must not.
+A power failure may lose the newest file; `log.replace` is for files that must survive it.
 """
 
 from __future__ import annotations

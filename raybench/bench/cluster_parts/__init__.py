@@ -1,1 +1,1 @@
-"""Parts of the bench of clusters: each measures some of its figures on machines of its own."""
+"""Parts of the cluster bench: each measures some of its figures on its own machines."""

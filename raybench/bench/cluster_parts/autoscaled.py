@@ -1,4 +1,4 @@
-"""Does a cluster without a CPU grow for a sweep, and shrink after it? With Ray's fake provider.
+"""Does a cluster without CPUs grow for a sweep and shrink after it? With Ray's fake provider.
 
 nodes  1 ─── the sweep begins ──▶ 2, 3 ─── it ends ──▶ 1
 """
@@ -18,7 +18,7 @@ from raybench.bench import steady_space
 from raybench.bench.cluster_parts.own_cluster import OwnCluster
 
 TRIALS = 12
-WORKERS = 2  # nodes that may be started; on each, one trial at a time
+WORKERS = 2  # nodes that may be started; each runs one trial at a time
 DEADLINE_S = 240.0
 SHRINKS_S = 60.0
 LOOK_S = 0.2
@@ -27,7 +27,7 @@ claims = {"autoscaled": "1"}
 
 
 def measure() -> dict[str, Any]:
-    """Both of Ray's autoscalers, one after the other; `autoscaled` is the share that did it all."""
+    """Both of Ray's autoscalers, one after the other; `autoscaled` is the share that succeeded."""
     figures: dict[str, Any] = {}
     sides: tuple[Literal["v1", "v2"], ...] = ("v1", "v2")
     for side in sides:
@@ -42,7 +42,7 @@ def measure() -> dict[str, Any]:
 
 
 def _once(autoscaler: Literal["v1", "v2"]) -> dict[str, Any]:
-    """A sweep in a cluster of its own: how many nodes there were, and when."""
+    """A sweep in its own cluster: how many nodes there were, and when."""
     types = {"small": {"CPU": 1, "max_workers": WORKERS}}
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -66,7 +66,7 @@ def _once(autoscaler: Literal["v1", "v2"]) -> dict[str, Any]:
             if sweep.poll() is None:
                 sweep.kill()
         if sweep.wait() != 0:
-            raise RuntimeError(f"the sweep ended with {sweep.returncode}: {log.read_text()}")
+            raise RuntimeError(f"the sweep exited with code {sweep.returncode}: {log.read_text()}")
         ended = time.monotonic()
         while (left := cluster.nodes()) > 1 and time.monotonic() - ended < SHRINKS_S:
             time.sleep(LOOK_S)

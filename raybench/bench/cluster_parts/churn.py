@@ -1,4 +1,4 @@
-"""Nodes die and join at random under one sweep: is anything lost, double or stuck?"""
+"""Nodes die and join at random during one sweep: is anything lost, duplicated or stuck?"""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from raybench.bench.cluster_parts.driven import Driven, until
 from raybench.bench.machines import Machines
 
 KILLS = 30
-MOST = 3  # nodes beside the head
-MOVES_S = 300.0  # deadline for a sweep to add another row; nodes start in it, too
+MOST = 3  # nodes besides the head
+MOVES_S = 300.0  # deadline for a sweep to add another row; includes the start of nodes
 claims = {"lost": "0", "duplicates": "0", "hangs": "0", "wrong": "0"}
 
 
 def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
-    """What went wrong over so many kills and joins."""
+    """Counts of failures over `kills` kills and joins."""
     draw = random.Random(seed)
     counts = dict.fromkeys(("lost", "duplicates", "wrong", "hangs"), 0)
     killed = joined = 0

@@ -17,12 +17,12 @@ from raybench.bench.victim import finished
 from raybench.results.log import Record, path_in, read
 
 RESULTS = "/tmp/results"
-LOOK_S = 0.2  # each look reads the whole log
+LOOK_S = 0.2  # poll interval; each poll reads the whole log
 ENDS_S = 60.0  # deadline for an interrupted command to end
 
 
 class Driven:
-    """`python -m raybench.tune` on the head, whose results are on the head's own disk."""
+    """`python -m raybench.tune` on the head, with results on the head's own disk."""
 
     def __init__(self, cluster: Machines, space: ModuleType, trials: int, *more: str) -> None:
         name = f"{space.__name__.rpartition('.')[2]}{'-'.join(more).replace('--', '')}"
@@ -47,7 +47,7 @@ class Driven:
         return self._command.wait(deadline_s)
 
     def interrupt(self) -> int | None:
-        """Ctrl-C; the exit code, 130 as it should be."""
+        """Sends Ctrl-C; returns the exit code, which should be 130."""
         self._command.signal(signal.SIGINT)
         return self.wait(ENDS_S)
 
@@ -61,7 +61,7 @@ class Driven:
         return {}
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The trials' and epochs' records so far, in their order."""
+        """The records of trials and epochs so far, in order."""
         for kind, _, content in self.timed_records():
             if kind in ("trial", "epoch"):
                 yield kind, content
@@ -72,11 +72,11 @@ class Driven:
             yield from (record for record in read(path_in(self.folder)) if record)
 
     def epochs(self) -> int:
-        """How many epochs have been reported, those twice that were trained twice."""
+        """Number of reported epochs; an epoch that was trained twice counts twice."""
         return sum(kind == "epoch" for kind, _ in self.records())
 
     def goes_on(self) -> int:
-        """How often a trial has reported again, after it was lost or its stages were restarted."""
+        """How often a trial has reported again after it was lost or its stages were restarted."""
         lost, count, restarts = set[int](), 0, dict[int, int]()
         for kind, row in self.records():
             number = row["number"]
@@ -93,7 +93,7 @@ class Driven:
 
 
 def until(true: Callable[[], bool], deadline_s: float, driven: Driven) -> bool:
-    """Whether it becomes true in time, while the command lives."""
+    """Whether the condition becomes true before the deadline, while the command runs."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         if true():
@@ -105,7 +105,7 @@ def until(true: Callable[[], bool], deadline_s: float, driven: Driven) -> bool:
 
 
 def with_process(cluster: Machines, title: str) -> list[Machine]:
-    """The living machines, the head apart, on which a process of this title runs."""
+    """The live machines except the head on which a process with this title runs."""
     spaces = {os.readlink(f"/proc/{m.pid}/ns/pid"): m for m in cluster.nodes}
     there: dict[str, Machine] = {}
     for folder in Path("/proc").glob("[0-9]*"):

@@ -1,8 +1,8 @@
-"""Throughput of one-worker trials on four nodes over one, per slot.
+"""Throughput per slot of one-worker trials: four nodes over one.
 
-The trials wait instead of computing, so that a slot is as good on four nodes as on one although the
-machine below has few processors. They store models and save states of ResNet-20's size, which
-travel from the nodes to the head; what is measured is that way, and the engine's.
+The trials wait instead of computing, so that the few processors of the real machine do not limit
+four nodes. They store models and save states of ResNet-20's size, which the nodes send to the head.
+So the bench measures this transfer and the engine's overhead.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from raybench.bench.machines import Machines
 from raybench.results.rows import Row
 
 ROUNDS = 3
-EACH = 8  # trials of a slot
+EACH = 8  # trials per slot
 NODES = 4
 ENDS_S = 300.0
 claims = {"nodes_efficiency": "reach 0.95"}
 
 
 def measure() -> dict[str, float]:
-    """The ratio of trials per minute and slot, medians of rounds on the same cluster."""
+    """The ratio of trials per minute and slot; medians of rounds on the same cluster."""
     rates: dict[int, list[float]] = {1: [], NODES: []}
     with Machines() as cluster:
         cluster.head(cpus=0)
@@ -44,7 +44,7 @@ def measure() -> dict[str, float]:
 
 
 def _rate(cluster: Machines, slots: int, seed: int) -> float:
-    """Trials per minute and slot: of each node, from the end of its first trial on."""
+    """Trials per minute and slot; for each node from the end of its first trial."""
     trials = slots * (EACH + 1)
     driven = Driven(cluster, waiting_space, trials, "--keep", "all", "--seed", str(seed))
     if driven.wait(ENDS_S) != 0:
@@ -58,6 +58,6 @@ def _rate(cluster: Machines, slots: int, seed: int) -> float:
             if content.get("status") == "COMPLETE":
                 ends.setdefault(row["host"], []).append(when)
     if len(ends) != slots:
-        raise RuntimeError(f"{len(ends)} nodes of {slots} have run trials")
+        raise RuntimeError(f"only {len(ends)} of {slots} nodes have run trials")
     rates = [60 * (len(of_node) - 1) / (of_node[-1] - of_node[0]) for of_node in ends.values()]
     return mean(rates)

@@ -1,4 +1,4 @@
-"""A family whose states are of 350 MB, as of ResNet-50 in fp32 with Adam's moments."""
+"""A family whose states have 350 MB, like those of ResNet-50 in fp32 with Adam's moments."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ MB = 350
 def train(
     experiment: Experiment, *, resume: Path | None = None, store: Path | None = None
 ) -> Iterator[Epoch]:
-    """Epochs so long that each one's state is saved."""
+    """Epochs long enough for the state of each one to be saved."""
     long = CHECKPOINT_EVERY_S + 0.5
     return waiting.train(experiment, resume=resume, store=store, values=MB * 250_000, epoch_s=long)

@@ -1,4 +1,4 @@
-"""Trials of three epochs whose states are of 350 MB."""
+"""Trials of three epochs with states of 350 MB."""
 
 from raybench.experiment import Experiment, Recipe
 

@@ -1,4 +1,4 @@
-"""A state of 350 MB travels home, its node is killed, and another node goes on from it."""
+"""A state of 350 MB is sent to the driver, its node is killed, and another node resumes from it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ claims = {"large_works": "1", "driver_grows_mb": "at most 100", "files_grow_mb":
 
 
 class Memory:
-    """The largest private memory of processes by their title, sampled in a thread.
+    """The peak private memory of processes by their title, sampled in a thread.
 
-    Pages of Ray's object store are shared, and counted nowhere here.
+    Pages of Ray's object store are shared, so they are not counted.
     """
 
     def __init__(self, namespace: str, titles: dict[str, str]) -> None:
@@ -38,11 +38,11 @@ class Memory:
         self._thread.join()
 
     def grows_mb(self, name: str) -> float:
-        """From the first sample after `begin` to the largest."""
+        """Growth from the first sample after `begin` to the peak."""
         return self.most.get(name, float("nan")) - self.first.get(name, float("nan"))
 
     def begin(self) -> None:
-        """Takes what the processes hold now as their beginning."""
+        """Makes the current memory of the processes the reference."""
         self.first = dict(self.most)
 
     def _watch(self) -> None:
@@ -64,7 +64,7 @@ class Memory:
 
 
 def measure() -> dict[str, float]:
-    """Whether the trial ends as it should, and how much memory the head's processes take for it."""
+    """Whether the trial completes, and how much memory of the head's processes it takes."""
     with Machines() as cluster:
         head = cluster.head(cpus=0)
         for _ in range(2):

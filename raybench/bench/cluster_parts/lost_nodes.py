@@ -1,10 +1,10 @@
-"""A node is killed under a trial: is the trial lost, and when does work go on?
+"""Kills the node of a running trial: is the trial lost, and how soon does it continue?
 
     one_worker   the node of the trial's actor
     workers      the node of one of a group's two workers
-    stages       a node with a stage; the trial's actor is on it, or on the other one
+    stages       a node with a stage; the trial's actor is on this node or on the other one
 
-There is room for the trial on a node that is idle, so the time is that of noticing and starting.
+An idle node has room for the trial, so this is the time to notice the loss and to start again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TITLES = {
     "stages": "ray::StageActor",
 }
 EPOCHS = {"one_worker": 400, "workers": 600, "stages": 500}  # they outlast the kills
-KILLS = 3  # of nodes under each kind: a trial goes on at most three times
+KILLS = 3  # per kind, because a trial is resumed at most three times
 MOVES_S = 120.0
 ENDS_S = 900.0
 claims = {
@@ -38,8 +38,8 @@ claims = {
 def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
     """Trials lost, and the median seconds from a node's death to the trial's next report.
 
-    `node_recover_s` is the largest of the three medians. `restarted` counts trials that began anew
-    instead of from their state.
+    `node_recover_s` is the largest of the three medians. `restarted` counts trials that started
+    again at epoch 1 instead of resuming from their state.
     """
     figures: dict[str, float] = {"lost": 0, "restarted": 0, "node_recover_s": 0}
     draw = random.Random(seed)
@@ -56,7 +56,7 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
 
 
 def killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int, int]:
-    """Seconds until work goes on; trials lost; epochs trained again from the first one."""
+    """Seconds until the trial continues; trials lost; trials that restarted at the first epoch."""
     space, more = KINDS[kind]
     times: list[float] = []
     with Machines() as cluster:
@@ -67,7 +67,7 @@ def killed(kind: str, kills: int, draw: random.Random) -> tuple[list[float], int
         driven = Driven(cluster, space, 1, "--epochs", str(EPOCHS[kind]), "--keep", "all", *more)
         for _ in range(kills):
             before = driven.epochs()
-            # So that a state was saved since: every 15 s.
+            # A state is saved every 15 s: wait for one since the last kill.
             if not until(lambda: driven.epochs() > before + 2, MOVES_S, driven):  # noqa: B023
                 break
             time.sleep(draw.uniform(15.0, 18.0))

@@ -1,10 +1,10 @@
-"""A Ray cluster of several nodes on this machine, as its own processes, with or without autoscaler.
+"""A Ray cluster of several nodes in processes of this machine, with or without autoscaler.
 
-    head             `ray start --head`, with Ray's fake provider where it shall scale
-    add(cpus, gpus)  `ray start --address`: a node started by hand; the GPUs are numbers only
+    head             `ray start --head`, with Ray's fake provider if it autoscales
+    add(cpus, gpus)  `ray start --address`: a node started by hand; the GPUs need not exist
 
-Ray's own `AutoscalingCluster` runs `ray stop --force`, which ends every Ray on the machine, and
-reads a file that the package does not contain. Here the same provider gets a whole configuration.
+Ray's own `AutoscalingCluster` runs `ray stop --force`, which stops every Ray on the machine, and
+reads a file that the package does not contain. Here the same provider gets a full configuration.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class OwnCluster:
     """A head, and the nodes that are added to it; all processes end with the context.
 
     Args:
-        cpus: of the head.
+        cpus: CPUs of the head.
         autoscaler: which of Ray's autoscalers starts nodes; None for none.
         types: the nodes that it may start: name -> {"CPU": …, "GPU": …, "max_workers": …}.
-        idle_s: an idle node is stopped after so many seconds.
+        idle_s: seconds after which an idle node is stopped.
         path: a folder from which the nodes import modules.
     """
 
@@ -64,7 +64,7 @@ class OwnCluster:
         self._folder = Path(tempfile.mkdtemp(prefix="rb-"))  # short: for the paths of sockets
         port = _free_port()
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        # A token of its own, so that it is the same with and without one in the home.
+        # A new token, so that a token in the home folder makes no difference.
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         if path is not None:
             environment["PYTHONPATH"] = f"{path}:{environment.get('PYTHONPATH', '')}"
@@ -89,7 +89,7 @@ class OwnCluster:
         for variable in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"):
             environment.pop(variable, None)
         self.environment = {**environment, "RAY_ADDRESS": self.address}
-        """In which a client of the cluster runs."""
+        """Environment for the cluster's clients."""
 
     def __enter__(self) -> OwnCluster:
         return self
@@ -103,7 +103,7 @@ class OwnCluster:
         self.end()
 
     def add(self, *, cpus: int = 1, gpus: int = 0) -> int:
-        """Starts a node by hand; it has joined when this returns its number, for `remove`."""
+        """Starts a node, waits until it has joined, and returns its number for `remove`."""
         command = [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
         number = len(self._processes)
         self._start(command, f"node{number}", "(Ray runtime started)", self.node_id(number))
@@ -115,7 +115,7 @@ class OwnCluster:
         return f"{number:056x}"
 
     def drain(self, number: int, deadline_s: int) -> None:
-        """Says that a node will be taken away, as a cloud does with a spot machine."""
+        """Announces that a node will be terminated, as a cloud does for a spot instance."""
         command = [str(RAY), "drain-node", f"--address={self.address}"]
         command += [f"--node-id={self.node_id(number)}", "--reason-message=spot"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION"]
@@ -144,9 +144,9 @@ class OwnCluster:
     def _start(
         self, arguments: Sequence[str], name: str, pattern: str, node_id: str | None = None
     ) -> str:
-        """Starts a node and waits until it has written the pattern: its first group.
+        """Starts a node, waits until its output matches the pattern, and returns the first group.
 
-        On a machine with much else to do, Ray gives up after a minute; then it gets another try.
+        On a busy machine Ray gives up after a minute; then the start is repeated.
         """
         log = self._folder / f"{name}.log"
         named = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id} if node_id else {}
@@ -172,7 +172,7 @@ class OwnCluster:
 
 
 def _configuration(port: int, types: Mapping[str, Mapping[str, int]], idle_s: float) -> Any:
-    """What the fake provider needs, and what Ray's schema of such files demands."""
+    """The settings that the fake provider needs, and those that Ray's schema requires."""
     kinds: dict[str, Any] = {
         HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
     }
@@ -208,7 +208,7 @@ def _configuration(port: int, types: Mapping[str, Mapping[str, int]], idle_s: fl
 
 
 def _own_address() -> str:
-    """The address by which Ray knows this machine."""
+    """This machine's address as Ray determines it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("8.8.8.8", 80))  # sends nothing
@@ -224,7 +224,7 @@ def _free_port() -> int:
 
 
 def _shown(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
-    """Waits until the process has written the pattern: its first group."""
+    """Waits until the process's output matches the pattern; returns the first group."""
     end = time.monotonic() + READY_S
     while True:
         text = re.sub(r"\x1b\[[\d;]*m", "", log.read_text())
@@ -236,7 +236,7 @@ def _shown(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, on which `--block` ends what it started; then SIGKILL to what is left."""
+    """Sends SIGTERM, on which `--block` ends its children; then SIGKILL to the rest."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END_S)

@@ -1,8 +1,8 @@
 """Kills the writer of a sweep at an S3 address, and resumes it on another machine: rows lost.
 
-The S3 server is moto's, in this process. Each writer is a process with an empty mirror folder of
-its own, so that all it knows comes from the bucket. A reader calls
-`pandas.read_parquet("s3://bucket/runs/killed/trials")` all the time, and compares.
+The S3 server is moto's, in this process. Each writer is a process with an empty mirror folder, so
+that it resumes from the bucket alone. Meanwhile a reader repeatedly calls
+`pandas.read_parquet("s3://bucket/runs/killed/trials")` and compares the rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KILLS = 30
 TRIALS = 100_000  # more than any writer reaches
 BEGINS_S, ENDS_S = 120.0, 300.0
 READ_EVERY_S = 0.2
-LEAST_S, MOST_S = 0.2, 5.0  # from a writer's beginning to its kill
+LEAST_S, MOST_S = 0.2, 5.0  # from a writer's first trial to its kill
 RESULTS = "s3://bucket/runs"
 ADDRESS = f"{RESULTS}/{s3_writer.NAME}"
 
@@ -42,7 +42,7 @@ claims = {
 
 
 class Reader:
-    """Reads both tables in a loop, and remembers every row that it has ever seen."""
+    """Reads both tables in a loop, and stores a hash of every row that it has seen."""
 
     def __init__(self) -> None:
         self.reads = self.lost = self.duplicates = 0
@@ -64,11 +64,11 @@ class Reader:
         return len(self._rows["trials"])
 
     def read(self) -> None:
-        """Reads once, and compares with all that was read before."""
+        """Reads once, and compares with all earlier reads."""
         try:
             epochs, trials = (pd.read_parquet(f"{ADDRESS}/{t}") for t in ("epochs", "trials"))
         except FileNotFoundError as error:
-            if self.trials:  # nothing is there before the first trial has ended
+            if self.trials:  # before the first trial has ended there is no table
                 self.unreadable.append(repr(error))
             return
         except Exception as error:
@@ -94,12 +94,12 @@ class Reader:
 def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
     """Kills `kills` writers at random moments.
 
-    `s3_lost` counts rows that were readable and are not in a later read, or differ there, and
-    trials that the log at the end has not. `s3_resume_s` is from a writer's start on an empty
-    machine to its first trial, `stale_s` seconds of waiting for the dead writer's lease included.
+    `s3_lost` counts rows that a later read lacks or returns differently, and trials that are
+    missing from the final log. `s3_resume_s` is the time from a writer's start on an empty machine
+    to its first trial, including `stale_s` seconds of waiting for the dead writer's lease.
     """
     draw, resumes, begun = random.Random(seed), list[float](), list[int]()
-    # A kill needs no disk that survives a power failure: in memory nothing waits for one.
+    # In memory, to avoid waiting for a disk: a kill, unlike a power cut, leaves memory intact.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     scratched = tempfile.TemporaryDirectory(dir=memory)
     with scratched as scratch, _server() as environment, Reader() as reader:
@@ -112,7 +112,7 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
                     time.sleep(draw.uniform(LEAST_S, MOST_S))
                     writer.kill()
                 elif writer.ends() != 0:
-                    raise RuntimeError("the last writer did not end well")
+                    raise RuntimeError("the last writer failed")
                 begun.append(writer.begun)
                 print(
                     f"raybench.bench: writer {number} of {kills + 1} found {writer.begun} trials; "
@@ -145,9 +145,9 @@ def measure(kills: int = KILLS, seed: int = 0) -> dict[str, float]:
 
 
 class _Writer:
-    """A writer with an empty mirror folder, forked from a process that has imported all it needs.
+    """A writer with an empty mirror folder, forked from a process that has done all imports.
 
-    The last one ends a few trials after its beginning.
+    The last writer ends by itself after a few trials.
     """
 
     def __init__(self, folder: Path, seed: int, last: bool, begun: list[int]) -> None:
@@ -165,10 +165,10 @@ class _Writer:
         self._file, self._began, self.begun = folder / "begun", time.monotonic(), 0
 
     def begins(self) -> float:
-        """Waits for the writer's first trial; the seconds that it took."""
+        """Waits for the writer's first trial; returns the seconds it took."""
         while not self._file.exists():
             if not self._process.is_alive() or time.monotonic() > self._began + BEGINS_S:
-                raise RuntimeError("a writer did not begin")
+                raise RuntimeError("a writer did not start")
             time.sleep(0.02)
         self.begun = int(self._file.read_bytes())
         return time.monotonic() - self._began
@@ -183,7 +183,7 @@ class _Writer:
 
 
 class _Environment:
-    """A server's environment variables, and a file system on it."""
+    """The environment variables for a server, and a file system on it."""
 
     def __init__(self, url: str) -> None:
         self.variables = {
@@ -204,7 +204,7 @@ class _Environment:
 
 @contextlib.contextmanager
 def _server() -> Iterator[_Environment]:
-    """moto's server with an empty bucket; its variables are set in this process too."""
+    """moto's server with an empty bucket; also sets its environment variables in this process."""
     try:
         import logging
 
@@ -231,7 +231,7 @@ def _server() -> Iterator[_Environment]:
 
 
 def _rows(table: pd.DataFrame, keys: list[str]) -> dict[Hashable, Hashable]:
-    """By key a hash of each row, over all columns; missing values are equal to each other."""
+    """A hash of each row over all columns, by key; missing values are equal to each other."""
     ordered = table[sorted(table.columns)].astype("string").fillna("")
     hashes = pd.util.hash_pandas_object(ordered, index=False)
     return dict(zip(table[keys].itertuples(index=False, name=None), hashes, strict=True))

@@ -1,6 +1,6 @@
-"""A sweep at an address, in a process that is killed.
+"""A sweep with its results at an address, in a process that is killed.
 
-It needs no Ray: its trials compute nothing, and take some milliseconds each.
+It does not use Ray: its trials compute nothing, and take a few milliseconds each.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from raybench.search.task import Task
 NAME = "killed"
 EPOCHS, AT_ONCE = 4, 3
 EPOCH_S = 0.02
-STALE_S = 4.0  # instead of a minute, because every resume of the bench waits for it
+STALE_S = 4.0  # instead of a minute, because each resume waits for so long
 
 
 def metrics(task: Task, epoch: int) -> dict[str, Any]:
-    """The same for the same experiment and epoch, on whatever machine."""
+    """Metrics that depend only on the experiment and the epoch."""
     learned = epoch / (epoch + 1)
     return {"accuracy": learned * int(task.experiment.key(), 16) / 16**16, "loss": 1 - learned}
 
 
 def main(results: str, trials: int, seed: int, folder: str) -> None:
-    """Runs the sweep to its end, or goes on with it, on a machine whose cache is `folder`.
+    """Starts or resumes the sweep, on a machine whose cache is `folder`, and runs it to its end.
 
-    When it has begun, the file `begun` there tells how many trials it has found.
+    Once it has opened the sweep, the file `begun` there has the number of trials found.
     """
     os.environ["RAYBENCH_CACHE"] = folder
     space = spaces.load(Path(str(trivial_space.__file__)), Overrides(epochs=EPOCHS))
-    # Another machine each time: the lease of the killed writer must become stale.
+    # A different machine each time, so that the killed writer's lease must become stale.
     with opened(results, NAME, machine=uuid.uuid4().hex, stale_s=STALE_S) as place:
         sweep = Sweep(
             place.folder,

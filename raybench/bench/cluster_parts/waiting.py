@@ -1,6 +1,6 @@
-"""A family whose trials wait instead of computing, but save states and store models of real size.
+"""A family whose trials wait instead of computing, but save states and models of real size.
 
-So several nodes can be compared with one on a machine with few processors.
+This allows comparing several nodes with one on a machine with few processors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raybench.training import checkpoint
 from raybench.training.loop import Epoch
 
 EPOCH_S = 0.4
-VALUES = 550_000  # of a state: ResNet-20 with its momentum, 2.2 MB
+VALUES = 550_000  # per state, as ResNet-20 with momentum: 2.2 MB
 
 
 def train(
@@ -28,7 +28,7 @@ def train(
     values: int = VALUES,
     epoch_s: float = EPOCH_S,
 ) -> Iterator[Epoch]:
-    """One epoch at a time; its accuracy follows from the experiment and the epoch's number.
+    """One epoch at a time; the accuracy depends only on the experiment and the epoch's number.
 
     Raises:
         RuntimeError: the state to resume from is not the one that was saved.

@@ -21,7 +21,7 @@ claims = {"works": "3, of 3"}
 
 
 def measure() -> dict[str, float]:
-    """How many of the three kinds train all their trials and bring all their models home."""
+    """How many of the three kinds complete all trials and store all models on the driver."""
     figures: dict[str, float] = {}
     with Machines() as cluster:
         cluster.head(cpus=0)
@@ -36,7 +36,7 @@ def measure() -> dict[str, float]:
 
 
 def is_complete(driven: Driven) -> bool:
-    """Whether all trials are complete, and each one's model lies in the results folder."""
+    """Whether all trials are complete and their models are in the results folder."""
     trials = pd.read_parquet(driven.folder / "trials")
     models = {path.stem for path in (driven.folder / "models").glob("*.safetensors")}
     return (

@@ -1,10 +1,10 @@
-"""A process that measures subjects one after another, so that none can take the others with it.
+"""A process that measures subjects one after another, so that a crash affects only one of them.
 
     part ── subject ──▶ child ── a row at a time ──▶ part
                           │
-       an error, a death or a deadline ends the child; the next subject gets a new one
+       an error, a crash or a deadline ends the child; the next subject gets a new one
 
-After an error on a GPU the process's context may be lost, so it is never used again.
+After an error on a GPU the process's CUDA context may be lost, so it is never used again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from raybench.bench.gpu_parts.rows import Row
 from raybench.hardware import gpu
 from raybench.training import process
 
-END_S = 10.0  # for a process that was killed to be gone
+END_S = 10.0  # deadline for a killed process to end
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject of a part; `seconds` is what it should take on an H100, by estimate.
+    """One subject of a part; `seconds` is its estimated time on an H100.
 
-    `rows` goes to another process, so it is a `functools.partial` of a module's function.
+    `rows` is pickled for another process, so it is a `functools.partial` of a module's function.
     """
 
     name: str
@@ -39,20 +39,20 @@ class Subject:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a subject ended early, in one line."""
+    """Why a subject failed, in one line."""
 
     reason: str
 
 
 class Child:
-    """The process; it starts with its first subject, and again after a failure."""
+    """The process; started for the first subject, and again after a failure."""
 
     def __init__(self) -> None:
         self._pipe: Connection | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def rows(self, subject: Subject, deadline_s: float) -> Iterator[Row | Failure]:
-        """The subject's rows as they come; a failure, if there is one, is the last."""
+        """The subject's rows as they arrive; a failure comes last."""
         ends = time.monotonic() + deadline_s
         pipe = self._pipe or self._started()
         try:
@@ -72,20 +72,20 @@ class Child:
         self.close()
 
     def close(self) -> None:
-        """Ends the process and those that it has started."""
+        """Ends the process and those that it started."""
         if self._process is None or self._pipe is None:
             return
         assert self._process.pid is not None
-        with suppress(ProcessLookupError, PermissionError):  # it leads a group of its own
+        with suppress(ProcessLookupError, PermissionError):  # its own process group
             os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):  # it had no time to make one
+        with suppress(ProcessLookupError):  # it may not have created the group yet
             os.kill(self._process.pid, signal.SIGKILL)
         self._process.join(END_S)
         self._pipe.close()
         self._process = self._pipe = None
 
     def _started(self) -> Connection:
-        context = multiprocessing.get_context("spawn")  # a fork would lose CUDA
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self._pipe, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(there,))
         self._process.start()
@@ -101,7 +101,7 @@ class Child:
 
 
 def _serve(pipe: Connection) -> None:
-    """Measures what comes, until the part ends or a subject fails."""
+    """Measures the subjects it receives, until the part ends or a subject fails."""
     os.setsid()
     process.prepare(threads=1)
     while True:

@@ -1,4 +1,4 @@
-"""The page of a GPU's tables, `docs/gpu.md`, from the Parquet files that came back."""
+"""The page of a GPU's tables, `docs/gpu.md`, from the Parquet files of the parts."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ ABOUT = """# On a GPU
 Printed by `make gpu` from the Parquet files of `python -m raybench.bench gpu --part K`. Runs are
 shorter than the references'; their learning rate decays to the end of the run.
 
-Every part takes less than nine minutes and goes on where its file ends, so call it again while
+Every part takes less than nine minutes and continues where its file ends, so call it again while
 subjects are missing; remove a file to measure its part again. A subject that fails or takes too
-long is listed below, and the others go on.
+long is listed below; the others still run.
 
 ## To a machine without a network
 
 A part needs neither Ray nor Optuna. It needs torch 2.11 or newer, torchvision, timm, numpy, pandas,
 pyarrow, scipy, scikit-learn, pillow, safetensors, onnx, onnxscript, onnxruntime, filelock and
 threadpoolctl, which a machine for training has, and tyro, constriction and zstandard, which can
-travel:
+be copied:
 
     git archive HEAD | gzip > raybench.tar.gz    # below 1 MB, without history
     pip download --no-deps --only-binary=:all: -d wheels \\
         tyro docstring-parser constriction zstandard
     mkdir images && cp -r "$RAYBENCH_DATA"/cifar10 images/    # 18 MB as JPEG; else digits stand in
 
-and there, with what has travelled (below 30 MB in all; 64 MB is plenty):
+and there, with the copied files (below 30 MB in all; 64 MB is plenty):
 
     pip install --no-index --no-deps --target site wheels/*.whl
     PYTHONPATH=site:. RAYBENCH_DATA=images RAYBENCH_COMMIT=… \\
         python -m raybench.bench gpu --part a --minutes 9
 
-`results/gpu/gpu-a.parquet` is what must come back. This page is printed from all such files:
+`results/gpu/gpu-a.parquet` must be copied back. This page is printed from all such files:
 
     python -m raybench.bench gpu --part page --page docs/gpu.md
 
@@ -93,7 +93,7 @@ NOT_YET = "Not measured yet."
 
 
 def _ends(rows: Rows) -> dict[Key, dict[int, float]]:
-    """The last value of every figure, by seed: rounds are epochs."""
+    """The last value of every figure, by seed; here rounds are epochs."""
     last: dict[Key, dict[int, tuple[int, float]]] = defaultdict(dict)
     for row in _measured(rows):
         key, seed = (row["subject"], row["side"], row["figure"]), row["seed"]
@@ -107,7 +107,7 @@ def _measured(rows: Rows) -> Rows:
 
 
 def _rounds(rows: Rows) -> list[str]:
-    """Medians over rounds, or over processes."""
+    """Medians over rounds or processes."""
     values: dict[Key, list[float]] = defaultdict(list)
     for row in _measured(rows):
         values[row["subject"], row["side"], row["figure"]].append(row["value"])
@@ -121,7 +121,7 @@ def _rounds(rows: Rows) -> list[str]:
 
 
 def _targets(rows: Rows) -> list[str]:
-    """Seconds of training until the plain recipe's own end, less a point."""
+    """Seconds of training to the plain recipe's final accuracy minus one point."""
     curves: dict[tuple[str, str], list[Point]] = defaultdict(list)
     values = {(r["subject"], r["side"], r["figure"], r["round"]): r["value"] for r in rows}
     for (subject, side, figure, number), accuracy in sorted(values.items(), key=lambda v: v[0][3]):
@@ -150,7 +150,7 @@ def _targets(rows: Rows) -> list[str]:
 
 
 def _references(rows: Rows) -> list[str]:
-    """Ends of the runs beside the references' own figures."""
+    """Final figures of the runs, beside those of the references."""
     ends = {key: mean(seeds.values()) for key, seeds in _ends(rows).items()}
     lines = []
     for one in LISTED:
@@ -167,8 +167,8 @@ def _references(rows: Rows) -> list[str]:
         for figure, ours in figures.items():
             if ours is not None:
                 theirs = one.figures.get(figure)
-                told = "–" if theirs is None else _told(figure, float(theirs))
-                lines.append((one.subject, one.side, figure, _told(figure, ours), told))
+                reference = "–" if theirs is None else _text(figure, float(theirs))
+                lines.append((one.subject, one.side, figure, _text(figure, ours), reference))
     return _table(("subject", "side", "figure", "ours", "reference"), lines)
 
 
@@ -187,12 +187,12 @@ SHOWN = (
 )
 
 
-def _told(figure: str, value: float) -> str:
+def _text(figure: str, value: float) -> str:
     return f"{100 * value:.2f} %" if figure.endswith("accuracy") else f"{value:,.4g}"
 
 
 def _differences(rows: Rows) -> list[str]:
-    """Every side's mean, and its difference from plain over the seeds that both have."""
+    """Each side's mean, and its difference from plain over their common seeds."""
     ends = _ends(rows)
     lines = []
     for (subject, side, figure), seeds in ends.items():
@@ -201,13 +201,13 @@ def _differences(rows: Rows) -> list[str]:
         plain = ends.get((subject, "plain", figure), {})
         pairs = [value - plain[seed] for seed, value in seeds.items() if seed in plain]
         scale, unit = (100.0, " points") if figure.endswith("accuracy") else (1.0, "")
-        told = ""
+        difference = ""
         if side != "plain" and len(pairs) > 1:
             spread = float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
             half = float(stdtrit(len(pairs) - 1, 0.975)) * spread
-            told = f"{scale * mean(pairs):+,.4g} ± {scale * half:,.3g}{unit}"
-        of_side = _told(figure, mean(seeds.values()))
-        lines.append((subject, side, figure, of_side, told, str(len(seeds))))
+            difference = f"{scale * mean(pairs):+,.4g} ± {scale * half:,.3g}{unit}"
+        of_side = _text(figure, mean(seeds.values()))
+        lines.append((subject, side, figure, of_side, difference, str(len(seeds))))
     head = ("model", "technique", "figure", "mean", "to plain, 95 %", "n")
     return _table(head, lines)
 
@@ -231,8 +231,8 @@ def _missing(rows: Rows) -> list[str]:
         left = [name for name in names if (part, name) not in complete]
         if left:
             what = "all" if len(left) == len(names) else ", ".join(left)
-            told = title[0].lower() + title[1:]
-            lines.append(f"- Part {part}, {told}: {what}; run `make gpu PART={part}` on a GPU.")
+            topic = title[0].lower() + title[1:]
+            lines.append(f"- Part {part}, {topic}: {what}; run `make gpu PART={part}` on a GPU.")
     for row in rows:
         if row["figure"] == FAILED:
             lines.append(f"- Part {row['part']}, {row['subject']} failed: {row['note']}.")

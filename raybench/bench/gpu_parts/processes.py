@@ -1,4 +1,4 @@
-"""One and two processes on one GPU: whether two trials at once get more done."""
+"""One and two processes on one GPU: whether two concurrent trials have a higher throughput."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEADLINE_S = 120.0
 
 
 def beside(subject: str, experiment: Experiment) -> Iterator[Row]:
-    """Images per second of the last epoch: of one process alone, then of each of two together.
+    """Images per second of the last epoch: for one process alone, then for each of two.
 
     Raises:
         TimeoutError, BrokenBarrierError: a process took more than two minutes.
@@ -41,7 +41,7 @@ def _meet_at(barrier: Barrier) -> None:
 
 
 def _rate(text: str) -> float:
-    """The rate of the last epoch, which all processes begin together, after they have compiled."""
+    """Images per second of the last epoch, which all processes start together, after compiling."""
     process.prepare(threads=1)
     experiment = from_json(text)
     rate = 0.0

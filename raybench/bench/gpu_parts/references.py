@@ -1,12 +1,12 @@
-"""The five references' tables: their settings and their figures, in runs that fit a part.
+"""The five references' tables: settings and figures, in runs that fit into a part's time.
 
     switch_vit   batch 256, patch 4, width 300             12 of 350 epochs
     strategies   ViT-B at 224 pixels, fresh weights         3 epochs, as theirs
     monarch      ViT-S, ViT-B, Mixer-B at 224 pixels        2 epochs of digits: costs, no accuracy
-    pruning      ResNet-20 and -44                         12 epochs; theirs are not told
+    pruning      ResNet-20 and -44                         12 epochs; theirs are not given
     pipeline     batch 512, lr 0.2, momentum 0.9             3 of 100 epochs, one stage
 
-The order is that in which they matter: a part ends where its time does.
+The most important come first, because a part stops when its time is up.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from trainers import monarch, pipeline, pruning, strategies, switch_vit
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """One row of a reference's table, as an experiment of ours."""
+    """One row of a reference's table, as an experiment."""
 
     subject: str
     side: str
-    """The first side of a subject is what speed-ups and sizes are relative to."""
+    """Speed-ups and sizes are relative to the first side of a subject."""
     experiment: Experiment
     epochs: int
     seconds: float
     figures: Mapping[str, float | str] = field(default_factory=dict)
-    """The reference's own values, in our columns' units."""
+    """The reference's values, in the units of raybench's columns."""
 
 
 def _switch_vit() -> list[Reference]:

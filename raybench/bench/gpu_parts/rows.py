@@ -1,4 +1,4 @@
-"""The rows that a part writes: one for each measured value, in a Parquet file of its own."""
+"""The rows that a part writes: one per measured value, in one Parquet file per part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from raybench.training import measure
 
 SECONDS, FAILED = "seconds", "failed"
-"""Figures of a whole subject: what it took, or that it failed, with the reason as the note."""
+"""Figures of a whole subject: its seconds, or its failure, with the reason as the note."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def path_of(folder: Path, part: str) -> Path:
 
 
 def stamped(row: Row) -> dict[str, Any]:
-    """The row with the machine on which it was measured."""
+    """The row with the columns of the machine that measured it."""
     about = {**measure.machine(), **measure.provenance()}
     return asdict(row) | {name: str(about[name]) for name in MACHINE}
 
 
 def write(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> Path:
-    """Writes a part's stamped rows; whole or not at all, so that each call may be the last one
-    before the time is up."""
+    """Writes a part's stamped rows atomically, because the process may be killed when the time
+    is up."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(folder, part)

@@ -1,4 +1,4 @@
-"""An experiment as a part runs it: on a GPU at its settings, on a CPU in seconds."""
+"""An experiment as a part runs it: unchanged on a GPU, shortened to seconds on a CPU."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from raybench.experiment import Experiment
 
 
 def sized(experiment: Experiment, small: bool, epochs: int = 0, **parts: Any) -> Experiment:
-    """The experiment with its schedule decayed over `epochs`; if `small`, on a few digits.
+    """The experiment with its schedule over `epochs`; if `small`, on a few digits.
 
-    Digits of 32 pixels, the default, become CIFAR-10. Where $RAYBENCH_DATA does not have the data,
-    digits stand for them, in the same size.
+    The default data, digits of 32 pixels, become CIFAR-10. If $RAYBENCH_DATA lacks the data, digits
+    of the same size replace them.
     """
     changed = replace(experiment, latency=False, **parts)
     recipe = replace(changed.recipe, epochs=epochs or changed.recipe.epochs)

@@ -20,7 +20,7 @@ from raybench.hardware import gpu
 from raybench.training.replicated import Replicated
 
 ROUNDS, STEPS = 3, 40  # rounds of this many steps, after one round to warm up
-FEW_ROUNDS, FEW_STEPS = 1, 2  # to show that they run
+FEW_ROUNDS, FEW_STEPS = 1, 2  # on a CPU, to show that they run
 FIGURES = ("images_per_s", "compile_s", "energy_j", "activations_bytes", "parameters_bytes")
 
 
@@ -31,7 +31,7 @@ def against(
     usual: bool,
     small: bool,
 ) -> Iterator[Row]:
-    """Rounds of steps of `plain` and of its variants, in turns; with `usual`, of the script too."""
+    """Interleaved rounds of steps of `plain` and its variants; with `usual`, also of the script."""
     rounds, steps = (FEW_ROUNDS, FEW_STEPS) if small else (ROUNDS, STEPS)
     images = data.load(plain)
     share = min(1.0, (steps * plain.recipe.batch + 0.5) / len(images.train))
@@ -60,7 +60,7 @@ def against(
 
 
 def _forget(device: torch.device) -> int:
-    """Resets the allocator's peak; returns the bytes that are in use."""
+    """Resets the allocator's peak; returns the bytes in use."""
     if device.type != "cuda":
         return 0
     gpu.forget_peak(device)

@@ -1,8 +1,8 @@
-"""What each part measures: its subjects, in the order in which they matter.
+"""What each part measures: its subjects, the most important first.
 
 a  steps       ResNet-20 against the usual script; experts, Monarch, memory, against dense
 b  accuracy    ResNet-20 and ResNet-18 to a target, the usual and the speed recipe
-c  references  the families' bases and their variants, shortened, decayed to their end
+c  references  the families' bases and their variants, in shorter runs with decay to the end
 d  compare     every technique that fits against the plain model, with the same seeds
 e  processes   one and two processes on one GPU
 """
@@ -30,13 +30,13 @@ SEEDS = (0, 1, 2)
 
 
 def subjects(part: str, *, small: bool) -> list[Subject]:
-    """The subjects of a part. `small`: each in seconds on a CPU, to show that they run.
+    """The subjects of a part; if `small`, each takes seconds on a CPU, to show that it runs.
 
     Raises:
         ValueError: there is no such part.
     """
     if part not in PARTS:
-        raise ValueError(f"--part is {part!r}: take one of {', '.join(PARTS)}")
+        raise ValueError(f"--part is {part!r}: use one of {', '.join(PARTS)}")
     return PARTS[part](small)
 
 
@@ -72,7 +72,7 @@ def _accuracy(small: bool) -> list[Subject]:
         ("resnet20", "plain", speed.plain, 60, 120),
         ("resnet18", "plain", speed.plain, 60, 200),
     ):
-        # A GPU needs larger batches than a core to be busy.
+        # A GPU needs larger batches than a CPU core to be busy.
         batch = 512 if side == "speed" else base.recipe.batch
         recipe = replace(base.recipe, batch=batch)
         experiment = sized(base, small, epochs, model=model, recipe=recipe)

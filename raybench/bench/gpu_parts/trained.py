@@ -27,7 +27,7 @@ FIGURES = (
 
 
 def curve(part: str, subject: str, side: str, experiment: Experiment) -> Iterator[Row]:
-    """One run, through the trainer that every command uses; `startup_s` is that of this process."""
+    """One run, with the trainer of the commands; `startup_s` is that of this process."""
     for epoch in train(experiment):
         for figure in (*FIGURES, *(("startup_s",) if epoch.number == 1 else ())):
             value = epoch.metrics.get(figure)

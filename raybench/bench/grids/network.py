@@ -1,4 +1,4 @@
-"""A small network for the grids: a 9-epoch trial on some hundred images takes seconds on a core."""
+"""A small network for the grids: 9 epochs on a few hundred images take seconds on one core."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     a sweep of random full trials ──▶ its Parquet ──▶ the columns that a simulation reads
 
-The sweep goes on where it was interrupted. One core takes about ten minutes for each grid.
+An interrupted sweep is resumed. One core takes about ten minutes per grid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEPT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Trains every configuration of a grid, and stores its curves beside this file.
+    """Trains every configuration of a grid, and stores the curves beside this file.
 
     Examples:
 
@@ -46,7 +46,7 @@ class Record:
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
     """Folder for the whole sweep, which is about 3 MB."""
     trials: int = 180
-    """Configurations; fewer than all of them are a random part."""
+    """Number of configurations; fewer than all are a random subset."""
 
 
 def space_of(name: str) -> Space:
@@ -65,7 +65,7 @@ def record(sweep: Sweep) -> None:
 
 
 def keep(folder: Path, to: Path) -> None:
-    """Copies the columns that a simulation reads; the metadata stays."""
+    """Copies the columns that a simulation reads, and the metadata."""
     for table, columns in KEPT.items():
         parts = sorted((folder / table).glob("*.parquet"))
         (to / table).mkdir(parents=True, exist_ok=True)

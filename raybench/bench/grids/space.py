@@ -19,12 +19,12 @@ EPOCHS = 9
 
 
 def digits(trial: Trial) -> Experiment:
-    """A third of the digits: 63 steps, in the first of which networks stay at chance."""
+    """A third of the digits: 63 steps; in the first ones the accuracy stays at chance."""
     return replace(_small(trial), data="digits", subset=1 / 3)
 
 
 def cifar10(trial: Trial) -> Experiment:
-    """2,000 images of CIFAR-10 with 16 pixels a side."""
+    """2,000 images of CIFAR-10 at 16 x 16 pixels."""
     small = _small(trial)
     recipe = replace(small.recipe, crop=2)
     return replace(small, data="cifar10", subset=0.04, image_size=16, recipe=recipe)

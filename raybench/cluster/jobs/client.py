@@ -1,4 +1,4 @@
-"""The job server of a cluster: connecting with its token, and requests that have a deadline."""
+"""The job server of a cluster: connecting with its token, and requests with a deadline."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ray.job_submission import JobSubmissionClient
 from raybench.cluster.joining import require_answer
 
 CONNECT_S, ANSWER_S = 10.0, 60.0
-ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own name; it counts before RAY_ADDRESS
+ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable; it has priority over RAY_ADDRESS
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 TUNNEL = "ssh -L 8265:localhost:8265 HEAD"
 
 
 class Client(JobSubmissionClient):
-    """Ray's client, whose requests could otherwise wait forever for a lost head."""
+    """Ray's client with deadlines: its requests would wait forever for a lost head."""
 
     def _do_request(self, *arguments: Any, **options: Any) -> requests.Response:
         options.setdefault("timeout", (CONNECT_S, ANSWER_S))
         return super()._do_request(*arguments, **options)
 
     def open_to_all(self) -> bool:
-        """Whether the job server takes requests without a token."""
+        """Whether the job server accepts requests without a token."""
         url = f"{self._address}/api/jobs/raybench-none"
         timeout = (CONNECT_S, ANSWER_S)
-        # A proxy may add credentials of its own from .netrc; `auth` keeps requests from reading it.
+        # `auth` keeps requests from adding credentials from .netrc.
         answer = requests.get(url, timeout=timeout, verify=self._verify, auth=_no_credentials)
         return answer.status_code not in (401, 403)
 
     def download(self, node: str, file: str, deadline_s: float) -> requests.Response:
-        """A file below the log folder of a node's session, as a stream of bytes."""
+        """A file in the log folder of a node's session, as a stream of bytes."""
         query = {"node_id": node, "filename": file, "lines": "-1", "timeout": int(deadline_s)}
         return self._do_request(
             "GET",
@@ -49,10 +49,10 @@ def connect(address: str | None) -> Client:
     """The job server at an address such as http://HEAD:8265.
 
     Args:
-        address: None for that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else of this machine.
+        address: None for RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else this machine.
 
     Raises:
-        ValueError: it does not answer, or wants another token; with advice.
+        ValueError: it does not answer, or refuses the token; with advice.
     """
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -68,13 +68,13 @@ def connect(address: str | None) -> Client:
     except (ConnectionError, requests.RequestException, RuntimeError, ValueError) as error:
         raise ValueError(
             f"no job server answers at {where}. Is the head up? Its job server listens on "
-            f"localhost:8265: open a tunnel, `{TUNNEL}`, and take --address http://localhost:8265"
+            f"localhost:8265: open a tunnel, `{TUNNEL}`, and use --address http://localhost:8265"
         ) from error
 
 
 def unauthorized(where: str, error: Exception) -> str:
-    """Advice for a request that was refused for its token."""
-    wrong = "refuses your token" if "failed" in str(error) else "takes no job without a token"
+    """Advice for a request that was refused because of its token."""
+    wrong = "refuses your token" if "failed" in str(error) else "accepts no job without a token"
     return (
         f"the cluster at {where} {wrong}: copy ~/.ray/auth_token of the head to this machine, or "
         "set RAY_AUTH_TOKEN_PATH to a copy"

@@ -1,7 +1,7 @@
-"""Bringing the results of a job to this machine, through the job server alone.
+"""Downloads a job's results to this machine, through the job server alone.
 
-submit handout.py ──▶ it links the results below the head's logs, and says that it is ready
-GET …/logs/file   ──▶ every file whose content this machine lacks, checked by its SHA-256
+submit handout.py ──▶ it links the results into the head's log folder, and prints that it is ready
+GET …/logs/file   ──▶ every file that is missing or different here, checked by its SHA-256
 stop handout.py   ──▶ it removes the links
 """
 
@@ -25,32 +25,32 @@ from raybench.cluster.jobs.client import Client
 from raybench.cluster.jobs.submission import AGAIN_S, STARTS_S
 
 TRIES = 3
-SLOWEST = 200_000  # bytes/s; a file that comes slower is given up
+SLOWEST = 200_000  # bytes/s; a slower download is aborted
 LEAST_S = 60.0
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What a fetch has brought."""
+    """The result of a fetch."""
 
     folders: tuple[Path, ...]
     files: int
     new: int
-    """Of them, those that this machine lacked or had in another state."""
+    """Files that were missing or different on this machine."""
     bytes: int
-    """Of the new ones."""
+    """Bytes of the new files."""
 
 
 def fetch(client: Client, paths: Sequence[str], into: Path) -> Fetched:
-    """Brings results from the head; files that are here already are left as they are.
+    """Downloads results from the head; files that are the same here are skipped.
 
     Args:
-        paths: folders or files on the head; `~` is its home.
+        paths: folders or files on the head; `~` is its home folder.
 
     Raises:
-        ValueError: there are none yet, or `into` holds another sweep of the name.
-        OSError: a file cannot be written, or does not come whole.
+        ValueError: there are no results yet, or `into` has another sweep with this name.
+        OSError: a file cannot be written, or does not arrive complete.
     """
     into.mkdir(parents=True, exist_ok=True)
     name = f"raybench-fetch-{uuid.uuid4().hex[:8]}"
@@ -70,7 +70,7 @@ def fetch(client: Client, paths: Sequence[str], into: Path) -> Fetched:
         assert node is not None
         text = _content(client, node, f"{name}/manifest.json")
         if hashlib.sha256(text).hexdigest() != sha256:
-            raise OSError("the list of files came damaged; try again")
+            raise OSError("the list of files arrived damaged; try again")
         return _all(client, node, name, json.loads(text), into)
     finally:
         client.stop_job(name)
@@ -97,8 +97,8 @@ def _all(client: Client, node: str, name: str, entries: list[Any], into: Path) -
     new, size = 0, 0
     last: list[tuple[Path, Path]] = []
     with tempfile.TemporaryDirectory(dir=into, prefix=".fetch-") as scratch:
-        # A sweep's log decides whether these are the same results; it is put in its place at the
-        # end, so that no table is older than it.
+        # A sweep's log tells whether these are the same results. It is checked first and moved into
+        # place last, so that no table is older than it.
         for entry in sorted(entries, key=lambda entry: not _is_log(entry["name"])):
             target = _below(into, entry["name"])
             if _is_here(target, entry):
@@ -122,7 +122,7 @@ def _is_log(name: str) -> bool:
 
 
 def _below(into: Path, name: str) -> Path:
-    """The file's place; ValueError for a name that leads out of the folder."""
+    """The file's path; ValueError for a name that leads out of the folder."""
     parts = PurePosixPath(name).parts
     target = into.joinpath(*parts)
     outside = not target.resolve().is_relative_to(into.resolve())
@@ -141,14 +141,14 @@ def _is_here(target: Path, entry: dict[str, Any]) -> bool:
 
 
 def _require_same_sweep(here: Path, new: Path) -> None:
-    """Raises ValueError: the log here is no earlier state of the new one."""
+    """Raises ValueError unless the log here is an earlier state of the new one."""
     if not here.exists():
         return
     size = here.stat().st_size
     if handout.sha256_of(here, size) != handout.sha256_of(new, size):
         folder = here.parent.parent
         raise ValueError(
-            f"{folder} holds another sweep, or went on by itself: take another --fetch DIR"
+            f"{folder} holds another sweep, or was continued here: use another --fetch DIR"
         )
 
 
@@ -161,7 +161,7 @@ def _download(client: Client, node: str, file: str, entry: dict[str, Any], part:
     for _ in range(TRIES):
         deadline_s = LEAST_S + entry["size"] / SLOWEST
         with part.open("wb") as content:
-            left = entry["size"]  # a log may have grown since
+            left = entry["size"]  # the log may have grown since
             if left:
                 with client.download(node, file, deadline_s) as answer:
                     for block in answer.iter_content(BLOCK):

@@ -1,4 +1,4 @@
-"""A job's log as it grows, until the job ends, the user detaches, or the head is lost."""
+"""Prints a job's log as it grows, until the job ends, the user detaches, or the head is lost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ray.job_submission import JobStatus
 
 from raybench.cluster.jobs.client import Client
 
-SILENT_S = 60.0  # without a line; then the connection may be dead, and another is opened
-LOST_S = 30.0  # without any answer of the job server; then the head counts as lost
+SILENT_S = 60.0  # time without a line after which a new connection is opened
+LOST_S = 30.0  # time without an answer of the job server after which the head counts as lost
 AGAIN_S = 1.0
 INTERRUPTED = 130
-# What a connection that breaks, or a server that is gone, raises in its several clients.
+# The clients' errors for a broken connection or a dead server.
 BROKEN = (TimeoutError, RuntimeError, OSError, aiohttp.ClientError)
 
 
@@ -77,7 +77,7 @@ def _print(text: str) -> None:
 
 
 async def _within(texts: AsyncIterator[str], seconds: float) -> AsyncIterator[str]:
-    """The texts; TimeoutError where the next one takes longer."""
+    """The texts; TimeoutError if the next one takes longer."""
     while True:
         try:
             text = await asyncio.wait_for(anext(texts), seconds)
@@ -88,4 +88,4 @@ async def _within(texts: AsyncIterator[str], seconds: float) -> AsyncIterator[st
 
 def _first_line(text: str | None) -> str:
     lines = [line for line in (text or "").splitlines() if line.strip()]
-    return lines[0] if lines else "no reason is known"
+    return lines[0] if lines else "unknown reason"

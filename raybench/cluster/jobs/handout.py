@@ -1,13 +1,13 @@
-"""The job that hands results out to `fetch`; it runs on the head, from this file alone.
+"""The job that serves results to `fetch`; it runs on the head, from this file alone.
 
-Ray's job server sends no files but logs. So this job links a still copy of the results below the
-log folder of the node, prints that it is ready, and removes the copy when it is stopped:
+Ray's job server sends only log files. So this job links a snapshot of the results into the node's
+log folder, prints that it is ready, and removes the links when it is stopped:
 
     results/pruning/trials/trials.parquet ──(hard link)──▶ logs/raybench-fetch-…/17
-                    .state/log, up to its present size ──▶ logs/raybench-fetch-…/23
+                    .state/log, up to its current size ──▶ logs/raybench-fetch-…/23
                                                            logs/raybench-fetch-…/manifest.json
 
-A hard link keeps the content of a file that is replaced meanwhile, and takes no room.
+A hard link keeps the content of a file that is replaced meanwhile, and takes no disk space.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pathlib import Path
 from typing import Any
 
 READY, MISSING = "raybench-fetch ready", "raybench-fetch missing"
-LIFE_S = 3600.0  # where nobody stops it
+LIFE_S = 3600.0  # if it is not stopped
 LOG = Path(".state", "log")
 BLOCK = 1 << 20
 
 
 def manifest(paths: list[Path], stage: Path, aside: str) -> list[dict[str, Any]]:
-    """Links every file into the stage under a number.
+    """Links every file into the folder `stage`, with a number as its name.
 
     Args:
-        aside: name of a folder in `.state`, for links where the stage is on another file system.
+        aside: name of a folder in `.state`, for links if `stage` is on another file system.
 
     Returns:
-        Of each file its name below the results, number, size and SHA-256. The log comes last, so
-        that no table has a row which it lacks.
+        The name below the results, number, size and SHA-256 of each file. The log comes last, so
+        that it has every row of the tables.
     """
     entries: list[dict[str, Any]] = []
     for root in paths:
@@ -76,7 +76,7 @@ def _link(file: Path, link: Path, root: Path, aside: str) -> None:
         beside.mkdir(parents=True, exist_ok=True)
         os.link(file, beside / link.name)
         link.symlink_to((beside / link.name).absolute())
-    except OSError:  # it has no hard links
+    except OSError:  # the file system has no hard links
         shutil.copyfile(file, link)
 
 
@@ -91,7 +91,7 @@ def sha256_of(file: Path, size: int) -> str:
 
 
 def main(request: str) -> int:
-    """Hands out until SIGTERM or for `LIFE_S`; 1 if there are no results."""
+    """Serves until SIGTERM, at most for `LIFE_S`; returns 1 if there are no results."""
     asked = json.loads(request)
     typed = [Path(path).expanduser() for path in asked["paths"]]
     paths = [path for path in typed if path.exists()]

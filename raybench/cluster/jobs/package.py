@@ -1,7 +1,7 @@
 """The upload of a job: the files of the working directory as one zip file.
 
-Left out: what git ignores, version control, environments, caches, and results. They are recognized
-by what they hold (`pyvenv.cfg`, `CACHEDIR.TAG`, a sweep's log), not only by their names.
+Left out: files that git ignores, version control, environments, caches, and results. They are
+recognized by their content (`pyvenv.cfg`, `CACHEDIR.TAG`, a sweep's log), not only by their names.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from raybench.results import log
 
 NEVER = {".git", ".hg", ".svn", "__pycache__", "node_modules", ".ipynb_checkpoints", ".DS_Store"}
 SIGNS = ("pyvenv.cfg", "conda-meta", "CACHEDIR.TAG")
-"""A folder that holds one of these is an environment or a cache."""
+"""A folder with one of these files is an environment or a cache."""
 GIT_S = 30.0
-LARGEST = 4  # folders that a refusal names
+LARGEST = 4  # number of folders named in the error message
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same zip, which is uploaded once
 MB = 1_000_000
 
@@ -33,9 +33,9 @@ class Package:
 
     path: Path
     names: frozenset[str]
-    """Of the files, below the working directory."""
+    """Paths of the files, relative to the working directory."""
     bytes: int
-    """Of the zip file."""
+    """Size of the zip file."""
 
     def __str__(self) -> str:
         return f"{len(self.names)} files, {self.bytes / MB:.2f} MB"
@@ -46,11 +46,11 @@ def pack(folder: Path, target: Path, *, exclude: Sequence[str] = (), limit_mb: f
 
     Args:
         target: the zip file to write.
-        exclude: paths or patterns of paths to leave out as well, such as `data` or `*.ckpt`.
-        limit_mb: of all files before they are packed.
+        exclude: further paths or patterns of paths to leave out, such as `data` or `*.ckpt`.
+        limit_mb: largest total size of the files before they are packed.
 
     Raises:
-        ValueError: they are larger; the message names the largest folders.
+        ValueError: the files are larger; the message names the largest folders.
         OSError: a file cannot be read.
     """
     sizes = {name: (folder / name).stat().st_size for name in files_of(folder, exclude)}
@@ -66,7 +66,7 @@ def pack(folder: Path, target: Path, *, exclude: Sequence[str] = (), limit_mb: f
 
 
 def files_of(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
-    """The files that a job needs, as paths below the folder.
+    """The files that a job needs, as paths relative to the folder.
 
     Links to folders are followed, each folder once.
     """
@@ -103,7 +103,7 @@ def _is_generated(folder: Path) -> bool:
 
 
 def _ignored_by_git(folder: Path) -> set[str]:
-    """What .gitignore files name, with or without a repository; nothing where git is missing."""
+    """Files ignored by .gitignore files, also outside a repository; none if git is missing."""
     listed = ["ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"]
     with tempfile.TemporaryDirectory() as scratch:
         own = ["--git-dir", f"{scratch}/.git", "--work-tree", "."]

@@ -1,11 +1,11 @@
-"""Finding the job of a run on a cluster, or starting it.
+"""Finds the job of a run on a cluster, or starts it.
 
-A run is what the user asked for: a sweep, a study, or one training. A run may take several jobs,
-one after the other, because the same command resumes it; at most one of them is running.
+A run is a sweep, a study, or one training run. It may take several jobs, one after the other,
+because the same command resumes it; at most one of them is running.
 
-    metadata of a job    raybench.run         which run it belongs to
-                         raybench.arguments   what was typed
-                         raybench.paths       where its results are, for `fetch`
+    metadata of a job    raybench.run         the run that it belongs to
+                         raybench.arguments   the command's arguments
+                         raybench.paths       the paths of its results, for `fetch`
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from raybench.cluster.guardian import MARK
 from raybench.cluster.jobs.client import Client
 
 RUN, ARGUMENTS, PATHS = "raybench.run", "raybench.arguments", "raybench.paths"
-STARTS_S = 120.0  # for the head's job agent to come up
-STOP_S = 40.0  # for a stopped job to end
-TO_SAVE_S = 20  # that a stopped sweep gets before it is killed; Ray's default is 3
+STARTS_S = 120.0  # deadline for the head's job agent to start
+STOP_S = 40.0  # deadline for a stopped job to end
+TO_SAVE_S = 20  # time for a stopped sweep to save before it is killed; Ray's default is 3
 AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is to run on the cluster."""
+    """A command to run on the cluster."""
 
     command: str
     """tune, compare or train."""
     arguments: tuple[str, ...]
     name: str
-    """Tells it from other runs on the cluster; part of the ids of its jobs."""
+    """Unique name of the run on the cluster; part of the ids of its jobs."""
     paths: tuple[str, ...]
-    """Where its results are, as typed; relative ones are below ~/raybench of the head."""
+    """Paths of its results as typed; relative ones are below ~/raybench on the head."""
 
     @property
     def entrypoint(self) -> str:
@@ -48,7 +48,7 @@ class Run:
 
 
 def jobs_of(client: Client, run: Run) -> list[JobDetails]:
-    """The jobs of a run, the latest last."""
+    """The jobs of a run, latest last."""
     jobs = [job for job in client.list_jobs() if (job.metadata or {}).get(RUN) == run.name]
     return sorted(jobs, key=lambda job: job.start_time or 0)
 
@@ -58,7 +58,7 @@ def running(jobs: list[JobDetails]) -> JobDetails | None:
 
 
 def handed_on(commit: str) -> dict[str, str]:
-    """The environment of the job: raybench's settings of this machine, and the commit."""
+    """Environment variables of the job: raybench's settings on this machine, and the commit."""
     own = {n: v for n, v in os.environ.items() if n.startswith("RAYBENCH_") and n != MARK}
     own |= {"RAYBENCH_COMMIT": own.get("RAYBENCH_COMMIT") or commit}
     return {name: value for name, value in own.items() if value}
@@ -68,15 +68,15 @@ def start(client: Client, run: Run, package: Path, environment: dict[str, str]) 
     """Starts a job; returns its id.
 
     Raises:
-        ValueError: the cluster has not started it.
+        ValueError: the cluster did not start it.
     """
-    known = len(jobs_of(client, run))
+    count = len(jobs_of(client, run))
     deadline = time.monotonic() + STARTS_S
     while True:
         try:
             return client.submit_job(
                 entrypoint=run.entrypoint,
-                submission_id=f"{run.name}-{known + 1}",
+                submission_id=f"{run.name}-{count + 1}",
                 runtime_env={
                     "working_dir": str(package),
                     "env_vars": {
@@ -92,8 +92,8 @@ def start(client: Client, run: Run, package: Path, environment: dict[str, str]) 
                 },
             )
         except RuntimeError as error:
-            if "already" in str(error):  # the id is taken: by a job that was deleted, or just now
-                known += 1
+            if "already" in str(error):  # the id is in use, by a deleted job or a concurrent one
+                count += 1
             elif "No available agent" not in str(error):
                 raise ValueError(f"the cluster refuses the job: {_in_short(error)}") from error
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The report as one interactive page that needs no network: `document`, or `as_html` of a sweep."""
+"""The report as one interactive page that needs no network: `document`, `as_html` for one sweep."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["as_html", "document"]
 
 
 def as_html(results: Results, threshold: float = 0.75, *, verdict: Verdict | None = None) -> str:
-    """The page of one sweep; the verdict of a study stands on top."""
+    """The page of one sweep; with the verdict of a study at the top."""
     return document([Chapter(results=results, threshold=threshold, verdict=verdict)])

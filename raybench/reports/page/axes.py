@@ -13,9 +13,9 @@ from raybench.results import core
 from raybench.results.read import Results
 
 COSTS = ("model_bytes", "latency_ms", "train_s", "s_per_epoch", "peak_memory_bytes", "flops")
-"""Columns of which less is better, beside a sweep's objectives."""
+"""Columns to minimize, in addition to a sweep's objectives."""
 MOST_COSTS = 5
-FROM_RATIO = 20  # largest over smallest value from which an axis is logarithmic at first
+FROM_RATIO = 20  # an axis starts logarithmic if largest / smallest value is above this
 
 
 def values(column: pd.Series) -> list[float | int | None]:
@@ -24,7 +24,7 @@ def values(column: pd.Series) -> list[float | int | None]:
 
 
 def title(name: str) -> str:
-    """The column's name with its unit, escaped: `accuracy, %`; ticks tell bytes themselves."""
+    """The column's name with its unit, escaped: `accuracy, %`; ticks of bytes include the unit."""
     if name in ACCURACIES:
         return f"{name.replace('_', ' ')}, %"
     unit = core.METRICS[name].unit if name in core.METRICS else ""

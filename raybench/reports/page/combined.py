@@ -1,4 +1,4 @@
-"""All sweeps of a page in one scatter: accuracy against each cost, with the front of them all."""
+"""All sweeps of a page in one scatter: accuracy against each cost, with their common front."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCORE = "accuracy"
 
 
 def combined_views(sweeps: Sequence[Results]) -> list[dict[str, Any]]:
-    """A view a cost that some sweep has measured; empty if none has."""
+    """One view per cost that at least one sweep has measured; empty if there are none."""
     tables = [
         one.trials.reset_index(drop=True).query("status == 'COMPLETE'").dropna(subset=[SCORE])
         for one in sweeps

@@ -13,16 +13,16 @@ from raybench.reports.page.trial_names import STATUSES
 from raybench.results.read import Results
 
 DRAWN = 500
-"""Curves drawn at once; a browser takes a second for 1,000 of them."""
+"""Most curves drawn at once; a browser takes a second for 1,000 of them."""
 MOST_POINTS = 60_000  # of a page: 5 bytes each
 PARTS = 10_000  # accuracies are embedded as whole numbers, a hundredth of a percent each
 
 
 def curves(results: Results, sweep: int) -> dict[str, Any] | None:
-    """The curves and their groups, for the script of the page; None if there are none.
+    """The curves and their groups, for the page's script; None if there are none.
 
-    Each curve is its trial's place and its accuracies from epoch 1 on. The front's come first, so
-    that they are drawn even if not all are.
+    Each curve is its trial's index and its accuracies from epoch 1 on. Trials on the front come
+    first, so that they are drawn even if there are too many curves.
     """
     of_trials = _by_trial(results.epochs)
     if not of_trials:
@@ -54,7 +54,7 @@ def curves(results: Results, sweep: int) -> dict[str, Any] | None:
 
 
 def _by_trial(epochs: pd.DataFrame) -> dict[int, list[int | None]]:
-    """By number, the accuracies of the epochs 1, 2, …; None for an epoch that is missing."""
+    """Accuracies of the epochs 1, 2, … by trial number; None for a missing epoch."""
     if epochs.empty or "accuracy" not in epochs:
         return {}
     measured = epochs[["number", "epoch", "accuracy"]].dropna().to_numpy(dtype=float)

@@ -18,13 +18,13 @@ ALLOWED = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; connect-src blob: data:"
 )
-"""The browser refuses every request to a network. Plotly builds some of its code at run time."""
+"""Blocks all network requests. Plotly needs `unsafe-eval`: it builds some code at run time."""
 
 
 def document(chapters: Sequence[Chapter]) -> str:
-    """The page of these sweeps: a section each, and a scatter of all if they are several.
+    """The page: one section per sweep, and if there are several, a scatter of all of them.
 
-    The same results give the same page: it has no dates and no random names.
+    Deterministic: the same results give the same page, without dates or random names.
     """
     sections = [section(chapter, place) for place, chapter in enumerate(chapters)]
     sweeps = [chapter.results for chapter in chapters]

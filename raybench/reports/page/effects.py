@@ -19,7 +19,7 @@ GAP = 0.04  # between panels, a share of the width
 
 
 def effects_view(attributions: Sequence[Attribution]) -> dict[str, Any]:
-    """One line an ingredient, the first one on top."""
+    """One line per ingredient, the first one at the top."""
     layout: dict[str, Any] = {
         "height": 130 + 34 * len(attributions),
         "showlegend": False,

@@ -1,4 +1,4 @@
-"""Data inside a page: JSON that no text can break out of, and numbers without needless digits."""
+"""Data inside a page: JSON that cannot end its script element, and rounded numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters decide: Optuna's importances, from a study that is rebuilt in memory."""
+"""Parameter importances by Optuna, from a study that is rebuilt in memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from raybench.reports.page.trial_names import parameters_of
 from raybench.results.read import Results
 
 LEAST = 20
-"""Complete trials; with fewer, the best tenth is one trial or none."""
-NOT_RANKED = ("seed",)  # luck is no setting
+"""Fewest complete trials; with fewer, the best tenth is one trial or none."""
+NOT_RANKED = ("seed",)  # not a hyperparameter
 
 
 def importances(results: Results) -> tuple[dict[str, Any] | None, str]:
-    """A view of bars, an objective each; None if the trials are too few. And a sentence on it.
+    """A bar plot with one series per objective, and its caption; no plot if trials are too few.
 
     The evaluator is PED-ANOVA: it takes a second for 2,000 trials, where fANOVA takes half a
     minute.
@@ -85,7 +85,7 @@ def _bars(
     # The evaluator ranks low values first, whatever the study's direction.
     costs = values.astype(float) * (-1.0 if way == "max" else 1.0)
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it reports each new study
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it logs each new study
     study = optuna.create_study(direction=StudyDirection.MINIMIZE)
     optuna.logging.set_verbosity(verbosity)
     study.add_trials(
@@ -95,7 +95,7 @@ def _bars(
         ]
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the evaluator is experimental
+        warnings.simplefilter("ignore")  # the warning that the evaluator is experimental
         shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return {
         "type": "bar",
@@ -108,7 +108,7 @@ def _bars(
 
 
 def _distribution(values: list[Any]) -> BaseDistribution:
-    """The narrowest distribution that holds the values; their own is not in the Parquet files."""
+    """The narrowest distribution with these values; the Parquet files do not store the original."""
     kinds = {type(value) for value in values}
     if kinds == {int}:
         return IntDistribution(min(values), max(values))
@@ -119,6 +119,6 @@ def _distribution(values: list[Any]) -> BaseDistribution:
 
 
 def _plain(value: Any) -> Any:
-    """A value that a distribution can hold: a choice such as [1, 2] becomes its text."""
+    """A value that a distribution can hold: a choice such as [1, 2] becomes text."""
     simple = value is None or isinstance(value, bool | int | float | str)
     return value if simple else json.dumps(value, default=str)

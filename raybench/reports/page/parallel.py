@@ -1,4 +1,4 @@
-"""Parallel coordinates: a line a complete trial, through its varied inputs and its objectives."""
+"""Parallel coordinates: one line per complete trial, through its varied inputs and objectives."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from raybench.reports.varied import varied
 from raybench.results.read import Results
 
 MOST_AXES = 12
-MOST_CHOICES = 20  # values of a text that an axis can label
+MOST_CHOICES = 20  # distinct texts that an axis can label
 SCALE = [[0, "#8d99a8"], [0.55, "#4d8fd6"], [1, "#ef6c38"]]
 TICKS = 6
 MOST_LETTERS = 20
 
 
 def parallel_view(results: Results) -> dict[str, Any] | None:
-    """The plot, colored by the score; None if nothing varies or no trial is complete."""
+    """The plot, coloured by the score; None if nothing varies or no trial is complete."""
     complete = results.trials[results.trials["status"] == "COMPLETE"]
     complete = complete.dropna(subset=list(results.objectives))
     room = MOST_AXES - len(results.objectives)
@@ -53,7 +53,7 @@ def _is_number(column: pd.Series) -> bool:
 
 
 def _axis(column: pd.Series) -> dict[str, Any]:
-    """One dimension: texts at whole numbers, wide ranges as logarithms."""
+    """One dimension: texts at integers, wide ranges on a log scale."""
     label = title(str(column.name))
     if not _is_number(column):
         choices = sorted({_choice(value) for value in column})
@@ -74,14 +74,14 @@ def _choice(value: Any) -> str:
 
 
 def _end(text: str) -> str:
-    """The end of a long text, which tells paths apart."""
+    """The end of a long text, because paths differ at their ends."""
     return text if len(text) <= MOST_LETTERS else "…" + text[1 - MOST_LETTERS :]
 
 
 def _with_ticks(column: pd.Series, *, few: bool) -> dict[str, Any]:
-    """Values with ticks of their own: at the few that occur, or evenly.
+    """Values with explicit ticks: at each distinct value if there are few, else evenly spaced.
 
-    A trial without a value stands below the lowest, at `off`.
+    A trial without a value is drawn below the lowest tick, at `off`.
     """
     wide = is_wide(column)
     heights = column.astype("Float64").to_numpy(dtype=float, na_value=math.nan)

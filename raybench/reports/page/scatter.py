@@ -15,10 +15,10 @@ FAINT = "rgba(134,142,153,0.7)"
 
 
 def front_views(results: Results, sweep: int) -> list[dict[str, Any]]:
-    """A view a cost; the sweep's own objectives come first.
+    """One view per cost; the sweep's own objectives come first.
 
     Args:
-        sweep: place of the sweep on the page, for the trials' names.
+        sweep: index of the sweep on the page, for the trials' names.
     """
     return [_view(results, sweep, cost, way) for cost, way in costs(results).items()]
 
@@ -27,7 +27,7 @@ def _view(results: Results, sweep: int, cost: str, way: str) -> dict[str, Any]:
     above, best = score(results)
     trials = results.trials.reset_index(drop=True).dropna(subset=[above, cost])
     shown = {above: best, cost: way}
-    # With three objectives, a trial may be on the front although these two do not show why.
+    # With three objectives, a trial on the front may be dominated in these two.
     asked = results.objectives if cost in results.objectives else shown
     on_front = set(front(trials, asked, results.constraints).index)
     line = front(trials, shown, results.constraints).sort_values(cost)
@@ -55,7 +55,7 @@ def _view(results: Results, sweep: int, cost: str, way: str) -> dict[str, Any]:
 
 
 def points(trials: pd.DataFrame, cost: str, above: str, sweep: int) -> dict[str, Any]:
-    """A trace of trials; the script of the page adds their names by sweep and place."""
+    """A trace of trials; the page's script adds their names by sweep and index."""
     return {
         "type": "scatter",
         "mode": "markers",
@@ -67,7 +67,7 @@ def points(trials: pd.DataFrame, cost: str, above: str, sweep: int) -> dict[str,
 
 
 def stairs(line: pd.DataFrame, cost: str, above: str, way: str = "min") -> dict[str, Any]:
-    """The trace of a front: what is attainable at each cost."""
+    """The trace of a front: the best score at each cost."""
     return {
         "type": "scatter",
         "mode": "lines",

@@ -1,4 +1,4 @@
-"""A sweep's section of the page: what it shows, its plots and its tables."""
+"""A sweep's section of the page: its summary, plots and tables."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from raybench.reports.varied import varied
 from raybench.results.read import Results
 
 MOST_ROWS = 2_000
-"""Rows of the table of all trials; a browser lays out 2,000 in a quarter of a second."""
+"""Most rows in the table of all trials; a browser lays out 2,000 in a quarter of a second."""
 HEIGHT = 420
-"""Pixels of a plot that does not say its own; kept free until it is drawn."""
+"""Default height of a plot in pixels; reserved until it is drawn."""
 OUTCOMES = ("test_accuracy", "model_bytes", "latency_ms", "s_per_epoch", "epoch")
 
 
@@ -37,13 +37,13 @@ class Content:
 
     html: str
     plots: dict[str, dict[str, Any]]
-    """By the id of the element: `views`, or `curves`."""
+    """`views` or `curves`, by the id of the element."""
     names: list[str] = field(default_factory=list)
-    """What the plots show for each trial under the pointer."""
+    """Hover text of each trial."""
 
 
 def section(chapter: Chapter, place: int) -> Content:
-    """The section of the sweep at this place on the page."""
+    """The section of the sweep with this index on the page."""
     results = chapter.results
     plots: dict[str, dict[str, Any]] = {}
     blocks = [*_head(chapter)]
@@ -82,14 +82,14 @@ def card(title: str, body: str) -> str:
 
 
 def plot_html(name: str, spec: dict[str, Any] | None, note: str = "") -> str:
-    """The place of a plot, with its controls and a note; without a plot only the note."""
-    told = f'<p class="note" id="{name}-note">{html.escape(note)}</p>' if note else ""
+    """The element for a plot, with its controls and a note; without a plot only the note."""
+    caption = f'<p class="note" id="{name}-note">{html.escape(note)}</p>' if note else ""
     if spec is None:
-        return told
+        return caption
     layout = spec["layout"] if "layout" in spec else spec["views"][0]["layout"]
     height = layout.get("height", HEIGHT)
     return (
-        f'<div class="controls" id="{name}-controls"></div>\n{told}\n'
+        f'<div class="controls" id="{name}-controls"></div>\n{caption}\n'
         f'<div class="frame"><div class="plot" id="{name}" style="height:{height}px"></div></div>'
     )
 
@@ -97,8 +97,8 @@ def plot_html(name: str, spec: dict[str, Any] | None, note: str = "") -> str:
 def _head(chapter: Chapter) -> Iterator[str]:
     results, verdict = chapter.results, chapter.verdict
     yield f"<h1>{html.escape(results.about['sweep'])}</h1>"
-    told = sentence(results) if verdict is None else verdict.sentence
-    yield f'<p class="verdict">{html.escape(told)}</p>'
+    text = sentence(results) if verdict is None else verdict.sentence
+    yield f'<p class="verdict">{html.escape(text)}</p>'
     counts = results.trials["status"].value_counts()
     preset = html.escape(str(results.about["family"]))
     yield f'<p class="counts">{preset}: {len(results.trials):,} trials, {counted(counts)}</p>'
@@ -133,7 +133,7 @@ def _all_trials(results: Results) -> str:
 
 
 def _of_curves(drawn: dict[str, Any]) -> str:
-    """How many curves the page shows; the script renews it after a choice."""
+    """How many curves the page shows; the script updates it after a selection."""
     held = len(drawn["curves"])
     text = f"{min(held, drawn['drawn']):,} of {drawn['of']:,} curves drawn"
     return text if held == drawn["of"] else f"{text}; the page holds {held:,}"

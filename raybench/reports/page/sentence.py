@@ -1,4 +1,4 @@
-"""A sweep in one sentence: its best trial, the extent of its front, and what became of the rest."""
+"""A sweep in one sentence: its best trial and the extent of its front."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from raybench.results.read import Results
 
 
 def sentence(results: Results) -> str:
-    """What the sweep has shown so far, as text."""
+    """The sweep's results so far, as text."""
     on_front = results.front
     counts = results.trials["status"].value_counts()
     if on_front.empty:
         return f"No trial is complete yet: {counted(counts)}."
     best = on_front.iloc[0]
-    told = f"The best trial, {best['number']}, reaches {_outcome(results, best)}"
+    text = f"The best trial, {best['number']}, reaches {_outcome(results, best)}"
     if len(on_front) > 1:
-        told += f"; the Pareto front has {len(on_front)} trials"
+        text += f"; the Pareto front has {len(on_front)} trials"
         if len(results.objectives) == 2:
-            told += f" and ends at {_outcome(results, on_front.iloc[-1])}"
-    return f"{told}."
+            text += f" and ends at {_outcome(results, on_front.iloc[-1])}"
+    return f"{text}."
 
 
 def of_all(sweeps: Sequence[Results]) -> str:
-    """The same for several sweeps: which one holds the most accurate trial."""
+    """The same for several sweeps: which one has the most accurate trial."""
     trials = sum(len(one.trials) for one in sweeps)
     text = f"{len(sweeps)} sweeps with {trials:,} trials"
     complete = [one.trials[one.trials["status"] == "COMPLETE"] for one in sweeps]

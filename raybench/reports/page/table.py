@@ -12,10 +12,10 @@ MOST_ROWS = 500
 
 
 def table(frame: pd.DataFrame, most: int = MOST_ROWS) -> str:
-    """The table in its own scrolling box; numbers stand on the right.
+    """The table in its own scrolling box; numbers are aligned right.
 
     Args:
-        most: rows that are shown; a line says how many there are.
+        most: maximum number of rows to show; if there are more, a line gives their number.
     """
     rest = f'<p class="note">The first {most:,} of {len(frame):,} rows.</p>\n'
     before = rest if len(frame) > most else ""
@@ -28,7 +28,7 @@ def table(frame: pd.DataFrame, most: int = MOST_ROWS) -> str:
     heads = zip(columns, kinds, strict=True)
     head = "".join(f"<th{kind}>{html.escape(name)}</th>" for (name, _), kind in heads)
     rows = zip(*(texts for _, texts in columns), strict=True)
-    # Without end tags, which HTML does not need: 2,000 rows would be a tenth of the page.
+    # Without end tags, which HTML makes optional: for 2,000 rows they are a tenth of the page.
     body = "\n".join(
         "<tr>" + "".join(f"<td{kind}>{html.escape(t)}" for t, kind in zip(row, kinds, strict=True))
         for row in rows

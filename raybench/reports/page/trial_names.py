@@ -1,6 +1,6 @@
-"""What a plot shows for a trial under the pointer: number, status, parameters and objectives.
+"""The hover text of a trial: number, status, parameters and objectives.
 
-A line each; the page's script makes the lines HTML, so that 2,000 trials do not repeat its tags.
+One line each; the page's script adds the HTML tags, so that 2,000 trials do not repeat them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATUSES = {
 
 
 def trial_names(results: Results) -> list[str]:
-    """The text of each trial; names and values are escaped for HTML and without line ends."""
+    """The text of each trial; names and values are escaped for HTML and on one line each."""
     objectives = in_percent(results.trials[list(results.objectives)])
     texts = []
     for number, status, parameters, outcomes in zip(
@@ -37,8 +37,8 @@ def trial_names(results: Results) -> list[str]:
         objectives.itertuples(index=False, name=None),
         strict=True,
     ):
-        told = {**parameters, **dict(zip(objectives.columns, outcomes, strict=True))}
-        lines = [f"{_short(name)} {_short(cell(value))}" for name, value in told.items()]
+        values = {**parameters, **dict(zip(objectives.columns, outcomes, strict=True))}
+        lines = [f"{_short(name)} {_short(cell(value))}" for name, value in values.items()]
         title = f"trial {number}, {STATUSES.get(status, str(status).lower())}"
         more = [f"and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
         texts.append("\n".join([title, *lines[:MOST_LINES], *more]))
@@ -56,6 +56,6 @@ def parameters_of(trials: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _short(text: str) -> str:
-    """The text on one line, escaped and without what would make a label wider than a phone."""
+    """The text on one line, escaped and cut so that a label fits on a phone."""
     text = " ".join(text.split())
     return html.escape(text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…")

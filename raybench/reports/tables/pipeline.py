@@ -1,8 +1,8 @@
 """The pipeline family's table: the gain from chunks, and whether a pipeline pays on the same cores.
 
-The reference's table has one row per model and number of chunks. Here every way to spread a step
-over the same cores has a row: stages, data-parallel workers, the threads of one process. The
-reference measured on GPUs and does not give their number: compare its speed-ups, not its seconds.
+The reference's table has one row per model and number of chunks. This one also compares ways to
+use the same cores: stages, data-parallel workers, the threads of one process. The reference
+measured on GPUs and does not give their number: compare its speed-ups, not its seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFERENCE = {  # (model, chunks) -> accuracy, seconds per batch of 512
     ("vgg11", 8): (88.50, 0.100),
 }
 PLAIN = {"bits": 32, "transport": "gloo", "link_mb_s": 0.0, "batch_norm": "corrected"}
-"""Defaults, which the table does not mention."""
+"""Default values, which the table leaves out."""
 SHOWN = (
     "model",
     *(f"recipe.{name}" for name in ("batch", "precision")),
@@ -54,7 +54,7 @@ def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.Da
     done["cores"] = [_cores(row) for row in done.to_dict("records")]
     done["staged"] = done["pipeline.stages"] > 1
     same = ["model", "recipe.batch", "precision_used", "cores"]
-    # Sorted so that the rows that stages are compared with come before them.
+    # Rows without stages come first: rows with stages are compared with them.
     extra = varied(done, SHOWN)
     keys = ["staged", "way", "way of 1", "pipeline.chunks"]
     rows = []
@@ -127,7 +127,7 @@ def _way(row: dict[str, Any], chunks: int) -> str:
 
 
 def _cores(row: dict[str, Any]) -> int:
-    """Cores of a trial: stages and workers have one thread each."""
+    """Cores used by a trial: one thread per stage or worker."""
     several = max(int(row["pipeline.stages"]), int(row["parallel.workers"]))
     return several if several > 1 else int(row["threads"])
 

@@ -30,11 +30,11 @@ HELD = ("parameters_bytes", "gradients_bytes", "optimizer_bytes", "buffers_bytes
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """One row per plugin and batch, as in the reference project, with its figures beside ours.
+    """One row per plugin and batch, as in the reference project, with its figures for comparison.
 
     Throughput is the median over the trials, memory the maximum; accuracies by epoch are means on
-    the validation split. `threshold` has no meaning here. The precision is the one that was used;
-    the reference's fp16 is shown beside both fp16 and bf16.
+    the validation split. `threshold` is ignored. The precision is the one that was used; rows in
+    fp16 and in bf16 both show the reference's fp16 figures.
     """
     done = completed(trials)
     if done.empty:
@@ -86,7 +86,7 @@ def _sum(group: pd.DataFrame, prefix: str) -> float:
 
 
 def _share(group: pd.DataFrame, part: str) -> float:
-    """The share of a part in a probed step's time."""
+    """A part's share of the time of a probed step."""
     parts = ("compute_s", "communication_s", "waiting_s")
     whole = sum(group[name].astype(float) for name in parts)
     return float((group[part].astype(float) / whole).median())

@@ -25,10 +25,10 @@ SHOWN = ("model", "switch.experts")
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """One row per model and number of experts, as in the reference project, with its figures.
+    """One row per model and number of experts, with the reference project's figures.
 
     The highest accuracy and the first epoch above `threshold` are those of the best seed, on the
-    validation split. The test accuracy is a mean over the trials, scored once at their ends.
+    validation split. The test accuracy is a mean over the trials, each scored once at its end.
     """
     done = completed(trials)
     if done.empty:

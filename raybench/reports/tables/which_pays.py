@@ -1,4 +1,4 @@
-"""The table of a study: its arms by the techniques that are on, over all of their trials."""
+"""The table of a study: one row per arm, an arm being the set of techniques that are on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from raybench.reports.varied import is_input, of_technique
 
 
 def table(trials: pd.DataFrame, epochs: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """A row an arm: trials, the best validation accuracy, and means over the seeds from 1 on."""
+    """One row per arm: trials, best validation accuracy, and means over the seeds from 1 on."""
     complete = trials[trials["status"] == "COMPLETE"]
     columns = [name for name in complete.columns if is_input(name) and of_technique(name)]
     arms: dict[str, list[int]] = {}

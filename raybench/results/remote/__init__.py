@@ -1,4 +1,4 @@
-"""Results at an address of an object store; `place.opened` is the way in.
+"""Results at an address of an object store; `place.opened` is the entry point.
 
-The engine works in a folder of this machine, the mirror folder, and `mirror` copies it.
+The engine writes to a folder on this machine, the mirror folder, and `mirror` copies it.
 """

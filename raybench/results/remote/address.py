@@ -1,4 +1,4 @@
-"""An address of results: a folder of this machine, or a URI such as s3://bucket/runs."""
+"""An address of results: a local folder, or a URI such as s3://bucket/runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 from raybench.arguments.nearest import nearest
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
-"""Those that pyarrow opens. fsspec opens others where its package for them is installed."""
+"""Schemes that pyarrow opens. fsspec opens others if its package for them is installed."""
 BUCKETS = frozenset({"s3", "gs", "gcs", "abfs", "abfss"})
 SLIPPED = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)}):/?(?P<rest>[^/].*)?", re.IGNORECASE)
 
 
 def is_remote(text: str) -> bool:
-    """Whether it is a URI. A colon and one slash are not: `require` refuses them."""
+    """Whether it is a URI. With one slash after the colon it is not, and `require` refuses it."""
     return "://" in text
 
 
@@ -25,7 +25,7 @@ def scheme_of(address: str) -> str:
 
 
 def under(address: str, *names: str) -> str:
-    """The address of something below `address`; a query such as ?region=eu-west-1 stays."""
+    """An address below `address`; a query such as ?region=eu-west-1 is kept."""
     if not is_remote(address):
         return str(Path(address, *names))
     base, mark, query = address.partition("?")
@@ -39,22 +39,22 @@ def above_of(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """The last name in it: of results/pruning and of s3://bucket/pruning, pruning."""
+    """The last name in an address: pruning in results/pruning and in s3://bucket/pruning."""
     return Path(address.partition("?")[0]).name
 
 
 def require(text: str, *, others: Sequence[str] | None = ()) -> None:
-    """Raises ValueError: it is neither a path nor an address that can be opened.
+    """Raises ValueError if it is neither a path nor an address that can be opened.
 
     Args:
-        others: schemes beside `SCHEMES` that fsspec knows; None does not ask for the scheme.
+        others: further schemes that fsspec can open; None skips the check of the scheme.
     """
     if not is_remote(text):
         slipped = SLIPPED.fullmatch(text)
         if slipped:
             rest = slipped["rest"] or "bucket/runs"
             raise ValueError(
-                f"{text} is no address: write {slipped['scheme'].lower()}://{rest}, with two "
+                f"{text} is not an address: write {slipped['scheme'].lower()}://{rest}, with two "
                 "slashes"
             )
         return
@@ -64,7 +64,7 @@ def require(text: str, *, others: Sequence[str] | None = ()) -> None:
         advice = f"; {advice}" if advice.startswith("did") else ""
         raise ValueError(
             f"{text}: no file system is known for {scheme}://{advice}. {', '.join(SCHEMES[:2])}, "
-            f"{', '.join(SCHEMES[3:-1])} and {SCHEMES[-1]} work, and what fsspec has a package for"
+            f"{', '.join(SCHEMES[3:-1])} and {SCHEMES[-1]} work, others need their fsspec package"
         )
     parts = urlsplit(text)
     if parts.password or (scheme in BUCKETS - {"abfs", "abfss"} and parts.username):

@@ -1,7 +1,7 @@
-"""Makes the mirror folder and the store agree before a sweep is opened.
+"""Synchronizes the mirror folder with the store before a sweep is opened.
 
-The store is the truth. A local log that goes on where the store's ends (the process was killed
-before it had copied the rest) is kept and copied; one that went another way is set aside.
+The store takes precedence. A local log that continues the store's (because the process was killed
+before it had copied the rest) is kept and copied; a log that differs from it is set aside.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Brought:
     """The mirror folder's state."""
 
     start: int | None
-    """How many bytes of its log are in the store; None where the store's must be replaced."""
+    """Number of bytes of its log in the store; None if the store's log must be replaced."""
     known: dict[str, Signature]
-    """Its files that the store has as well."""
+    """Its files that are also in the store."""
 
 
 def bring(
@@ -37,14 +37,14 @@ def bring(
     *,
     models: bool = True,
 ) -> Brought:
-    """Brings the folder to what the store holds.
+    """Brings the folder to the state of the store.
 
     Args:
         keys: the listing of the store.
-        models: whether the models are needed here.
+        models: whether the models are needed on this machine.
 
     Raises:
-        StoreError: the store refuses or does not answer.
+        StoreError: the store refuses access or does not answer.
     """
     remote = segments.assembled(store, keys)
     local = _log(folder)
@@ -82,7 +82,7 @@ def _log(folder: Path) -> bytes:
 
 
 def _is_better(folder: Path, remote: segments.Assembled) -> bool:
-    """Whether the local log has all that the store's damaged one still has."""
+    """Whether the local log contains everything that is left of the store's damaged log."""
     there, here = remote.content.split(segments.MISSING)[0], _log(folder)
     survey = log.survey(log.path_in(folder))
     return here.startswith(there) and not survey.damaged and len(here) >= len(remote.content)
@@ -102,7 +102,7 @@ def _fetched(
     *,
     models: bool,
 ) -> dict[str, Signature]:
-    """Fetches the files that are missing here; the signatures of all that both sides have."""
+    """Fetches the files that are missing here; returns the signatures of all common files."""
     there = {name: key for key in keys if (name := copied.key_here(key))}
     if not models:
         there = {name: key for name, key in there.items() if not name.startswith("models/")}

@@ -1,7 +1,7 @@
-"""Which files of a results folder are copied to its address, and which of them already are.
+"""Which files of a results folder are copied to its address, and which have been already.
 
-The tables, models/, the files of a study beside them, and from .state/ what a resumed sweep needs
-beside its log. Optuna's journal is derived from the log and stays here.
+Copied are the tables, models/, the files of a study, and the files in .state/ that a resumed sweep
+needs in addition to its log. Optuna's journal is derived from the log and is not copied.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 from raybench.results import log
 
 TABLES = ".state/tables/"
-"""Where the store has the tables as they are here, with the running trials. In trials/ and epochs/
-it has what `published` puts there."""
+"""Folder in the store for the tables as they are here, with the running trials. trials/ and
+epochs/ there have the objects of `published`."""
 RECORD = ".state/copied.json"
 FOLDERS = ("trials", "epochs", "models", ".state/checkpoints", ".state/failures")
 STATE_FILES = frozenset({".state/study.json"})
 PARTIAL = (".partial", ".tmp", ".lock")
 
 Signature = tuple[int, int]
-"""A file's bytes and the nanoseconds of its last change."""
+"""A file's size in bytes and its modification time in nanoseconds."""
 
 
 def is_copied(key: str) -> bool:
-    """Whether a file of a results folder belongs to the address as well."""
+    """Whether a file of a results folder is copied to the address."""
     folder, _, name = key.rpartition("/")
     if name.startswith(".") or name.endswith(PARTIAL):
         return False
@@ -35,12 +35,12 @@ def is_copied(key: str) -> bool:
 
 
 def key_there(key: str) -> str:
-    """The key in the store of a file's key here."""
+    """A local file's key in the store."""
     return f"{TABLES}{key}" if is_table(key) else key
 
 
 def key_here(key: str) -> str:
-    """The key here of an object that is a copy of a file, else ""."""
+    """The local key of an object that is a copy of a file, else ""."""
     if is_table(key):
         return ""
     here = key.removeprefix(TABLES)
@@ -48,7 +48,7 @@ def key_here(key: str) -> str:
 
 
 def scan(folder: Path) -> dict[str, Signature]:
-    """The files of the folder that are copied, by their keys."""
+    """The folder's files to copy, by key."""
     return dict(_scan(folder))
 
 
@@ -57,7 +57,7 @@ def _scan(folder: Path) -> Iterator[tuple[str, Signature]]:
         with contextlib.suppress(FileNotFoundError), os.scandir(folder / below) as entries:
             for entry in entries:
                 key = f"{below}/{entry.name}" if below else entry.name
-                with contextlib.suppress(FileNotFoundError):  # it was dropped just now
+                with contextlib.suppress(FileNotFoundError):  # deleted just now
                     if is_copied(key) and entry.is_file():
                         yield key, signature(entry)
 
@@ -76,7 +76,7 @@ def is_table(key: str) -> bool:
 
 
 def read(folder: Path) -> dict[str, Signature] | None:
-    """What `write` wrote; None where nothing of this folder was ever copied."""
+    """The signatures that `write` stored; None if nothing of this folder was ever copied."""
     try:
         content = json.loads((folder / RECORD).read_text())
         return {key: (size, when) for key, (size, when) in content.items()}
@@ -87,7 +87,7 @@ def read(folder: Path) -> dict[str, Signature] | None:
 
 
 def write(folder: Path, known: dict[str, Signature]) -> None:
-    """Keeps the signatures of what the store has, so that a restart does not copy it again."""
+    """Stores the signatures of the copied files, so that a restart does not copy them again."""
     path = folder / RECORD
     path.parent.mkdir(parents=True, exist_ok=True)
     log.replace(path, json.dumps(known).encode())

@@ -1,4 +1,4 @@
-"""The error of an object store in one line, with the way on."""
+"""The errors of an object store in one line, with advice."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ DETAIL = re.compile(r"Details: (.*)")
 
 
 class StoreError(OSError):
-    """What a store refuses or does not answer, in one line."""
+    """A store refuses access or does not answer; the text is one line."""
 
 
 class NoAnswer(StoreError):
-    """The store does not answer now; later it may."""
+    """The store does not answer now, but may do so later."""
 
 
 def explained(error: BaseException, address: str) -> StoreError:
-    """The error with advice; its class says whether to try again makes sense."""
+    """The error with advice; its class tells whether a retry makes sense."""
     text = " ".join(str(error).split())
     bucket = address.partition("://")[2].partition("/")[0].partition("?")[0]
     if "NO_SUCH_BUCKET" in text or "HTTP status 404" in text:
@@ -50,7 +50,7 @@ def explained(error: BaseException, address: str) -> StoreError:
     if re.search(r"ACCESS_DENIED|HTTP status 40[13]|Forbidden|Permission denied", text):
         if addresses.scheme_of(address) == "s3" and not has_credentials():
             return StoreError(
-                f"{address}: no credentials were found, and the bucket refuses access without; set "
+                f"{address}: no credentials were found, and the bucket requires them; set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             )
         return StoreError(
@@ -72,7 +72,7 @@ def missing_bucket(address: str) -> StoreError:
 
 
 def has_credentials() -> bool:
-    """Whether there is any sign of AWS credentials but those of a virtual machine's role."""
+    """Whether there seem to be AWS credentials, apart from a virtual machine's role."""
     folder = Path.home() / ".aws"
     named = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
     files = [Path(named)] if named else [folder / "credentials", folder / "config"]
@@ -80,6 +80,6 @@ def has_credentials() -> bool:
 
 
 def _short(text: str) -> str:
-    """The part of a message that says what happened."""
+    """The informative part of a message."""
     detail = DETAIL.search(text)
     return (detail[1] if detail else text.partition(" (Request ID")[0])[:200].rstrip(". ")

@@ -1,4 +1,4 @@
-"""What is read from an address, as files of this machine: tables, a log, a trained model."""
+"""Local copies of files at an address: tables, a log, a trained model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TABLES = re.compile(
     rf"(?P<sweep>[^/]+/)?({re.escape(copied.TABLES)}(?P<table>(trials|epochs)/[^/]+\.parquet)"
     r"|(?P<file>verdict\.(json|parquet)))"
 )
-"""Of a sweep, or of every sweep in a folder of sweeps."""
-TRIES = 5  # of an object that is replaced while it is read
-ARRIVES_S = 60.0  # for an object of a study that runs now, and has just made it
+"""Tables of a sweep, or of every sweep in a folder of sweeps."""
+TRIES = 5  # for an object that is replaced while it is read
+ARRIVES_S = 60.0  # time for an object to arrive that a running study has just written
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def tables(address: str) -> Iterator[Path]:
     """A folder with the tables and the verdict of a sweep, or of all sweeps at the address.
 
     Raises:
-        ValueError, OSError: there is no such bucket, it refuses, or it does not answer.
+        ValueError, OSError: the bucket does not exist, refuses access, or does not answer.
     """
     store = _reachable(address)
     with _folder(address) as folder:
@@ -46,7 +46,7 @@ def tables(address: str) -> Iterator[Path]:
 
 
 def _table(store: ObjectStore, found: re.Match[str], folder: Path) -> None:
-    """Fetches a table or a verdict, whole, while another process may be writing it."""
+    """Fetches a complete table or verdict, while another process may be writing it."""
     path = folder / (found["sweep"] or "") / (found["table"] or found["file"])
     for _ in range(TRIES):
         store.fetch(found[0], path)
@@ -64,7 +64,7 @@ def _is_whole(path: Path) -> bool:
 
 @contextlib.contextmanager
 def with_log(folder: Path | str) -> Iterator[Path]:
-    """A folder with the log of a sweep; a local one as it is. Raises as `tables`."""
+    """A folder with the log of a sweep; a local folder unchanged. Raises the errors of `tables`."""
     address = str(folder)
     if not addresses.is_remote(address):
         yield Path(folder)
@@ -80,11 +80,11 @@ def with_log(folder: Path | str) -> Iterator[Path]:
 
 
 def file(path: Path | str) -> Path:
-    """A trained model's file; a local one as it is, one at an address in this machine's cache.
+    """A trained model's file; a local file unchanged, one at an address copied to the cache.
 
     Raises:
-        ValueError: there is no such object, and no study runs there that may put it soon.
-        OSError: the store refuses or does not answer.
+        ValueError: there is no such object, and no running study may write it soon.
+        OSError: the store refuses access or does not answer.
     """
     address = str(path)
     if not addresses.is_remote(address):
@@ -93,7 +93,7 @@ def file(path: Path | str) -> Path:
     store = _reachable(above)
     end = time.monotonic() + ARRIVES_S
     while (stored := store.stored(name)) is None:
-        # A study's teacher is on its way from the machine of the study, which may be this one.
+        # A study may still be copying its teacher to the address, perhaps from this machine.
         mirrored = mirror_folder(above) / name
         if mirrored.exists():
             return mirrored
@@ -108,7 +108,7 @@ def file(path: Path | str) -> Path:
 
 
 def names(address: str) -> list[str]:
-    """The names of the objects right below an address. Raises StoreError."""
+    """The names of the objects directly below an address. Raises StoreError."""
     return sorted(key for key in _reachable(address).listing() if "/" not in key)
 
 

@@ -1,7 +1,7 @@
 """The file system of an address, by pyarrow or by fsspec, with short timeouts.
 
-pyarrow's own defaults wait for minutes (Google's 15), where a wrong endpoint should be told within
-seconds; the mirror does its own retries.
+pyarrow's default timeouts are minutes (15 for Google), but a wrong endpoint should be reported
+within seconds; the mirror retries by itself.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pyarrow import fs
 from raybench.results.remote import address as addresses
 
 CONNECT_S, ANSWER_S, ATTEMPTS = 3.0, 8.0, 2
-GOOGLE_S = 3.0  # for all tries of one request
+GOOGLE_S = 3.0  # time for all retries of one request
 ARROW = frozenset(addresses.SCHEMES)
 WHOLE = frozenset({"s3", "gs", "gcs"})
-"""Stores in which an object becomes visible when it is complete."""
+"""Stores in which an object becomes visible only when it is complete."""
 S3_OPTIONS = frozenset({"region", "scheme", "endpoint_override", "anonymous"})
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file system and the path of an address in it."""
+    """A file system, and the path of an address in it."""
 
     files: fs.FileSystem
     base: str
@@ -36,10 +36,10 @@ class Opened:
 
 
 def opened(address: str) -> Opened:
-    """The file system of an address. Asks the network for nothing but the region of an S3 bucket.
+    """The file system of an address. The only network request is for an S3 bucket's region.
 
     Raises:
-        ValueError: the address is not one, or its scheme needs a package.
+        ValueError: the address is invalid, or its scheme needs a package.
         OSError: the file system cannot be opened.
     """
     addresses.require(address, others=fsspec.available_protocols())
@@ -51,14 +51,14 @@ def opened(address: str) -> Opened:
         return Opened(files, base, scheme in WHOLE)
     try:
         files, base = fsspec.url_to_fs(address)
-    except Exception as error:  # each of fsspec's file systems has its own
+    except Exception as error:  # each of fsspec's file systems has its own error types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{address}: fsspec cannot open it ({reason[:200]})") from error
     return Opened(fs.PyFileSystem(fs.FSSpecHandler(files)), base, False)
 
 
 def endpoint(address: str) -> str:
-    """The endpoint of an S3 address that is not Amazon's; "" for Amazon's."""
+    """The endpoint of an S3 address; "" for Amazon's own."""
     query = dict(parse_qsl(urlsplit(address).query))
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     of_environment = next((os.environ[name] for name in names if os.environ.get(name)), "")
@@ -85,14 +85,14 @@ def _s3(address: str) -> Opened:
         request_timeout=ANSWER_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         allow_delayed_open=True,  # one request for a small object instead of three
-        background_writes=False,  # or the parts of a large one would all lie in memory
+        background_writes=False,  # otherwise all parts of a large object would be in memory
         **options,
     )
     return Opened(files, f"{bucket}{parts.path}".rstrip("/"), True)
 
 
 def _quick(address: str) -> str:
-    """The same with a short limit for the retries."""
+    """The address with a short time limit for retries."""
     parts = urlsplit(address)
     query = {"retry_limit_seconds": f"{GOOGLE_S:g}", **dict(parse_qsl(parts.query))}
     return urlunsplit(parts._replace(query=urlencode(query)))

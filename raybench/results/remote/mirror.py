@@ -2,10 +2,10 @@
 
     read the tables ──▶ read the log ──▶ put log ──▶ put models ──▶ put tables ──▶ delete
 
-The log is read after the tables and put before them: whatever a table in the store tells, the log
-there tells too.
+The log is read after the tables and put before them, so that the store's log contains every row of
+its tables.
 
-Checkpoints have a thread of their own: a large one must not delay the log.
+Checkpoints are copied in a separate thread, because a large one must not delay the log.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from raybench.results.remote.segments import LogCopy
 
 EVERY_S = 2.0
 CHECKPOINT_EVERY_S = 15.0
-SHARE = 0.05  # of the time that copying tables or one checkpoint may take
-FLUSH_S = 120.0  # at the end: how long a store may not answer before the rest stays here
+SHARE = 0.05  # largest share of the time for copying tables, and for each checkpoint
+FLUSH_S = 120.0  # at the end: time without an answer after which the rest stays here
 SAY_EVERY_S = 10.0
 
 
 class Mirror:
-    """Copies from `start` to `close`.
+    """Copies from the call of `start` until `close`.
 
     Args:
-        start: how many bytes of the log are in the store already; None if it must be replaced.
-        known: the files that are there, with the signatures that they had here.
-        published: the tables there.
-        patience_s: how long the store may not answer before the sweep ends.
+        start: number of bytes of the log already in the store; None if it must be replaced.
+        known: the copied files, with their signatures here.
+        published: the store's tables.
+        patience_s: time without an answer of the store after which the sweep ends.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class Mirror:
             thread.start()
 
     def check(self) -> None:
-        """Raises OSError where the sweep must end: another writes there, or nothing answers."""
+        """Raises OSError if the sweep must end: another process writes, or the store is silent."""
         if self._lease.lost is not None:
             raise self._lease.lost
         for outage in self._outages:
             outage.check()
 
     def cycle(self, *, last: bool = False) -> None:
-        """Copies what is new. Raises StoreError, and LeaseLost.
+        """Copies new content. Raises StoreError and LeaseLost.
 
         Args:
-            last: all of it, the tables and checkpoints too.
+            last: whether to copy everything, including the tables and checkpoints.
         """
         with self._one_cycle:
             self._lease.require()
@@ -114,28 +114,28 @@ class Mirror:
                 del self._known[key]
 
     def flush(self, limit_s: float = FLUSH_S) -> None:
-        """Copies everything, within `limit_s` without an answer. Raises OSError: it could not."""
-        told = threading.Event()
-        teller = threading.Thread(target=self._tell, args=(told,), daemon=True)
-        teller.start()
+        """Copies everything. Raises OSError after `limit_s` without success."""
+        ended = threading.Event()
+        reporter = threading.Thread(target=self._tell, args=(ended,), daemon=True)
+        reporter.start()
         try:
             end = time.monotonic() + limit_s
             while True:
                 try:
                     self.cycle(last=True)
-                    self.cycle(last=True)  # what had failed before stood in the way of the rest
+                    self.cycle(last=True)  # a put that failed earlier has kept back newer content
                     return
                 except OSError as error:
                     if self._lease.lost is not None or time.monotonic() >= end:
                         raise self._outages[0].unfinished(error) from error
                 time.sleep(1.0)
         finally:
-            told.set()
+            ended.set()
             with contextlib.suppress(OSError):
                 copied.write(self._folder, self._known)
 
     def close(self) -> None:
-        """Ends the threads and copies the rest. Raises OSError: it could not all be copied."""
+        """Ends the threads and copies the rest. Raises OSError if that fails."""
         self._ended.set()
         for thread in self._threads:
             if thread.ident is not None:
@@ -154,11 +154,11 @@ class Mirror:
                 work()
                 outage.worked()
                 pause = max(EVERY_S, time.monotonic() - began)
-            except Exception as error:  # of whatever kind: nothing would be copied any more
+            except Exception as error:  # any error; otherwise the thread would end silently
                 pause = outage.failed(error)
 
     def _checkpoints(self) -> None:
-        """Copies the checkpoints that have changed and whose turn it is."""
+        """Copies the checkpoints that have changed and are due."""
         files = copied.scan(self._folder)
         for key in filter(copied.is_checkpoint, files):
             began = time.monotonic()
@@ -172,7 +172,7 @@ class Mirror:
         self._lease.require()
         try:
             self._store.put_file(key, self._folder / key)
-        except FileNotFoundError:  # dropped since the scan
+        except FileNotFoundError:  # deleted since the scan
             return
         self._known[key] = signature
 
@@ -184,11 +184,11 @@ class Mirror:
         return contents
 
     def _tell(self, ended: threading.Event) -> None:
-        """Says what is left, as long as that takes."""
+        """Reports the remaining files periodically, until the copying ends."""
         while not ended.wait(SAY_EVERY_S):
             files = copied.scan(self._folder)
             left = [key for key, one in files.items() if self._known.get(key) != one]
             megabytes = sum(files[key][0] for key in left) / 1e6
             self._say(
-                f"copying to {self._store.address}: {len(left)} files, {megabytes:.1f} MB to go"
+                f"copying to {self._store.address}: {len(left)} files, {megabytes:.1f} MB left"
             )

@@ -1,4 +1,4 @@
-"""ObjectStore: the objects below one address; each is seen whole or not at all."""
+"""ObjectStore: the objects below one address; reads and writes of an object are atomic."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from raybench.results.remote.explained import StoreError, explained, missing_buc
 
 Result = TypeVar("Result")
 INCOMING = ".state/incoming"
-"""Where files are written before they are renamed, in file systems that show half of them."""
-PIECE = 4 << 20  # bytes that are read at once
+"""Folder for unfinished files, in file systems that would show them before they are complete."""
+PIECE = 4 << 20  # bytes per read
 TRIES = 10
 SMALL = 1 << 20  # bytes: below it, a copy in memory is cheaper than mapping the file
 
@@ -39,20 +39,20 @@ class ObjectStore:
     """The objects below an address; keys are relative, such as `trials/trials.parquet`.
 
     Raises:
-        ValueError: the address is not one.
+        ValueError: the address is invalid.
         StoreError: its file system cannot be opened.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        with self._told():
+        with self._explained():
             opened = file_systems.opened(address)
         self._files, self._base, self._whole = opened.files, opened.base, opened.whole
 
     def require_there(self) -> None:
-        """Raises StoreError: the bucket does not exist, or does not answer."""
+        """Raises StoreError if the bucket does not exist or does not answer."""
         bucket = self._base.partition("/")[0]
-        with self._told():
+        with self._explained():
             if self._whole and self._files.get_file_info(bucket).type == fs.FileType.NotFound:
                 raise missing_bucket(self.address)
 
@@ -61,10 +61,10 @@ class ObjectStore:
         self._put(key, pa.py_buffer(content))
 
     def put_file(self, key: str, path: Path) -> None:
-        """Writes a file's content. Raises StoreError; FileNotFoundError: the file is gone.
+        """Writes a file's content. Raises StoreError; FileNotFoundError if there is no file.
 
-        A file larger than `SMALL` is mapped, so that memory stays bounded, and handed over in one
-        piece: pyarrow would complete an object of which only the first parts could be read.
+        A file larger than `SMALL` is memory-mapped, to bound the memory, and written in one
+        call: if a later read failed, pyarrow would complete the object with only the first parts.
         """
         if path.stat().st_size <= SMALL:
             self._put(key, pa.py_buffer(path.read_bytes()))
@@ -73,19 +73,19 @@ class ObjectStore:
             self._put(key, mapped.read_buffer())
 
     def get(self, key: str) -> bytes | None:
-        """An object's content; None where there is none. Raises StoreError."""
-        with self._told():
+        """An object's content; None if there is none. Raises StoreError."""
+        with self._explained():
             try:
                 return self._tried(key, lambda: self._read(key))
             except FileNotFoundError:
                 return None
 
     def fetch(self, key: str, path: Path) -> bool:
-        """Writes an object's content into a file; whether there is one. Raises StoreError."""
+        """Writes an object's content to a file; False if there is no object. Raises StoreError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
-            with self._told():
+            with self._explained():
                 try:
                     self._tried(key, lambda: self._copy(key, partial))
                 except FileNotFoundError:
@@ -96,13 +96,13 @@ class ObjectStore:
         return True
 
     def listing(self, below: str = "") -> dict[str, Stored]:
-        """The objects whose keys begin with `below` and a slash; all without it.
+        """The objects whose keys begin with `below` and a slash; by default all.
 
         Raises:
-            StoreError: the bucket does not exist, refuses, or does not answer.
+            StoreError: the bucket does not exist, refuses access, or does not answer.
         """
         root = self._path(below) if below else self._base
-        with self._told():
+        with self._explained():
             selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
             there = self._files.get_file_info(selector)
         return {
@@ -114,8 +114,8 @@ class ObjectStore:
         }
 
     def stored(self, key: str) -> Stored | None:
-        """An object's size and time; None where there is none. Raises StoreError."""
-        with self._told():
+        """An object's size and time; None if there is none. Raises StoreError."""
+        with self._explained():
             info = self._files.get_file_info(self._path(key))
         if info.type != fs.FileType.File:
             return None
@@ -123,7 +123,7 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Deletes an object, if there is one. Raises StoreError."""
-        with self._told(), contextlib.suppress(FileNotFoundError):
+        with self._explained(), contextlib.suppress(FileNotFoundError):
             self._files.delete_file(self._path(key))
 
     def _read(self, key: str) -> bytes:
@@ -135,10 +135,10 @@ class ObjectStore:
             shutil.copyfileobj(stream, file, PIECE)
 
     def _tried(self, key: str, read: Callable[[], Result]) -> Result:
-        """Reads again where the object was replaced meanwhile.
+        """Reads again if the object was replaced meanwhile.
 
-        pyarrow asks for its size first. Of a larger object it then reads a part, and of a smaller
-        one more than there is, without an error.
+        pyarrow asks for the size first. If the new object is larger it then reads only a part, and
+        if it is smaller it reads past the end, without an error.
         """
         failed: OSError | None = None
         for _ in range(TRIES):
@@ -160,7 +160,7 @@ class ObjectStore:
     def _put(self, key: str, content: pa.Buffer) -> None:
         target = self._path(key)
         path = target if self._whole else f"{self._base}/{INCOMING}/{uuid.uuid4().hex}"
-        with self._told():
+        with self._explained():
             if not self._whole:
                 for folder in (path, target):
                     self._files.create_dir(folder.rpartition("/")[0], recursive=True)
@@ -173,7 +173,7 @@ class ObjectStore:
         try:
             self._files.move(path, target)
         except file_systems.ERRORS:
-            # HDFS and some others do not rename onto a file; it is gone for a moment.
+            # HDFS and some others cannot rename onto a file; it is missing for a moment.
             self._files.delete_file(target)
             self._files.move(path, target)
 
@@ -181,8 +181,8 @@ class ObjectStore:
         return f"{self._base}/{key}"
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns what pyarrow raises into one line."""
+    def _explained(self) -> Iterator[None]:
+        """Converts pyarrow's errors into one line."""
         try:
             yield
         except StoreError:

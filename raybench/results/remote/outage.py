@@ -1,4 +1,4 @@
-"""Outage: a store that does not answer for a while, and what is said about it."""
+"""Outage: a store that does not answer for a while, and the messages about it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
 
 class Outage:
-    """Counts the time since the store last answered; any thread may call it.
+    """Counts the time since the store last answered; thread-safe.
 
     Args:
-        folder: where the results are meanwhile.
-        patience_s: how long it may last before the sweep must end.
+        folder: folder of the results meanwhile.
+        patience_s: longest outage before the sweep must end.
         say: prints a line.
     """
 
@@ -37,7 +37,7 @@ class Outage:
         return self._over is not None
 
     def check(self) -> None:
-        """Raises StoreError: it has lasted too long."""
+        """Raises StoreError if it has lasted too long."""
         if self._over is not None:
             raise self._over
 
@@ -50,7 +50,7 @@ class Outage:
         self._say(f"{self._address} answers again, after {lasted:.0f} s")
 
     def failed(self, error: Exception) -> float:
-        """Takes an error; the seconds until the next try."""
+        """Records an error; returns the seconds until the next try."""
         with self._lock:
             now, first = time.monotonic(), self._since is None
             since = self._since = now if self._since is None else self._since
@@ -59,7 +59,7 @@ class Outage:
                 self._over = self.unfinished(error)
         if first:
             self._say(
-                f"{_text(error)}; the sweep goes on in {self._folder}, for "
+                f"{_text(error)}; the sweep continues in {self._folder}, for "
                 f"{self._patience_s / 60:.0f} minutes at most"
             )
         return min(pause, max(0.1, since + self._patience_s - now))
@@ -68,7 +68,7 @@ class Outage:
         """The error of a run that ends before everything is copied."""
         return StoreError(
             f"{_text(error)}; the results are in {self._folder}, and the same command on this "
-            "machine copies the rest and goes on"
+            "machine copies the rest and resumes"
         )
 
 

@@ -1,7 +1,7 @@
-"""Place: where the results of a sweep are, for whoever writes them; local or at an address.
+"""Place: the results folder of a sweep for its writer; local or at an address.
 
 with opened("s3://bucket/runs", "pruning") as place:
-    sweep = Sweep(place.folder, …)       # a folder of this machine in both cases
+    sweep = Sweep(place.folder, …)       # a local folder in both cases
     sweep.store.check = place.check
 """
 
@@ -29,19 +29,19 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True)
 class Place:
-    """A sweep's results folder, under both of its names."""
+    """A sweep's results folder, and the address that the user typed."""
 
     folder: Path
     shown: str
     """The folder or address that was typed, for messages."""
     check: Callable[[], None] = lambda: None
-    """Raises OSError where nothing may be written any more."""
+    """Raises OSError if nothing may be written any more."""
     flush: Callable[[float], None] = lambda limit_s: None
-    """Copies everything, if the store answers within so many seconds. Raises OSError."""
+    """Copies everything, if the store answers within this many seconds. Raises OSError."""
 
 
 def require(results: str) -> None:
-    """Raises ValueError or OSError: no results can be written there, told within seconds."""
+    """Raises ValueError or OSError within seconds if no results can be written there."""
     addresses.require(results, others=_others(results))
     if addresses.is_remote(results):
         ObjectStore(results).require_there()
@@ -50,7 +50,7 @@ def require(results: str) -> None:
 
 
 def mirror_folder(address: str) -> Path:
-    """The folder of this machine for what lies at an address."""
+    """The local folder for the results at an address."""
     digest = hashlib.sha256(addresses.under(address).encode()).hexdigest()[:16]
     return cache_folder() / "results" / digest / addresses.name_of(address)
 
@@ -67,16 +67,16 @@ def opened(
     patience_s: float = PATIENCE_S,
     machine: str = "",
 ) -> Iterator[Place]:
-    """The place of the sweep `name` in `results`, held by this process until the end.
+    """The place of the sweep `name` in `results`, locked by this process until the context ends.
 
     Args:
         models: whether the stored models are needed on this machine.
-        wait_s: how long another writer may take to end.
+        wait_s: how long to wait for another writer.
         stale_s, patience_s, machine: as those of `Lease` and `Mirror`.
 
     Raises:
         ValueError: another process writes there.
-        OSError: the store refuses, does not answer, or could not be sent everything at the end.
+        OSError: the store refuses access or does not answer, or the last copy failed.
     """
     shown = addresses.under(results, name)
     if not addresses.is_remote(results):
@@ -94,8 +94,7 @@ def opened(
             stack.enter_context(lock)
         except Timeout as error:
             raise ValueError(
-                f"another process of this machine writes at {shown}; stop it, or take another "
-                "--name"
+                f"another process on this machine writes at {shown}; stop it, or use another --name"
             ) from error
         lease = Lease(
             store,
@@ -126,7 +125,7 @@ def opened(
 
 @contextlib.contextmanager
 def named(folder: Path, shown: str) -> Iterator[None]:
-    """Lets errors name the address, not the folder that nobody typed."""
+    """Makes errors name the address instead of the mirror folder."""
     try:
         yield
     except ValueError as error:

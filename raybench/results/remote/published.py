@@ -1,15 +1,15 @@
-"""Published: the tables at an address, as objects that are written once and never change.
+"""Published: the tables at an address, as objects that are written once and never changed.
 
-    trials/trials-000007-00000.parquet        the trials that ended between two moments
+    trials/trials-000007-00000.parquet        the trials that ended in some interval
     epochs/epochs-000007-00000.parquet        their epochs
 
-A reader of Parquet asks for the footer of an object and then for its columns. If the object were
-replaced in between, pandas would read a mixture. So each trial is published when it has ended, in
-one object of each table, and `pandas.read_parquet("s3://bucket/runs/pruning/trials")` is right at
-any moment. The tables with the running trials are in .state/tables, for `raybench.read`.
+A Parquet reader reads the footer of an object and then its columns. If the object were replaced in
+between, pandas would read a mixture. So each trial is published once, after it has ended, in one
+object per table, and `pandas.read_parquet("s3://bucket/runs/pruning/trials")` is correct at any
+time. The tables with the running trials are in .state/tables, for `raybench.read`.
 
-Reading many objects is slow, so trials wait for others: at most 2 % of the time since the first
-one, or until there are 5 % as many as are there.
+Reading many objects is slow, so trials are published together: after at most 2 % of the elapsed
+time, or once they are 5 % of those already published.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ SOONEST_S, LATEST_S = 2.0, 300.0
 
 
 class Published:
-    """The trials whose rows are at the address, and those that will be.
+    """The trials whose rows are at the address, and those to be published.
 
     Args:
         keys: the listing of the store.
-        before_put: called before each object; raises where nothing may be written.
+        before_put: called before each object; raises if nothing may be written.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class Published:
         self._first = not self._numbers["trials"]
         self._count = 0
         self._waiting: dict[str, tuple[str, set[int], bytes]] = {}
-        """Objects to put, by table: key, numbers, content. They stay as they are until they are
-        put, because a put that fails may have arrived."""
+        """Objects to put, by table: key, numbers, content. They do not change until they are put,
+        because a put that reports an error may have succeeded."""
         self._since = self._last = time.monotonic()
         self._seen: tuple[int, ...] = ()
 
     def collect(self, *, all_of_it: bool = False) -> None:
-        """Takes the trials that have ended from the local tables, if it is time to.
+        """Collects the ended trials from the local tables, if it is time to.
 
         Args:
-            all_of_it: whether it is time anyway.
+            all_of_it: whether to collect them in any case.
         """
         path = self._folder / "trials/trials.parquet"
         if self._waiting or not path.exists():
@@ -99,7 +99,7 @@ class Published:
         self._count += 1
 
     def put(self) -> None:
-        """Puts what was collected, the epochs first. Raises StoreError."""
+        """Puts the collected objects, the epochs first. Raises StoreError."""
         for table in list(self._waiting):
             key, numbers, content = self._waiting[table]
             self._before_put()
@@ -109,7 +109,7 @@ class Published:
             self._last, self._first = time.monotonic(), False
 
     def _epochs_of(self, trials: pa.Table) -> pa.Table:
-        """The rows of these trials in all parts, in order: a row only ever moves to a later one."""
+        """The rows of these trials in all parts, read in order: rows only move to later parts."""
         numbers = trials["number"].combine_chunks()
         pieces = []
         for part in sorted((self._folder / "epochs").glob("epochs-*.parquet")):
@@ -123,7 +123,7 @@ class Published:
         return rows.take(pa.array(places.values(), pa.int64()))
 
     def _as_bytes(self, rows: pa.Table) -> bytes:
-        """The descriptions of the columns are in the first object, whose schema pandas takes."""
+        """Only the first object has the columns' descriptions, because pandas uses its schema."""
         if not self._first:
             fields = [field.remove_metadata() for field in rows.schema]
             rows = rows.cast(pa.schema(fields, rows.schema.metadata))
@@ -138,7 +138,7 @@ def _without(rows: pa.Table, numbers: set[int]) -> pa.Table:
 
 
 def _whole(trials: pa.Table, epochs: pa.Table) -> pa.Table:
-    """The trials whose last epoch is there: the tables are written one after the other."""
+    """The trials whose last epoch is present, because the two tables are written in turn."""
     last: dict[int, int] = {}
     for number, epoch in zip(
         epochs["number"].to_pylist(), epochs["epoch"].to_pylist(), strict=True
@@ -150,7 +150,7 @@ def _whole(trials: pa.Table, epochs: pa.Table) -> pa.Table:
 
 
 def _numbers_in(content: bytes | None) -> set[int]:
-    """The trials in a published object; one that cannot be read is published again."""
+    """The trials in a published object; none if it cannot be read, so they are published again."""
     try:
         rows = pq.read_table(pa.BufferReader(content or b""), columns=["number"])
     except BROKEN:

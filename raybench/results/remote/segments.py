@@ -1,16 +1,15 @@
-"""The log as objects: segments of whole lines, none of which two writers ever share.
+"""The log as objects: segments of whole lines, each written by only one writer.
 
     .state/log/000007-00-000000052431-0003
                │      │  │            ╰ number of the segment in the writer's part, from 0
-               │      │  ╰ where the writer's part begins, in bytes of the log
-               │      ╰ counts the times that the writer began its part anew
+               │      │  ╰ start of the writer's part, in bytes of the log
+               │      ╰ how often the writer has restarted its part
                ╰ the writer's generation: that of its lease
 
-A log is what its writers wrote, one after the other, each up to where the next one begins. So a
-writer that went on after it had lost its lease, on a machine that had stood still, harms nothing:
-what it puts late lies beyond the beginning of the next part. A part that replaces what is there
-(`start` 0, after a repair) is put from its end to its beginning, and counts once its first segment
-is there.
+The log consists of its writers' parts, each up to the start of the next part. So a writer that
+continues after losing its lease, on a machine that was suspended, does no harm: its late segments
+lie beyond the start of the next part. A part that replaces the log (`start` 0, after a repair) is
+put from its end to its beginning, and counts only once its first segment exists.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from pathlib import Path
 from raybench.results.remote.object_store import ObjectStore, Stored
 
 FOLDER = ".state/log"
-SEGMENT = 256 * 1024  # bytes: the last segment is put anew whenever it has grown
+SEGMENT = 256 * 1024  # bytes: the last segment is put again whenever it has grown
 NAME = re.compile(rf"{re.escape(FOLDER)}/(\d{{6}})-(\d\d)-(\d{{12}})-(\d{{4}})")
 AT_ONCE = 8
 MISSING = b"00000000 a segment is missing\n"
-"""A line whose checksum is wrong, so that the recovery takes the rows from the tables."""
+"""A line with a wrong checksum, so that the recovery takes the rows from the tables."""
 
 Part = tuple[int, int, int]
 """Generation, count, start."""
@@ -45,12 +44,12 @@ class Assembled:
 
 
 def generation_in(keys: dict[str, Stored]) -> int:
-    """The latest generation that has written; 0 where none has."""
+    """The latest generation that has written; 0 if none has."""
     return max((int(found[1]) for key in keys if (found := NAME.fullmatch(key))), default=0)
 
 
 def assembled(store: ObjectStore, keys: dict[str, Stored]) -> Assembled:
-    """The log of all writers. Raises StoreError.
+    """The log, assembled from all writers' parts. Raises StoreError.
 
     Args:
         keys: the listing of the store.
@@ -67,7 +66,7 @@ def assembled(store: ObjectStore, keys: dict[str, Stored]) -> Assembled:
     for part in sorted(parts):
         _, count, start = part
         segments = parts[part]
-        if 0 not in segments and count and start == 0:  # it was never completed
+        if 0 not in segments and count and start == 0:  # the part was never completed
             continue
         if whole or start == 0:
             if start > len(log):
@@ -89,11 +88,11 @@ def assembled(store: ObjectStore, keys: dict[str, Stored]) -> Assembled:
 
 
 class LogCopy:
-    """Puts what has been appended to a local log.
+    """Copies new lines of a local log to the store.
 
     Args:
-        start: how many of its bytes are in the store; None where it replaces what is there.
-        before_put: called before each object; raises where nothing may be written.
+        start: number of its bytes in the store; None if it replaces the store's log.
+        before_put: called before each object; raises if nothing may be written.
     """
 
     def __init__(
@@ -108,12 +107,12 @@ class LogCopy:
         self._before_put = before_put
         self._count, self._number = 0, 0
         self._start = self._segment = self.copied = start or 0
-        """Where the part, and its last segment, begin; how far the log is in the store."""
+        """Start of the part and of its last segment; bytes of the log in the store."""
         self._replaces = start is None
         self._file = self._identity()
 
     def copy(self) -> None:
-        """Puts the lines that are whole and not yet in the store. Raises StoreError."""
+        """Puts the complete lines that are not yet in the store. Raises StoreError."""
         if self._file is None and not self.copied:  # a new log
             self._file = self._identity()
         if self._replaces or self._identity() != self._file:
@@ -130,7 +129,7 @@ class LogCopy:
                 self._number, self._segment = self._number + 1, self.copied
 
     def _begin_anew(self) -> None:
-        """Puts a log that was rewritten, so that a kill leaves either the old or the new one."""
+        """Puts a rewritten log so that a kill leaves either the old or the new one."""
         identity = self._identity()
         self._count, self._start, self._segment = self._count + 1, 0, 0
         older = [key for key in self._store.listing(FOLDER) if NAME.fullmatch(key)]
@@ -163,12 +162,12 @@ class LogCopy:
         return content[: content.rfind(b"\n") + 1]
 
     def _identity(self) -> int | None:
-        """Changes when the log is replaced by another file."""
+        """A value that changes if the log is replaced by another file."""
         return self._path.stat().st_ino if self._path.exists() else None
 
 
 def _cut(content: bytes) -> int:
-    """How many bytes of whole lines make the first segment."""
+    """The length of the first segment, in bytes of whole lines."""
     if len(content) <= SEGMENT:
         return len(content)
     end = content.rfind(b"\n", 0, SEGMENT) + 1
