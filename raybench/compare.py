@@ -144,7 +144,7 @@ def _studied(ready: Ready, options: Compare, clock: Clock, place: Place) -> Fini
         if sweep.unfinished and not study.late:
             print(
                 f"raybench.compare: interrupted after {sweep.tally.ended} trials; the same command "
-                "goes on",
+                "resumes",
                 file=sys.stderr,
             )
             return None

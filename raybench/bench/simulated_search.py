@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from raybench.bench.grids.shipped import FOLDER, NAMES
 from raybench.bench.search_peers import engine, random_params
@@ -89,8 +90,13 @@ class Trace:
 
 def traces(runs: Sequence[Run]) -> dict[Run, Trace]:
     """Traces of the runs, computed in several processes."""
-    with ProcessPoolExecutor(PROCESSES) as pool:
+    with ProcessPoolExecutor(PROCESSES, initializer=_one_thread) as pool:
         return dict(zip(runs, pool.map(trace, runs, chunksize=1), strict=True))
+
+
+def _one_thread() -> None:
+    """One thread for BLAS, as in a real sweep: on small matrices two take three times as long."""
+    threadpool_limits(limits=1)
 
 
 def runs(
