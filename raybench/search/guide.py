@@ -25,7 +25,7 @@ from raybench.search.prior import Guests, internal_of
 from raybench.search.suggestions import Suggestion
 from raybench.search.trend import Older, older, openers, trend
 
-FIRST_FIT = 8  # trials that have passed a twelfth of their epochs, before the first fit
+FIRST_FIT = 5  # trials that have passed a twelfth of their epochs, before the first fit
 GROWTH = 1.4  # factor of that number from one fit to the next
 WAVE = 16  # trials that run at once before any of them has passed a twelfth
 WAVES = 1.5  # trials that may run for each one that has passed it

@@ -28,7 +28,7 @@ from raybench.search.suggestions import Suggestion, distribution
 
 Array = NDArray[np.float64]
 
-LEAST = 6  # trials with a forecast of each objective before the model suggests anything
+LEAST = 4  # trials with a forecast of each objective before the model suggests anything
 FIRST = 20  # trials whose worst tenth is the reference, so that it does not move with the search
 BAD = 0.1
 FLOOR = -0.5  # lower gains are clipped: the worst trials say little about good ones
