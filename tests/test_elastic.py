@@ -128,5 +128,5 @@ def test_a_failure_of_the_training_itself_is_not_tried_again(run, failed):
 
 def test_a_cluster_that_stays_too_small_is_told_at_the_deadline(run, monkeypatch):
     monkeypatch.setattr(elastic, "AGAIN_S", 0.0)
-    with pytest.raises(RuntimeError, match="fewer than 1 workers"):
+    with pytest.raises(RuntimeError, match="room for fewer than 1 workers"):
         run([0], "1 end")

@@ -106,7 +106,7 @@ class TestFolder:
         assert sorted(p.name for p in root.parent.iterdir()) == ["sweep"]
 
     def test_a_senders_name_is_no_way_out(self, root):
-        with pytest.raises(ValueError, match="no sender"):
+        with pytest.raises(ValueError, match="not the id of a sender"):
             Folder(str(root)).write(str(root / "a"), "/../../x", 0, b"", 0)
 
     def test_files_that_the_user_named_may_be_anywhere(self, root):

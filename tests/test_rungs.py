@@ -201,6 +201,13 @@ class TestEvidence:
             assert not arrive(rungs, 10, accuracy=0.05, **more)
             assert arrive(rungs, 11, accuracy=0.45, **more) == kept
 
+    def test_the_worst_of_many_is_compared_with_a_sample_that_lacks_it(self):
+        rungs = Rungs(TWO, 4)
+        early = [number / 300 for number in range(300)]
+        self.complete(rungs, early, early, model_bytes=9.0)
+        for number in range(300, 330):
+            assert not arrive(rungs, number, accuracy=-number, model_bytes=9.0)
+
     def test_few_trials_agree_by_chance(self):
         """The same correlation, of five trials at a rung without a mark before it."""
         rungs = Rungs(ONE, 4)

@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_is_diverged(small):
 
 class TestRefusals:
     def test_chunks_that_do_not_divide_the_batch(self, small):
-        with pytest.raises(ValueError, match=r"does not divide recipe.batch 32: take 1, 2, 4 or 8"):
+        with pytest.raises(ValueError, match=r"does not divide recipe.batch 32: use 1, 2, 4 or 8"):
             replace(small, pipeline=Pipeline(chunks=3))
 
     @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class TestCommandLine:
         address = run.paths[0]
         if address.startswith("s3://"):  # where --results takes addresses
             assert address == "s3://b/runs/pruning?region=x"
-        with pytest.raises(ValueError, match="needs no --fetch"):
+        with pytest.raises(ValueError, match="need no --fetch"):
             submit._fetch(None, replace(run, paths=("s3://b/runs/pruning",)), tmp_path)  # type: ignore[arg-type]
         doctor = submit._described("doctor", ["--data", "cifar10"])
         assert (doctor.entrypoint, doctor.paths) == (

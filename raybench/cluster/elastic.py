@@ -111,7 +111,7 @@ def _wait_for_workers(counts: list[int], gpus: float) -> int:
     while not (fits := _fitting(counts, gpus)):
         if time.monotonic() > end:
             raise RuntimeError(
-                f"the cluster has had too few workers (less than {min(counts)}) for {AGAIN_S:g} s; "
+                f"the cluster has had room for fewer than {min(counts)} workers for {AGAIN_S:g} s; "
                 "the checkpoint is saved, so the same command resumes"
             )
         time.sleep(1.0)

@@ -97,9 +97,10 @@ Group = Sorted | Sample
 
 def _improved(cost: float, costs: list[float], slack: float) -> float:
     """The cost that is better by this share of all places, among sorted costs."""
-    if not costs or cost == math.inf:
+    if cost == math.inf:
         return cost
-    return min(cost, costs[max(0, bisect_left(costs, cost) - round(slack * len(costs)))])
+    place = max(0, bisect_left(costs, cost) - round(slack * len(costs)))
+    return min(cost, costs[place]) if place < len(costs) else cost  # it may be worse than all
 
 
 def _hash(number: int) -> int:
