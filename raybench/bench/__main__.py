@@ -78,7 +78,7 @@ class Bench:
     part: str | None = None
     """For the bench gpu: a steps (the default), b accuracy, c references, d compare, e two
     processes; page prints --page from the measured files. For the bench cluster: works, losses,
-    churn, large, efficiency, autoscaled, s3, upload; all by default."""
+    joins, churn, large, efficiency, autoscaled, s3, upload; all by default."""
     minutes: float = 9.0
     """For the bench gpu: time limit; a subject that would exceed it is not started."""
 

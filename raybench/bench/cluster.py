@@ -15,6 +15,7 @@ from raybench.bench.cluster_parts import (
     autoscaled,
     churn,
     efficiency,
+    joins,
     large_states,
     lost_nodes,
     s3_lost,
@@ -25,6 +26,7 @@ from raybench.bench.cluster_parts import (
 IN_NAMESPACES = {
     "works": works,
     "losses": lost_nodes,
+    "joins": joins,
     "churn": churn,
     "large": large_states,
     "efficiency": efficiency,
