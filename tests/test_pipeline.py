@@ -136,5 +136,5 @@ def test_gradients_are_those_of_one_process_to_the_last_bit(together, case):
 
 
 def test_pipelines_are_refused_with_advice():
-    with pytest.raises(ValueError, match="take 1, 2, 4 or 8"):
+    with pytest.raises(ValueError, match="use 1, 2, 4 or 8"):
         replace(base, recipe=replace(base.recipe, batch=64), pipeline=Pipeline(stages=2, chunks=6))

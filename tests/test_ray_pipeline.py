@@ -174,9 +174,9 @@ def test_a_sweep_over_stages_on_digits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--pipeline.chunks", "3"), "take 1, 2, 4 or 8"),
+        (("--pipeline.chunks", "3"), "use 1, 2, 4 or 8"),
         (("--pipeline.stages", "2", "--pipeline.cuts", "99"), "cut 99 is out of range"),
-        (("--pipeline.stages", "99"), "take fewer"),
+        (("--pipeline.stages", "99"), "use fewer"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, said, tmp_path: Path) -> None:
