@@ -82,6 +82,7 @@ def session(watched_for: str = "", *, compare: bool = True) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         ray.shutdown()
+        os.environ.pop(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, None)
         if guardian is not None:
             guardian.close()
 

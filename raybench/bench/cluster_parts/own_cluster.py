@@ -63,8 +63,8 @@ class OwnCluster:
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rb-"))  # short: for the paths of sockets
         port = _free_port()
-        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        # A new token, so that a token in the home folder makes no difference.
+        # Nothing of a session of this process, and a token that is not that of the home folder.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         if path is not None:
             environment["PYTHONPATH"] = f"{path}:{environment.get('PYTHONPATH', '')}"
