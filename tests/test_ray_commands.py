@@ -137,6 +137,7 @@ def test_failures_are_rows_and_the_sweep_goes_on(tmp_path: Path) -> None:
     assert (trials["epoch"] >= 1).all()  # what a failed trial had reported is kept
 
 
+@pytest.mark.nightly  # test_ray_strategies has a sweep of two workers
 def test_two_workers_in_a_sweep_and_alone(tmp_path: Path) -> None:
     """Worker groups are kept from trial to trial, early stops included, and end with the sweep."""
     small = ("--data", "digits", "--subset", "0.2")
