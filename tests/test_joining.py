@@ -41,7 +41,7 @@ class Tasks:
 
 
 def test_a_late_node_is_left_out_and_its_task_is_not_cancelled(monkeypatch: pytest.MonkeyPatch):
-    """Ray ends the whole process where a cancelled task answers: one sweep in five, at times."""
+    """Ray ends the whole process if a cancelled task answers."""
     tasks = Tasks()
     monkeypatch.setattr(joining, "ray", tasks)
     monkeypatch.setattr(joining, "_versions", SimpleNamespace(options=tasks.options))

@@ -3,8 +3,8 @@
     python -m raybench.train --family speed --data cifar10
     python -m raybench.bench speed
 
-`plain` is the usual recipe at this length, with the best learning rate on a third of CIFAR-10 (0.1
-gave 70.5 %, 0.2 72, 0.4 74.3, 0.8 69.9). `base` is the speed recipe: fewer epochs, decayed to their
+`plain` is the usual recipe at this length, with the best learning rate on a third of CIFAR-10: 0.1
+and 0.8 gave 70.5 and 69.9 % (one seed), 0.2 and 0.4 gave 71.7 and 73.0 (median of three). `base` is the speed recipe: fewer epochs, decayed to their
 end; Muon for the hidden filters; smaller images at first; averaged weights; smoothed labels.
 Its parts are techniques, so `raybench.compare` can judge each of them. Sources: cifar10-airbench
 (Jordan 2024), hlb-CIFAR10, EfficientNetV2.

@@ -95,7 +95,7 @@ def traces(runs: Sequence[Run]) -> dict[Run, Trace]:
 
 
 def _one_thread() -> None:
-    """One thread for BLAS, as in a real sweep: on small matrices two take three times as long."""
+    """One thread for BLAS, as in a real sweep; two took 2 to 6 times the processor time."""
     threadpool_limits(limits=1)
 
 
