@@ -4,8 +4,9 @@
     python -m raybench.bench speed
 
 `plain` is the usual recipe at this length, with the best learning rate on a third of CIFAR-10: 0.1
-and 0.8 gave 70.5 and 69.9 % (one seed), 0.2 and 0.4 gave 71.7 and 73.0 (median of three). `base` is the speed recipe: fewer epochs, decayed to their
-end; Muon for the hidden filters; smaller images at first; averaged weights; smoothed labels.
+and 0.8 gave 70.5 and 69.9 % (one seed), 0.2 and 0.4 gave 71.7 and 73.0 (median of three). `base` is
+the speed recipe: fewer epochs, decayed to their end; Muon for the hidden filters; smaller images at
+first; averaged weights; smoothed labels.
 Its parts are techniques, so `raybench.compare` can judge each of them. Sources: cifar10-airbench
 (Jordan 2024), hlb-CIFAR10, EfficientNetV2.
 """
