@@ -18,7 +18,7 @@ from PIL import Image
 from raybench.data import decoding, sources
 
 IMAGES, SIZE = 2000, 224
-ROUNDS = 3
+ROUNDS = 7
 TIMED = IMAGES  # fewer would show the first and last blocks, which one thread decodes
 
 # Not `ru_maxrss`, which includes the memory of the parent process.
