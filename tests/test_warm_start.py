@@ -13,10 +13,11 @@ from small_sweep import _quick_disk as _quick_disk
 from small_sweep import load as load
 from small_sweep import tmp_path as tmp_path
 
-from raybench.search import prior
+from raybench.search import guide, prior
 from raybench.search.simulation.memory_sweep import MemorySweep
 from raybench.search.simulation.slots import simulate
 from raybench.search.sweep import Sweep
+from raybench.search.trend import openers, trend
 
 BUDGET = 30 * EPOCHS
 
@@ -28,14 +29,28 @@ def older_records(seed: int = 7):
 
 
 def test_the_first_trials_are_the_best_older_ones():
-    trials = prior.of_records(older_records(), TWO)
-    assert trials
-    record = ("prior", 0.0, {"sweeps": [trials]})
+    prior_content = {"sweeps": [prior.of_records(older_records(), TWO)]}
+    (guests,) = prior.guests(prior_content, list(TWO), EPOCHS)
+    best = openers(guests, TWO, [EPOCHS])
+    assert len(best) > 1
+    sweep = MemorySweep(decisions(TWO), suggest, records=[("prior", 0.0, prior_content)])
+    assert [sweep.ask().params for _ in best] == best
+    assert sweep.ask().params not in [guest.external() for guest in guests]
+
+
+def test_older_predictions_count_only_at_first(monkeypatch):
+    used = []
+
+    def counted(view, older):
+        used.append(len(view.table))
+        return trend(view, older)
+
+    monkeypatch.setattr(guide, "trend", counted)
+    record = ("prior", 0.0, {"sweeps": [prior.of_records(older_records(), TWO)]})
     sweep = MemorySweep(decisions(TWO), suggest, records=[record])
-    first, second = sweep.ask(), sweep.ask()
-    older = [guest.external() for guest in prior.guests({"sweeps": [trials]}, list(TWO), EPOCHS)[0]]
-    assert first.params in older
-    assert second.params not in older
+    simulate(sweep, lambda task: curve(task.params), slots=2, budget=BUDGET)
+    assert guide.FIRST_FIT <= min(used) <= max(used) < guide.GROWTH * guide.TRUSTED
+    assert sweep.decisions.tally.next_number > 2 * guide.TRUSTED
 
 
 def test_decisions_are_the_same_after_a_restart():

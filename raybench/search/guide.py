@@ -30,6 +30,7 @@ GROWTH = 1.4  # factor of that number from one fit to the next
 WAVE = 16  # trials that run at once before any of them has passed a twelfth
 WAVES = 1.5  # trials that may run for each one that has passed it
 EARLY = 12  # the twelfth, as a divisor
+TRUSTED = 12  # from so many such trials on, older sweeps' predictions no longer count
 
 
 class Guide:
@@ -57,6 +58,7 @@ class Guide:
         self._noted: list[Suggestion] | None = None
         self._kernels: tuple[list[tuple[str, int | str]], list[Kernel]] | None = None
         self._guests: list[Guests] = []
+        self._trusts = False
         self._older: tuple[list[tuple[str, int | str]], list[Older]] = ([], [])
 
     @property
@@ -78,6 +80,7 @@ class Guide:
             return
         self._next_fit = int(np.ceil(self._next_fit * GROWTH))
         self._noted, self._kernels = [_as_now(one) for one in seen()], None
+        self._trusts = bool(self._guests) and len(self._begun) < TRUSTED
 
     def begin_with(self, guests: list[Guests]) -> None:
         """Takes the complete trials of older sweeps."""
@@ -86,11 +89,10 @@ class Guide:
         self._openers = [one for several in zip_longest(*firsts) for one in several if one]
 
     def opener(self, number: int, seed: int) -> optuna.samplers.BaseSampler | None:
-        """For every second one of the first trials: the best parameters of an older sweep."""
-        place, odd = divmod(number, 2)
-        if odd or self.ready or place >= len(self._openers):
+        """For the first trials: the best parameters of an older sweep."""
+        if self.ready or number >= len(self._openers):
             return None
-        return _Suggested(self._openers[place], seed)
+        return _Suggested(self._openers[number], seed)
 
     def sampler(self, trials: Sequence[Suggestion], seed: int) -> optuna.samplers.BaseSampler:
         """A sampler for one trial; random while the model has too few trials."""
@@ -99,7 +101,7 @@ class Guide:
         if kernels is None or not view.enough:
             return optuna.samplers.RandomSampler(seed=seed)
         random = np.random.default_rng(seed)
-        before = trend(view, self._older_in(view)).at if self._guests else None
+        before = trend(view, self._older_in(view)).at if self._trusts else None
         return _Suggested(model.best(view, kernels, random, before), seed)
 
     def _older_in(self, view: Seen) -> list[Older]:
@@ -116,7 +118,7 @@ class Guide:
             noted = model.seen(self._noted, self._objectives, self._limits, self._marks, self._cost)
             if not noted.enough:
                 return None
-            if self._guests:
+            if self._trusts:
                 every = [older(noted, g, self._objectives, self._marks) for g in self._guests]
                 before = trend(noted, [one for one in every if one is not None])
                 noted = replace(noted, gains=noted.gains - before.at(noted.table))

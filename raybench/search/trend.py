@@ -2,7 +2,7 @@
 
 For each objective a line maps the older sweep's prediction to the new gains. The line starts at the
 correlation `PERSISTENCE`, with the weight of four trials; if new trials contradict it, its slope
-goes to 0 and the older sweep has no more influence. The model is fitted to the residuals.
+goes to 0. The model is fitted to the residuals. After a dozen new trials the trend is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raybench.search.prior import Guests, translated
 
 Array = NDArray[np.float64]
 
-OPENERS = 4  # trials of each older sweep that are tried again first
+OPENERS = 4  # trials of each older sweep that are repeated first
 
 
 @dataclass(frozen=True)
