@@ -24,7 +24,7 @@ def values(column: pd.Series) -> list[float | int | None]:
 
 
 def title(name: str) -> str:
-    """The column's name with its unit, escaped: `accuracy, %`; ticks of bytes include the unit."""
+    """The column's name with its unit, escaped: `accuracy, %`. `model_bytes` names its own."""
     if name in ACCURACIES:
         return f"{name.replace('_', ' ')}, %"
     unit = core.METRICS[name].unit if name in core.METRICS else ""
@@ -36,7 +36,7 @@ def axis(column: pd.Series) -> dict[str, Any]:
     name = str(column.name)
     settings: dict[str, Any] = {"title": {"text": title(name)}}
     if name.endswith("_bytes"):
-        settings |= {"tickformat": "~s", "ticksuffix": "B"}
+        settings["tickformat"] = "~s"  # no suffix B: Plotly would leave it out between decades
     if is_wide(column):
         settings["type"] = "log"
     return settings
