@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -13,11 +14,11 @@ from raybench.bench import search_figures as figures
 from raybench.bench.grids.shipped import NAMES
 from raybench.bench.search_figures import Done
 from raybench.bench.search_peers import OURS
-from raybench.bench.simulated_search import Run, neighbour, runs, scenario, traces
+from raybench.bench.simulated_search import FULL_TRIALS, Run, neighbour, runs, scenario, traces
 
 PEERS = ("nsga2", "tpe", "random_rungs", "moasha")
 MANY_SLOTS = 64
-TIMED = 10_000  # simulated trials
+TIMED = 10_000  # at least so many simulated trials, so that the start counts little
 NEARLY = 0.95
 LONGER = 1.5  # budgets of a misled search, which may take longer than a cold one
 
@@ -89,7 +90,8 @@ def measure(name: str, tasks: str, seeds: int) -> dict[str, Any]:
         table[f"{grid}_ratio"] = figures.ratio(done, "ours", target)
         table[f"{grid}_ratio_before"] = figures.ratio(done, "before", target)
     began = time.perf_counter()
-    count = sum(one.trials for one in traces(runs(name, names[:4], 1, ("ours",))).values())
+    timed = traces(runs(name, names, math.ceil(TIMED / FULL_TRIALS / len(names)), ("ours",)))
+    count = sum(one.trials for one in timed.values())
     table["simulated_10000_s"] = (time.perf_counter() - began) / count * TIMED
     return {**table, "tasks": len(names), "seeds": seeds}
 
