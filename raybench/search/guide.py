@@ -30,7 +30,7 @@ GROWTH = 1.4  # factor of that number from one fit to the next
 WAVE = 16  # trials that run at once before any of them has passed a twelfth
 WAVES = 1.5  # trials that may run for each one that has passed it
 EARLY = 12  # the twelfth, as a divisor
-TRUSTED = 12  # from so many such trials on, older sweeps' predictions no longer count
+TRUSTED = 12  # trials that have passed a twelfth; then older sweeps' predictions are left out
 
 
 class Guide:

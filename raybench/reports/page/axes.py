@@ -24,7 +24,7 @@ def values(column: pd.Series) -> list[float | int | None]:
 
 
 def title(name: str) -> str:
-    """The column's name with its unit, escaped: `accuracy, %`. `model_bytes` names its own."""
+    """The column's name with its unit, escaped: `accuracy, %`; `model_bytes` says it."""
     if name in ACCURACIES:
         return f"{name.replace('_', ' ')}, %"
     unit = core.METRICS[name].unit if name in core.METRICS else ""
